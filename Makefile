@@ -1,0 +1,90 @@
+# The front door. CMake (see CMakePresets.json) does the work; every command here first sets up what it needs.
+.DEFAULT_GOAL := release
+SHELL := /bin/bash
+PREFIX ?= /usr/local
+JOBS ?= $(shell nproc)
+
+# setup.sh installs from Debian only what is missing. EXCLAVE_SKIP_SETUP=1 leaves the machine alone.
+setup = $(if $(EXCLAVE_SKIP_SETUP),true,scripts/setup.sh $(1))
+# Configures once; from then on ninja runs CMake itself when a list of files or a CMake file changes.
+build = @if [ ! -e build/$(1)/build.ninja ] || [ CMakePresets.json -nt build/$(1)/build.ninja ]; then \
+	  cmake --preset $(1) && touch build/$(1)/build.ninja; fi && \
+	cmake --build --preset $(1) --parallel $(JOBS)
+test = ctest --preset $(1) --parallel $(JOBS)
+
+.PHONY: help release run test bench asan tsan clang release-test freestanding coverage format format-check tidy \
+	install clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+
+release: ## (default) build/release/exclave, libexclave.a, libexclave.so
+	@$(call setup,build)
+	$(call build,release)
+
+run: release ## the main job: seal a real file through untrusted memory and back, quietly and beside an attacker
+	@scripts/run-main-job.sh build/release/exclave build/run
+
+test: ## build with debug checks and run all tests
+	@$(call setup,build test)
+	$(call build,dev)
+	@$(call test,dev)
+
+bench: ## measure beside glibc, mimalloc, jemalloc, tcmalloc; writes build/bench/results.json
+	@$(call setup,build bench)
+	$(call build,bench)
+	@if [ -x bench/run.sh ]; then bench/run.sh build/bench; else build/bench/exclave_bench; fi
+
+asan: ## all tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	@$(call setup,build test check)
+	$(call build,asan-ubsan)
+	@$(call test,asan-ubsan)
+
+tsan: ## all tests under ThreadSanitizer
+	@$(call setup,build test check)
+	$(call build,tsan)
+	@scripts/without_aslr.sh $(call test,tsan)
+
+clang: ## all tests with clang 14, lock annotations checked
+	@$(call setup,build test check)
+	$(call build,dev-clang)
+	@$(call test,dev-clang)
+
+release-test: ## all tests on release code
+	@$(call setup,build test)
+	$(call build,release-test)
+	@$(call test,release-test)
+
+freestanding: ## the core alone, as an enclave links it, and its symbols checked
+	@$(call setup,build test)
+	$(call build,freestanding)
+	@$(call test,freestanding)
+
+coverage: ## all tests with line and branch counts; build/coverage/index.html
+	@$(call setup,build test check)
+	$(call build,coverage)
+	@find build/coverage -name '*.gcda' -delete
+	@$(call test,coverage)
+	@mkdir -p build/coverage/html
+	gcovr --root . --filter src/ --filter include/ --filter ports/process/ --object-directory build/coverage \
+	  --exclude-throw-branches --print-summary --html-details build/coverage/html/index.html >build/coverage/summary.txt; \
+	  status=$$?; cat build/coverage/summary.txt; echo "see build/coverage/html/index.html"; exit $$status
+
+format: ## put every source into the house style
+	@$(call setup,test)
+	@scripts/check_format.sh --fix
+
+format-check: ## tell which sources are not
+	@$(call setup,test)
+	@scripts/check_format.sh
+
+tidy: ## clang-tidy over the library
+	@$(call setup,build test check)
+	$(call build,dev-clang)
+	@scripts/tidy.sh build/dev-clang
+
+install: release ## into PREFIX (default /usr/local), below DESTDIR if set
+	cmake --install build/release --prefix $(PREFIX)
+
+clean: ## remove build/
+	rm -rf build

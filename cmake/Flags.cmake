@@ -1,0 +1,59 @@
+# Compiler flags, one function for each kind of code.
+
+# Warnings and instrumentation: every target of ours.
+function(exclave_options target)
+  target_compile_options(${target} PRIVATE
+    -Wall -Wextra -Wpedantic -Wconversion -Wshadow
+    $<$<COMPILE_LANGUAGE:CXX>:-Wnon-virtual-dtor>
+    $<$<CXX_COMPILER_ID:Clang>:-Wthread-safety>
+    $<$<BOOL:${EXCLAVE_WERROR}>:-Werror>)
+  if(EXCLAVE_SANITIZE)
+    # vptr and function need RTTI, which the core does not have.
+    set(sanitize -fsanitize=${EXCLAVE_SANITIZE} -fno-sanitize-recover=all -fno-omit-frame-pointer)
+    if(EXCLAVE_SANITIZE MATCHES "undefined")
+      list(APPEND sanitize -fno-sanitize=vptr)
+      if(CMAKE_CXX_COMPILER_ID STREQUAL "Clang")
+        list(APPEND sanitize -fno-sanitize=function)
+      endif()
+    endif()
+    target_compile_options(${target} PRIVATE ${sanitize})
+    target_link_options(${target} PRIVATE ${sanitize})
+  endif()
+  if(EXCLAVE_COVERAGE)
+    target_compile_options(${target} PRIVATE --coverage -fprofile-update=atomic)
+    target_link_options(${target} PRIVATE --coverage)
+  endif()
+endfunction()
+
+# What goes into libexclave: no C++ run-time library, so that C programs can link it with a C compiler.
+function(exclave_library_options target)
+  exclave_options(${target})
+  target_compile_options(${target} PRIVATE
+    -fno-exceptions -fno-rtti -fno-threadsafe-statics
+    $<$<CONFIG:Release>:-fno-plt>)
+  exclave_library_properties(${target})
+endfunction()
+
+# Only what EXCLAVE_API marks is seen from outside libexclave.so.
+function(exclave_library_properties target)
+  set_target_properties(${target} PROPERTIES
+    POSITION_INDEPENDENT_CODE ON
+    CXX_VISIBILITY_PRESET hidden
+    VISIBILITY_INLINES_HIDDEN ON)
+endfunction()
+
+# The core: no libc either (beyond the mem* that a compiler may call on its own).
+function(exclave_core_options target)
+  exclave_library_options(${target})
+  target_compile_options(${target} PRIVATE -ffreestanding)
+endfunction()
+
+# The core as an enclave gets it, whatever else the preset switches on: no sanitizer, no coverage, nothing that
+# a distribution's compiler adds and that would need a run-time library.
+function(exclave_core_freestanding_options target)
+  target_compile_options(${target} PRIVATE
+    -O2 -Wall -Wextra $<$<BOOL:${EXCLAVE_WERROR}>:-Werror>
+    -ffreestanding -fno-exceptions -fno-rtti -fno-threadsafe-statics
+    -fno-stack-protector -U_FORTIFY_SOURCE)
+  exclave_library_properties(${target})
+endfunction()

@@ -1,0 +1,94 @@
+# Every folder under tests/ that holds *_test.cpp is one GoogleTest program; then the checks on the tree itself.
+
+find_package(GTest REQUIRED)
+include(GoogleTest)
+find_program(BASH bash REQUIRED)
+find_package(Python3 REQUIRED COMPONENTS Interpreter)
+set(scripts ${PROJECT_SOURCE_DIR}/scripts)
+
+# --- the core, freestanding ---------------------------------------------------------------------------------------------
+add_test(NAME check.freestanding
+  COMMAND ${scripts}/check_freestanding.sh $<TARGET_OBJECTS:exclave_core_freestanding>
+  COMMAND_EXPAND_LISTS)
+add_test(NAME check.freestanding_self_test
+  COMMAND ${scripts}/check_freestanding.sh --self-test ${CMAKE_CXX_COMPILER})
+if(NOT EXCLAVE_PORT STREQUAL "process")
+  return()
+endif()
+
+# --- the tree: its text is the same in every preset, but a check is cheap -------------------------------------------------
+add_test(NAME check.includes COMMAND Python3::Interpreter ${scripts}/check_includes.py ${PROJECT_SOURCE_DIR})
+add_test(NAME check.includes_self_test COMMAND Python3::Interpreter ${scripts}/check_includes.py --self-test)
+add_test(NAME check.format COMMAND ${scripts}/check_format.sh)
+
+# --- unit tests ----------------------------------------------------------------------------------------------------------
+file(GLOB support_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/support/*.cpp)
+if(support_sources)
+  add_library(exclave_test_support STATIC ${support_sources})
+  exclave_options(exclave_test_support)
+  set(link_as PUBLIC)
+else()
+  add_library(exclave_test_support INTERFACE)
+  set(link_as INTERFACE)
+endif()
+target_link_libraries(exclave_test_support ${link_as} exclave_sim GTest::gmock GTest::gtest)
+target_compile_definitions(exclave_test_support ${link_as}
+  EXCLAVE_SOURCE_DIR="${PROJECT_SOURCE_DIR}" EXCLAVE_BUILD_DIR="${PROJECT_BINARY_DIR}")
+if(TARGET exclave_tools)
+  target_link_libraries(exclave_test_support ${link_as} exclave_tools)
+endif()
+
+file(GLOB test_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/*/*_test.cpp)
+set(rooms)
+foreach(source ${test_sources})
+  cmake_path(GET source PARENT_PATH folder)
+  cmake_path(GET folder FILENAME room)
+  list(APPEND rooms ${room})
+  list(APPEND sources_of_${room} ${source})
+endforeach()
+list(REMOVE_DUPLICATES rooms)
+foreach(room ${rooms})
+  set(test ${room}_test)
+  add_executable(${test} ${sources_of_${room}})
+  target_link_libraries(${test} PRIVATE exclave_test_support GTest::gtest_main)
+  set_target_properties(${test} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
+  exclave_options(${test})
+  # GoogleTest's macros end in an else of their own, which g++ takes for ours.
+  target_compile_options(${test} PRIVATE -Wno-dangling-else)
+  # Tests may start the programs as well as link their parts.
+  foreach(program exclave_cli exclave_neighbour)
+    if(TARGET ${program})
+      add_dependencies(${test} ${program})
+    endif()
+  endforeach()
+  gtest_discover_tests(${test} DISCOVERY_MODE PRE_TEST TEST_PREFIX ${room}.
+    DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT 600 LABELS ${room})
+endforeach()
+
+foreach(name ${example_programs})
+  add_test(NAME example.${name} COMMAND example_${name})
+endforeach()
+
+# --- what must not compile: each file compiles as it is, and not with -DEXCLAVE_MUST_FAIL ----------------------------------
+file(GLOB compile_fail_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/tests/compile_fail/*.cpp)
+set(compile ${CMAKE_CXX_COMPILER} -std=c++20 -fsyntax-only -Wall -Wextra -Wconversion -Wshadow -Werror
+  -I${PROJECT_SOURCE_DIR}/include -I${PROJECT_SOURCE_DIR}/src -I${PROJECT_SOURCE_DIR}/ports
+  -DEXCLAVE_THREAD_SLOT_HEADER="process/thread_slot.hpp")
+foreach(source ${compile_fail_sources})
+  cmake_path(GET source STEM name)
+  add_test(NAME compile_ok.${name} COMMAND ${scripts}/compile_test.sh ok ${source} ${compile})
+  add_test(NAME compile_fail.${name} COMMAND ${scripts}/compile_test.sh fail ${source} ${compile})
+  set_tests_properties(compile_ok.${name} compile_fail.${name} PROPERTIES LABELS compile_fail)
+endforeach()
+
+# --- an installed exclave, used from outside the tree. Consumers do not build with our instrumentation. --------------------
+if(NOT EXCLAVE_SANITIZE AND NOT EXCLAVE_COVERAGE)
+  file(GLOB consumers CONFIGURE_DEPENDS LIST_DIRECTORIES true ${PROJECT_SOURCE_DIR}/tests/consumer/*)
+  foreach(consumer ${consumers})
+    cmake_path(GET consumer FILENAME name)
+    add_test(NAME install.${name} COMMAND ${scripts}/install_test.sh ${PROJECT_BINARY_DIR} ${consumer})
+    # One at a time: an installation writes its manifest into the build folder.
+    set_tests_properties(install.${name} PROPERTIES LABELS install RESOURCE_LOCK install
+      ENVIRONMENT "CC=${CMAKE_C_COMPILER};CXX=${CMAKE_CXX_COMPILER}")
+  endforeach()
+endif()

@@ -1,0 +1,10 @@
+# find_package(exclave) gives exclave::exclave, which is exclave::static, or exclave::shared with BUILD_SHARED_LIBS.
+include(${CMAKE_CURRENT_LIST_DIR}/exclaveTargets.cmake)
+if(NOT TARGET exclave::exclave)
+  add_library(exclave::exclave INTERFACE IMPORTED)
+  if(BUILD_SHARED_LIBS)
+    set_property(TARGET exclave::exclave PROPERTY INTERFACE_LINK_LIBRARIES exclave::shared)
+  else()
+    set_property(TARGET exclave::exclave PROPERTY INTERFACE_LINK_LIBRARIES exclave::static)
+  endif()
+endif()

@@ -1,0 +1,9 @@
+// Everything of the public face.
+#pragma once
+
+#include "exclave/allocator.hpp"
+#include "exclave/box.hpp"
+#include "exclave/memory_calls.hpp"
+#include "exclave/process_port.hpp"
+#include "exclave/ring.hpp"
+#include "exclave/untrusted.hpp"

@@ -1,0 +1,87 @@
+// The embedded default port: trusted memory is this process's own; untrusted memory comes from the
+// kernel and is shared with devices or with a child process. For Linux on x86-64.
+#pragma once
+
+#include "exclave/allocator.hpp"
+
+namespace exclave {
+
+// Stands in for the enclave's range: one reserved window of this process's address space, for the
+// books and for the memory that the enclave's own manager gives out. Every method is thread-safe.
+class EXCLAVE_API ProcessPort {
+ public:
+  struct Options {
+    // Address space for the books and for ProcessEnclaveMemory, not memory. Multiples of a page,
+    // the books at most 32 GiB. Halved, down to 64 MiB each, while the system (ulimit -v, strict
+    // overcommit) refuses so much.
+    std::size_t book_bytes = std::size_t{16} << 30;
+    std::size_t enclave_bytes = std::size_t{16} << 30;
+    bool huge_pages = true;  // ask for huge pages in untrusted memory
+    // Back what host_reserve gives with one memfd, so that another process can map it:
+    // shared_backing().
+    bool shared = false;
+  };
+  // Errors: kInvalidArgument (sizes), kOutOfTrustedMemory (no address space), kHostRefused (no
+  // memfd).
+  static Result<ProcessPort*> create(const Options& options) noexcept;
+  static Result<ProcessPort*> create() noexcept { return create(Options{}); }
+  // Unmaps the window, so every allocator on this port must be gone. Untrusted memory that is still
+  // held stays mapped.
+  static void destroy(ProcessPort* port) noexcept;
+
+  // The table for Allocator::create; the port must outlive the allocator.
+  PortTable table() noexcept;
+
+  Extent enclave() noexcept;
+  Extent book_window() noexcept;
+  // The part of the enclave's range that is left to the enclave's own memory manager.
+  Extent enclave_heap() noexcept;
+  // No system call.
+  void* trusted_reserve(std::size_t bytes) noexcept;
+  // Drops the pages with one system call, so that they read as zero when they are handed out again.
+  void trusted_release(void* memory, std::size_t bytes) noexcept;
+  bool entropy(void* memory, std::size_t bytes) noexcept;
+  HostReply host_reserve(std::size_t bytes, std::size_t alignment) noexcept;
+  int host_release(std::uintptr_t address, std::size_t bytes) noexcept;
+  HostReply host_map(const MapRequest& request) noexcept;
+  int host_unmap(std::uintptr_t address, std::size_t bytes) noexcept;
+  int host_protect(std::uintptr_t address, std::size_t bytes, int protection) noexcept;
+
+  // Where another process finds the same memory: mmap(..., MAP_SHARED, descriptor, offset).
+  struct SharedBacking {
+    int descriptor = -1;       // owned by the port; valid in children, too
+    std::uint64_t offset = 0;  // of the address that was asked for
+    std::size_t bytes = 0;     // contiguous from there
+  };
+  // Errors: kNotFound (not memory that host_reserve gave and still holds, or Options::shared is
+  // off).
+  Result<SharedBacking> shared_backing(std::uintptr_t address) noexcept;
+
+ private:
+  struct State;
+  explicit ProcessPort(State* state) noexcept : state_(state) {}
+  State* state_;
+};
+
+// A simple manager of the enclave's own memory, for the process port: anonymous private memory
+// within enclave_heap().
+class EXCLAVE_API ProcessEnclaveMemory {
+ public:
+  explicit ProcessEnclaveMemory(Extent heap) noexcept;
+  ~ProcessEnclaveMemory();
+  ProcessEnclaveMemory(const ProcessEnclaveMemory&) = delete;
+  ProcessEnclaveMemory& operator=(const ProcessEnclaveMemory&) = delete;
+
+  std::intptr_t map(std::uintptr_t address, std::size_t size, int protection, int flags,
+                    int descriptor, std::uint64_t offset) noexcept;
+  int unmap(std::uintptr_t address, std::size_t size) noexcept;
+  int protect(std::uintptr_t address, std::size_t size, int protection) noexcept;
+  // The policy of the process port: MAP_SHARED of a descriptor lies outside.
+  bool lies_outside(int protection, int flags, int descriptor, std::uint64_t offset) noexcept;
+
+ private:
+  struct State;
+  State* state_;
+};
+
+}  // namespace exclave

@@ -1,0 +1,392 @@
+#include "exclave/process_port.hpp"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <pthread.h>
+#include <sys/mman.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdlib>
+#include <new>
+
+#include "process/guard.hpp"
+#include "process/piece_list.hpp"
+
+namespace exclave {
+
+namespace {
+
+using process::Guard;
+using process::PieceList;
+
+constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
+constexpr std::size_t kBookWindowMost = std::size_t{32} << 30;
+constexpr std::size_t kWindowLeast = std::size_t{64} << 20;
+// Sparse: only pages that are touched take memory.
+constexpr std::uint64_t kSharedFileBytes = std::uint64_t{1} << 42;
+
+constexpr bool is_page_multiple(std::size_t bytes) noexcept {
+  return bytes != 0 && bytes % kPageBytes == 0;
+}
+constexpr bool is_power_of_two(std::size_t n) noexcept {
+  return n != 0 && (n & (n - 1)) == 0;
+}
+
+void* as_pointer(std::uintptr_t address) noexcept {
+  return reinterpret_cast<void*>(address);
+}
+std::uintptr_t as_address(const void* pointer) noexcept {
+  return reinterpret_cast<std::uintptr_t>(pointer);
+}
+
+// Reserves bytes at the alignment, by mapping more and cutting it. Errors: 0 and errno.
+std::uintptr_t reserve_address_space(std::size_t bytes, std::size_t alignment,
+                                     int protection) noexcept {
+  std::size_t spare = alignment > kPageBytes ? alignment - kPageBytes : 0;
+  if (bytes > SIZE_MAX - spare) {
+    errno = ENOMEM;
+    return 0;
+  }
+  void* const mapped =
+      mmap(nullptr, bytes + spare, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapped == MAP_FAILED) return 0;
+  const std::uintptr_t base = as_address(mapped);
+  const std::uintptr_t aligned = (base + alignment - 1) & ~(alignment - 1);
+  if (aligned != base) munmap(mapped, aligned - base);
+  spare -= aligned - base;
+  if (spare != 0) munmap(as_pointer(aligned + bytes), spare);
+  return aligned;
+}
+
+// The books' window: what was never given out lies above top_; what came back is a short list,
+// first fit.
+class BookMemory {
+ public:
+  explicit BookMemory(Extent window) noexcept : window_(window), top_(window.base) {}
+
+  void* reserve(std::size_t bytes) noexcept {
+    const QuietGuard guard(lock_);
+    for (std::size_t i = 0; i < free_count_; ++i) {
+      Extent& range = free_[i];
+      if (range.size < bytes) continue;
+      void* const found = as_pointer(range.base);
+      range.base += bytes;
+      range.size -= bytes;
+      if (range.size == 0) range = free_[--free_count_];
+      return found;
+    }
+    if (bytes > window_.end() - top_) return nullptr;
+    top_ += bytes;
+    return as_pointer(top_ - bytes);
+  }
+
+  // The pages must be dropped already. When the list is full, address space is lost, and nothing
+  // else.
+  void release(Extent range) noexcept {
+    const QuietGuard guard(lock_);
+    for (std::size_t i = 0; i < free_count_;) {
+      const bool before = free_[i].end() == range.base;
+      if (before || free_[i].base == range.end()) {
+        if (before) range.base = free_[i].base;
+        range.size += free_[i].size;
+        free_[i] = free_[--free_count_];
+      } else {
+        ++i;
+      }
+    }
+    if (range.end() == top_) {
+      top_ = range.base;
+    } else if (free_count_ < free_.size()) {
+      free_[free_count_++] = range;
+    }
+  }
+
+ private:
+  // Not Guard, which makes system calls. The core asks under its own lock, so this one is never
+  // waited for.
+  struct QuietGuard {
+    explicit QuietGuard(pthread_mutex_t& mutex) noexcept : mutex_(mutex) {
+      pthread_mutex_lock(&mutex_);
+    }
+    ~QuietGuard() { pthread_mutex_unlock(&mutex_); }
+    pthread_mutex_t& mutex_;
+  };
+
+  pthread_mutex_t lock_ = PTHREAD_MUTEX_INITIALIZER;
+  const Extent window_;
+  std::uintptr_t top_;  // guarded by lock_, as is all below
+  std::array<Extent, 512> free_{};
+  std::size_t free_count_ = 0;
+};
+
+// One big sparse memfd and which of its offsets stand where.
+class SharedFile {
+ public:
+  ~SharedFile() {
+    if (descriptor_ >= 0) close(descriptor_);
+  }
+
+  bool open() noexcept {
+    descriptor_ = memfd_create("exclave-untrusted", MFD_CLOEXEC);
+    return descriptor_ >= 0 && ftruncate(descriptor_, static_cast<off_t>(kSharedFileBytes)) == 0;
+  }
+  bool is_open() const noexcept { return descriptor_ >= 0; }
+
+  // Puts fresh bytes of the file over reserved address space. 0 or an errno.
+  int map_over(std::uintptr_t address, std::size_t bytes, std::size_t alignment) noexcept {
+    const Guard guard(lock_);
+    if (!mapped_.ensure_room(1) || !free_.ensure_room(2)) return ENOMEM;
+    const std::uint64_t offset = take_offset_locked(bytes, alignment);
+    if (offset == kNoOffset) return ENOMEM;
+    if (mmap(as_pointer(address), bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED,
+             descriptor_, static_cast<off_t>(offset)) == MAP_FAILED) {
+      const int error = errno;
+      give_offset_locked(offset, bytes);
+      return error;
+    }
+    mapped_.insert(mapped_.first_ending_above(address), {address, bytes, offset});
+    return 0;
+  }
+
+  // 0 or an errno. The range must be one that map_over mapped, whole.
+  int unmap(std::uintptr_t address, std::size_t bytes) noexcept {
+    const Guard guard(lock_);
+    const std::size_t found = mapped_.first_ending_above(address);
+    if (found == mapped_.count() || mapped_[found].base != address || mapped_[found].size != bytes)
+      return EINVAL;
+    if (!free_.ensure_room(1)) return ENOMEM;
+    if (munmap(as_pointer(address), bytes) != 0) return errno;
+    const std::uint64_t offset = mapped_[found].offset;
+    mapped_.erase(found);
+    // Without the hole the next user of these offsets would see old bytes, and the memory would
+    // stay taken.
+    if (fallocate(descriptor_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE,
+                  static_cast<off_t>(offset), static_cast<off_t>(bytes)) == 0) {
+      give_offset_locked(offset, bytes);
+    }
+    return 0;
+  }
+
+  Result<ProcessPort::SharedBacking> find(std::uintptr_t address) noexcept {
+    const Guard guard(lock_);
+    const std::size_t found = mapped_.first_ending_above(address);
+    if (found == mapped_.count() || mapped_[found].base > address) return Error::kNotFound;
+    const Mapped& piece = mapped_[found];
+    const std::size_t inner = address - piece.base;
+    return ProcessPort::SharedBacking{descriptor_, piece.offset + inner, piece.size - inner};
+  }
+
+ private:
+  struct Mapped {
+    std::uintptr_t base;
+    std::size_t size;
+    std::uint64_t offset;
+  };
+  struct FreeOffsets {
+    std::uint64_t base;
+    std::uint64_t size;
+  };
+  static constexpr std::uint64_t kNoOffset = UINT64_MAX;
+
+  // Needs room for one free piece.
+  std::uint64_t take_offset_locked(std::size_t bytes, std::size_t alignment) noexcept {
+    const auto align_up = [alignment](std::uint64_t n) noexcept {
+      return (n + alignment - 1) & ~(alignment - 1);
+    };
+    for (std::size_t i = 0; i < free_.count(); ++i) {
+      const FreeOffsets piece = free_[i];
+      const std::uint64_t offset = align_up(piece.base);
+      const std::uint64_t end = piece.base + piece.size;
+      if (offset > end || bytes > end - offset) continue;
+      free_.erase(i);
+      if (offset + bytes != end) free_.insert(i, {offset + bytes, end - (offset + bytes)});
+      if (offset != piece.base) free_.insert(i, {piece.base, offset - piece.base});
+      return offset;
+    }
+    const std::uint64_t offset = align_up(top_);
+    if (offset > kSharedFileBytes || bytes > kSharedFileBytes - offset) return kNoOffset;
+    top_ = offset + bytes;
+    return offset;
+  }
+
+  // Needs room for one free piece.
+  void give_offset_locked(std::uint64_t offset, std::size_t bytes) noexcept {
+    FreeOffsets piece{offset, bytes};
+    std::size_t i = free_.first_ending_above(offset);
+    if (i != free_.count() && free_[i].base == piece.base + piece.size) {
+      piece.size += free_[i].size;
+      free_.erase(i);
+    }
+    if (i != 0 && free_[i - 1].base + free_[i - 1].size == piece.base) {
+      --i;
+      piece = {free_[i].base, free_[i].size + piece.size};
+      free_.erase(i);
+    }
+    free_.insert(i, piece);
+  }
+
+  int descriptor_ = -1;
+  pthread_mutex_t lock_ = PTHREAD_MUTEX_INITIALIZER;
+  PieceList<Mapped> mapped_;     // guarded by lock_
+  PieceList<FreeOffsets> free_;  // guarded by lock_
+  std::uint64_t top_ = 0;        // guarded by lock_: offsets from here on were never used
+};
+
+}  // namespace
+
+struct ProcessPort::State {
+  State(Extent window, std::size_t book_bytes, bool huge) noexcept
+      : enclave(window),
+        books_extent{window.base, book_bytes},
+        huge_pages(huge),
+        books(books_extent) {}
+
+  const Extent enclave;
+  const Extent books_extent;
+  const bool huge_pages;
+  BookMemory books;
+  SharedFile shared;
+};
+
+Result<ProcessPort*> ProcessPort::create(const Options& options) noexcept {
+  std::size_t book_bytes = options.book_bytes;
+  std::size_t heap_bytes = options.enclave_bytes;
+  if (!is_page_multiple(book_bytes) || book_bytes > kBookWindowMost ||
+      !is_page_multiple(heap_bytes) || heap_bytes > (std::size_t{1} << 46)) {
+    return Error::kInvalidArgument;
+  }
+  std::uintptr_t base = 0;
+  for (;;) {
+    base = reserve_address_space(book_bytes + heap_bytes, kHugePageBytes, PROT_READ | PROT_WRITE);
+    if (base != 0) break;
+    if (book_bytes <= kWindowLeast && heap_bytes <= kWindowLeast) return Error::kOutOfTrustedMemory;
+    const auto halve = [](std::size_t bytes) noexcept {
+      return bytes <= kWindowLeast ? bytes
+                                   : std::max(bytes / 2 / kPageBytes * kPageBytes, kWindowLeast);
+    };
+    book_bytes = halve(book_bytes);
+    heap_bytes = halve(heap_bytes);
+  }
+  const Extent window{base, book_bytes + heap_bytes};
+  // malloc, because operator new would ask for a C++ run-time library.
+  void* const memory = std::malloc(sizeof(State));
+  void* const face = std::malloc(sizeof(ProcessPort));
+  if (memory == nullptr || face == nullptr) {
+    std::free(memory);
+    std::free(face);
+    munmap(as_pointer(window.base), window.size);
+    return Error::kOutOfTrustedMemory;
+  }
+  State* const state = new (memory) State(window, book_bytes, options.huge_pages);
+  ProcessPort* const port = new (face) ProcessPort(state);
+  if (options.shared && !state->shared.open()) {
+    destroy(port);
+    return Error::kHostRefused;
+  }
+  return port;
+}
+
+void ProcessPort::destroy(ProcessPort* port) noexcept {
+  if (port == nullptr) return;
+  munmap(as_pointer(port->state_->enclave.base), port->state_->enclave.size);
+  port->state_->~State();
+  std::free(port->state_);
+  std::free(port);
+}
+
+PortTable ProcessPort::table() noexcept {
+  return bind_port(*this);
+}
+
+Extent ProcessPort::enclave() noexcept {
+  return state_->enclave;
+}
+
+Extent ProcessPort::book_window() noexcept {
+  return state_->books_extent;
+}
+
+Extent ProcessPort::enclave_heap() noexcept {
+  return {state_->books_extent.end(), state_->enclave.size - state_->books_extent.size};
+}
+
+void* ProcessPort::trusted_reserve(std::size_t bytes) noexcept {
+  return is_page_multiple(bytes) ? state_->books.reserve(bytes) : nullptr;
+}
+
+void ProcessPort::trusted_release(void* memory, std::size_t bytes) noexcept {
+  // If the kernel keeps the pages they must not be handed out as zero-filled: then the address
+  // space is lost.
+  if (madvise(memory, bytes, MADV_DONTNEED) == 0)
+    state_->books.release({as_address(memory), bytes});
+}
+
+bool ProcessPort::entropy(void* memory, std::size_t bytes) noexcept {
+  // An enclave must use RDRAND. Here trusted means this process, whose memory the kernel can read
+  // anyway, so nothing is gained by mistrusting the kernel's random bytes.
+  auto* to = static_cast<unsigned char*>(memory);
+  while (bytes != 0) {
+    const ssize_t got = getrandom(to, bytes, 0);
+    if (got > 0) {
+      to += got;
+      bytes -= static_cast<std::size_t>(got);
+    } else if (got == 0 || errno != EINTR) {
+      return false;
+    }
+  }
+  return true;
+}
+
+HostReply ProcessPort::host_reserve(std::size_t bytes, std::size_t alignment) noexcept {
+  if (!is_page_multiple(bytes) || !is_power_of_two(alignment)) return {0, EINVAL};
+  alignment = std::max(alignment, kPageBytes);
+  const bool huge = state_->huge_pages && bytes >= kHugePageBytes;
+  if (huge) alignment = std::max(alignment, kHugePageBytes);
+  // The spare that is cut off again is never writable, so that it does not count as memory.
+  const std::uintptr_t address = reserve_address_space(bytes, alignment, PROT_NONE);
+  if (address == 0) return {0, errno};
+  int error = 0;
+  if (state_->shared.is_open()) {
+    error = state_->shared.map_over(address, bytes, std::min(alignment, kHugePageBytes));
+  } else if (mmap(as_pointer(address), bytes, PROT_READ | PROT_WRITE,
+                  MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0) == MAP_FAILED) {
+    error = errno;
+  }
+  if (error != 0) {
+    munmap(as_pointer(address), bytes);
+    return {0, error};
+  }
+  // A wish: EINVAL where the kernel has none.
+  if (huge) madvise(as_pointer(address), bytes, MADV_HUGEPAGE);
+  return {address, 0};
+}
+
+int ProcessPort::host_release(std::uintptr_t address, std::size_t bytes) noexcept {
+  if (state_->shared.is_open()) return state_->shared.unmap(address, bytes);
+  return host_unmap(address, bytes);
+}
+
+HostReply ProcessPort::host_map(const MapRequest& request) noexcept {
+  void* const mapped = mmap(as_pointer(request.hint), request.size, request.protection,
+                            request.flags, request.descriptor, static_cast<off_t>(request.offset));
+  if (mapped == MAP_FAILED) return {0, errno};
+  return {as_address(mapped), 0};
+}
+
+int ProcessPort::host_unmap(std::uintptr_t address, std::size_t bytes) noexcept {
+  return munmap(as_pointer(address), bytes) == 0 ? 0 : errno;
+}
+
+int ProcessPort::host_protect(std::uintptr_t address, std::size_t bytes, int protection) noexcept {
+  return mprotect(as_pointer(address), bytes, protection) == 0 ? 0 : errno;
+}
+
+Result<ProcessPort::SharedBacking> ProcessPort::shared_backing(std::uintptr_t address) noexcept {
+  if (!state_->shared.is_open()) return Error::kNotFound;
+  return state_->shared.find(address);
+}
+
+}  // namespace exclave

@@ -1,0 +1,157 @@
+#include "port/thread_slot.hpp"
+
+#include <pthread.h>
+
+#include <atomic>
+#include <bit>
+#include <cstdlib>
+
+namespace exclave {
+
+namespace detail {
+__thread std::uint32_t thread_slot_word __attribute__((tls_model("initial-exec"))) = 0;
+}  // namespace detail
+
+namespace {
+
+constexpr std::uint32_t kWords = kMaxThreadSlots / 64;
+static_assert(kMaxThreadSlots % 64 == 0);
+
+// A set bit is a slot in use. A claim acquires what the giving back released: the heap that the
+// last owner left.
+std::atomic<std::uint64_t> g_slots_in_use[kWords];
+
+std::uint32_t claim_lowest_slot() noexcept {
+  for (std::uint32_t i = 0; i < kWords; ++i) {
+    std::uint64_t seen = g_slots_in_use[i].load(std::memory_order_relaxed);
+    while (~seen != 0) {
+      const auto bit = static_cast<std::uint32_t>(std::countr_one(seen));
+      if (g_slots_in_use[i].compare_exchange_weak(seen, seen | (std::uint64_t{1} << bit),
+                                                  std::memory_order_acquire,
+                                                  std::memory_order_relaxed)) {
+        return i * 64 + bit;
+      }
+    }
+  }
+  return kNoThreadSlot;
+}
+
+void give_back_slot(std::uint32_t slot) noexcept {
+  g_slots_in_use[slot / 64].fetch_and(~(std::uint64_t{1} << (slot % 64)),
+                                      std::memory_order_release);
+}
+
+// One registration. It stays linked while a thread runs its hook, so a walk can go on from it.
+struct Hook {
+  ThreadExitHook function;
+  void* context;
+  Hook* next = nullptr;
+  std::uint32_t running = 0;
+  bool removed = false;
+};
+
+// Plain pthread objects: ready before any constructor ran, and never destroyed under a thread that
+// ends late.
+pthread_mutex_t g_hooks_lock = PTHREAD_MUTEX_INITIALIZER;
+pthread_cond_t g_hook_finished = PTHREAD_COND_INITIALIZER;
+Hook* g_hooks = nullptr;  // guarded by g_hooks_lock, as are the hooks' fields
+
+// No lock is held while a hook runs: it may call the host, which may stall.
+void run_hooks(std::uint32_t slot) noexcept {
+  pthread_mutex_lock(&g_hooks_lock);
+  for (Hook* hook = g_hooks; hook != nullptr; hook = hook->next) {
+    if (hook->removed) continue;
+    ++hook->running;
+    pthread_mutex_unlock(&g_hooks_lock);
+    hook->function(hook->context, slot);
+    pthread_mutex_lock(&g_hooks_lock);
+    --hook->running;
+    if (hook->removed && hook->running == 0) {
+      // The waiter unlinks and frees it, but not before this walk has read next: the lock is still
+      // held.
+      pthread_cond_broadcast(&g_hook_finished);
+    }
+  }
+  pthread_mutex_unlock(&g_hooks_lock);
+}
+
+extern "C" void exclave_process_thread_ends(void*) {
+  const std::uint32_t word = detail::thread_slot_word;
+  if (word == 0) return;
+  run_hooks(word - 1);
+  detail::thread_slot_word = 0;
+  give_back_slot(word - 1);
+}
+
+// The key plus one; 0: not made yet. Made without a lock, so that a signal handler may come in at
+// any point.
+std::atomic<std::uint32_t> g_key_word;
+
+bool thread_end_key(pthread_key_t& key) noexcept {
+  std::uint32_t word = g_key_word.load(std::memory_order_acquire);
+  if (word == 0) {
+    pthread_key_t made;
+    if (pthread_key_create(&made, exclave_process_thread_ends) != 0) return false;
+    // Release pairs with the acquire above: a thread that sees the key may use it.
+    if (g_key_word.compare_exchange_strong(word, made + 1, std::memory_order_acq_rel,
+                                           std::memory_order_acquire)) {
+      word = made + 1;
+    } else {
+      pthread_key_delete(made);
+    }
+  }
+  key = word - 1;
+  return true;
+}
+
+}  // namespace
+
+std::uint32_t detail::assign_thread_slot_slow() noexcept {
+  pthread_key_t key;
+  if (!thread_end_key(key)) return kNoThreadSlot;
+  // Any value but null makes the destructor run; the slot itself is in thread_slot_word.
+  if (pthread_setspecific(key, &g_slots_in_use) != 0) return kNoThreadSlot;
+  const std::uint32_t claimed = claim_lowest_slot();
+  if (claimed == kNoThreadSlot) return kNoThreadSlot;
+  // A signal handler may have asked meanwhile and been given another slot: the first one stands.
+  // One instruction, so that no signal comes between the look and the store.
+  std::uint32_t expected = 0;
+  if (!__atomic_compare_exchange_n(&thread_slot_word, &expected, claimed + 1, false,
+                                   __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
+    give_back_slot(claimed);
+    return expected - 1;
+  }
+  return claimed;
+}
+
+bool register_thread_exit(ThreadExitHook hook, void* context) noexcept {
+  auto* const added = static_cast<Hook*>(std::malloc(sizeof(Hook)));
+  if (added == nullptr) return false;
+  *added = Hook{hook, context};
+  pthread_mutex_lock(&g_hooks_lock);
+  Hook** link = &g_hooks;
+  while (*link != nullptr) link = &(*link)->next;
+  *link = added;
+  pthread_mutex_unlock(&g_hooks_lock);
+  return true;
+}
+
+void unregister_thread_exit(ThreadExitHook hook, void* context) noexcept {
+  pthread_mutex_lock(&g_hooks_lock);
+  Hook* found = g_hooks;
+  while (found != nullptr &&
+         (found->removed || found->function != hook || found->context != context)) {
+    found = found->next;
+  }
+  if (found != nullptr) {
+    found->removed = true;
+    while (found->running != 0) pthread_cond_wait(&g_hook_finished, &g_hooks_lock);
+    Hook** link = &g_hooks;
+    while (*link != found) link = &(*link)->next;
+    *link = found->next;
+  }
+  pthread_mutex_unlock(&g_hooks_lock);
+  std::free(found);
+}
+
+}  // namespace exclave

@@ -1,0 +1,43 @@
+// The thread-slot half of the Port contract, for a Linux process: one thread-local load and a
+// predicted branch. Included by port/thread_slot.hpp, which says what the contract is.
+//
+// A slot is a small index that no other live thread has: the lowest free one, given out at the
+// first question and taken back when the thread ends. Compiled into the core, so it needs nothing
+// but <cstdint>.
+#pragma once
+
+#include <cstdint>
+
+namespace exclave {
+
+namespace detail {
+
+// The slot plus one; 0: none yet. __thread, because thread_local would add a call to an init
+// function on each load.
+extern __thread std::uint32_t thread_slot_word __attribute__((tls_model("initial-exec")));
+
+// Lock-free, so a signal handler may be the first to ask.
+[[gnu::cold, gnu::noinline]] std::uint32_t assign_thread_slot_slow() noexcept;
+
+}  // namespace detail
+
+// kNoThreadSlot when kMaxThreadSlots threads have a slot already; asking again later may succeed.
+inline std::uint32_t current_thread_slot() noexcept {
+  const std::uint32_t word = detail::thread_slot_word;
+  if (__builtin_expect(word != 0, 1)) return word - 1;
+  return detail::assign_thread_slot_slow();
+}
+
+using ThreadExitHook = void (*)(void* context, std::uint32_t slot) noexcept;
+
+// From now on every thread that ends with a slot calls hook(context, slot), on itself, with no lock
+// held and the slot still its own: current_thread_slot() gives it. Hooks run in the order of
+// registration. A thread that uses the library in a later destructor gets a slot anew, and the
+// hooks run again. Thread-safe. false: out of memory.
+bool register_thread_exit(ThreadExitHook hook, void* context) noexcept;
+
+// After it returns the hook does not run for this context and never will. It waits for hooks that
+// run now, so it must not be called from that hook. Unknown pairs are ignored. Thread-safe.
+void unregister_thread_exit(ThreadExitHook hook, void* context) noexcept;
+
+}  // namespace exclave

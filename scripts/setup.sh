@@ -1,0 +1,51 @@
+#!/bin/bash
+# Installs what a group of commands needs, from Debian's own registry. Usage: setup.sh GROUP...
+# Asks dpkg first and calls apt-get only when something is missing, so a second call costs milliseconds.
+set -euo pipefail
+
+declare -A packages=(
+  [build]="make cmake ninja-build g++ pkg-config libssl-dev liburing-dev libcli11-dev"
+  [test]="binutils python3 libgtest-dev libgmock-dev clang-format-14"
+  [check]="clang-14 clang-tidy-14 libclang-rt-14-dev valgrind gcovr"
+  # The peers that `make bench` measures beside exclave.
+  [bench]="libbenchmark-dev libmimalloc-dev libjemalloc-dev libgoogle-perftools-dev python3"
+)
+
+die() {
+  echo "setup: $*" >&2
+  exit 1
+}
+
+wanted=()
+for group in "$@"; do
+  [[ -n "${packages[$group]:-}" ]] || die "no group named '$group' (have: ${!packages[*]})"
+  read -ra names <<<"${packages[$group]}"
+  wanted+=("${names[@]}")
+done
+((${#wanted[@]})) || die "usage: setup.sh GROUP... (have: ${!packages[*]})"
+
+command -v dpkg-query >/dev/null || die "this set-up knows Debian 12 only; install by other means: ${wanted[*]}, then set EXCLAVE_SKIP_SETUP=1"
+
+installed=" $(dpkg-query -W -f='${db:Status-Status} ${Package}\n' "${wanted[@]}" 2>/dev/null |
+  sed -n 's/^installed //p' | tr '\n' ' ' || true) "
+missing=()
+for name in "${wanted[@]}"; do
+  [[ "$installed" == *" $name "* ]] || missing+=("$name")
+done
+((${#missing[@]})) || exit 0
+
+. /etc/os-release
+[[ "${ID:-}" == debian && "${VERSION_ID:-}" == 12 ]] ||
+  die "this set-up knows Debian 12 only, not ${PRETTY_NAME:-this system}; install by other means: ${missing[*]}, then set EXCLAVE_SKIP_SETUP=1"
+
+as_root=()
+if ((EUID != 0)); then
+  command -v sudo >/dev/null || die "not root and no sudo; as root, run: apt-get install ${missing[*]}"
+  as_root=(sudo)
+fi
+
+echo "setup: installing ${missing[*]}"
+export DEBIAN_FRONTEND=noninteractive
+"${as_root[@]}" apt-get update -q || die "apt-get update failed"
+"${as_root[@]}" apt-get install -q -y --no-install-recommends "${missing[@]}" ||
+  die "apt-get install failed for: ${missing[*]}"

@@ -1,0 +1,64 @@
+// A spin lock with a rank. Ranks are taken in ascending order, and no host call is made under any of them: the debug
+// build stops when either rule is broken. A thread never meets its own lock: nested calls are told apart before any
+// lock is taken (heap/thread_gate.hpp).
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "base/annotations.hpp"
+#include "base/check.hpp"
+
+namespace exclave {
+
+// The whole order. docs/concurrency.md says what each guards.
+enum class LockRank : std::uint8_t {
+  kPoolList = 0,  // the lists of attached pools and of heaps
+  kHeap = 1,      // a shared heap: an attached pool's, or that of threads that ended
+  kRegistry = 2,  // the ordered regions, the writers of the pagemap, the pins
+  kPages = 3,     // page runs of one pool of regions
+  kBooks = 4,     // trusted memory for the books
+};
+
+// Ranks that the current thread holds, one bit each; debug builds only. Lives in port/, which knows the thread.
+void note_lock(LockRank rank) noexcept;
+void note_unlock(LockRank rank) noexcept;
+void check_no_lock_held() noexcept;
+
+class EXCLAVE_CAPABILITY("mutex") SpinLock {
+ public:
+  explicit constexpr SpinLock(LockRank rank) noexcept : rank_(rank) {}
+
+  void lock() noexcept EXCLAVE_ACQUIRE() {
+#if !defined(NDEBUG)
+    note_lock(rank_);
+#endif
+    // Acquire pairs with the release in unlock: what the last holder wrote is seen.
+    while (EXCLAVE_UNLIKELY(locked_.exchange(true, std::memory_order_acquire))) {
+      while (locked_.load(std::memory_order_relaxed)) __builtin_ia32_pause();
+    }
+  }
+  void unlock() noexcept EXCLAVE_RELEASE() {
+    locked_.store(false, std::memory_order_release);
+#if !defined(NDEBUG)
+    note_unlock(rank_);
+#endif
+  }
+
+ private:
+  std::atomic<bool> locked_{false};
+  LockRank rank_;
+};
+
+class EXCLAVE_SCOPED_CAPABILITY LockGuard {
+ public:
+  explicit LockGuard(SpinLock& lock) noexcept EXCLAVE_ACQUIRE(lock) : lock_(lock) { lock_.lock(); }
+  ~LockGuard() EXCLAVE_RELEASE() { lock_.unlock(); }
+  LockGuard(const LockGuard&) = delete;
+  LockGuard& operator=(const LockGuard&) = delete;
+
+ private:
+  SpinLock& lock_;
+};
+
+}  // namespace exclave

@@ -1,0 +1,206 @@
+// Life of the allocator, and its threads.
+#include "heap/core.hpp"
+
+#include <new>
+
+#include "base/check.hpp"
+
+namespace exclave::core {
+namespace {
+
+constexpr std::size_t kCoreBytes = align_up(sizeof(AllocatorCore), kPageBytes);
+
+// Growth is in whole units, at least one slab's worth.
+Status adjust(Config& config) noexcept {
+  constexpr std::size_t kLeast = std::size_t{256} << 10;
+  if (config.grow_min_bytes > kAddressLimit || config.grow_max_bytes > kAddressLimit) return Error::kInvalidArgument;
+  if (config.grow_min_bytes < kLeast) config.grow_min_bytes = kLeast;
+  if (config.grow_max_bytes < config.grow_min_bytes) config.grow_max_bytes = config.grow_min_bytes;
+  config.grow_min_bytes = align_up(config.grow_min_bytes, kUnitBytes);
+  config.grow_max_bytes = align_up(config.grow_max_bytes, kUnitBytes);
+  return {};
+}
+
+}  // namespace
+
+AllocatorCore::AllocatorCore(const PortTable& port, const Config& config) noexcept
+    : port_(port),
+      config_(config),
+      registry_(books_),
+      grown_(books_),
+      scrub_(config.scrub_on_free),
+      orphans_(books_, registry_, grown_, nullptr) {}
+
+Result<AllocatorCore*> AllocatorCore::create(const PortTable& port, const Config& config) noexcept {
+  if (port.enclave == nullptr || port.book_window == nullptr || port.trusted_reserve == nullptr ||
+      port.trusted_release == nullptr || port.entropy == nullptr || port.host_reserve == nullptr ||
+      port.host_release == nullptr || port.host_map == nullptr || port.host_unmap == nullptr ||
+      port.host_protect == nullptr) {
+    return Error::kInvalidArgument;
+  }
+  Config adjusted = config;
+  if (Status shape = adjust(adjusted); !shape.ok()) return shape.error();
+  void* const memory = port.trusted_reserve(port.context, kCoreBytes);
+  if (memory == nullptr) return Error::kOutOfTrustedMemory;
+  AllocatorCore* const core = ::new (memory) AllocatorCore(port, adjusted);
+  if (Status opened = core->open(); !opened.ok()) {
+    port.trusted_release(port.context, memory, kCoreBytes);
+    return opened.error();
+  }
+  return core;
+}
+
+Status AllocatorCore::open() noexcept {
+  if (Status window = books_.open(port_); !window.ok()) return window;
+  {
+    LockGuard guard(orphans_.lock);
+    orphans_.heap.set_self(books_.ref(&orphans_.heap));
+  }
+  std::uint64_t seed = 0;
+  if (port_.entropy(port_.context, &seed, sizeof(seed)) != 0) return Error::kInvalidArgument;
+  const exclave_extent enclave = port_.enclave(port_.context);
+  registry_.open({enclave.base, enclave.size}, seed);
+  {
+    LockGuard guard(pool_lists_);
+    devices_.seed(seed + 1);
+    pools_.seed(seed + 2);
+  }
+  return register_thread_exit(&on_thread_exit, this) ? Status{} : Error::kOutOfTrustedMemory;
+}
+
+void AllocatorCore::destroy(AllocatorCore* core) noexcept {
+  unregister_thread_exit(&on_thread_exit, core);
+  // Grown regions go back, used or not; pinned ones stay outside, for a device may still write there.
+  for (std::uintptr_t at = 0;;) {
+    const Result<RegionInfo> info = core->registry_.next(at);
+    if (!info.ok()) break;
+    at = info->extent.end();
+    if (!info->grown) continue;
+    bool pinned = false;
+    {
+      LockGuard guard(core->registry_.lock());
+      Region* const region = core->registry_.region_at_locked(info->extent.base);
+      pinned = region == nullptr || core->registry_.is_pinned_locked(*region);
+    }
+    if (!pinned) (void)core->port_.host_release(core->port_.context, info->extent.base, info->extent.size);
+  }
+  const PortTable port = core->port_;
+  core->books_.close();
+  port.trusted_release(port.context, core, kCoreBytes);
+}
+
+// ---- Threads ----
+
+AllocatorCore::Gate::Gate(AllocatorCore& core) noexcept : core_(core) {
+  const std::uint32_t slot = current_thread_slot();
+  if (slot >= kMaxThreadSlots) {
+    status_ = Error::kTooManyThreads;
+    return;
+  }
+  heap_ = core.heaps_[slot].load(std::memory_order_relaxed);
+  if (heap_ == nullptr) heap_ = core.make_heap_slow(slot);
+  if (heap_ == nullptr) {
+    status_ = Error::kOutOfTrustedMemory;
+  } else if (heap_->gate_closed()) {
+    status_ = Error::kReentered;
+  } else {
+    heap_->close_gate();
+  }
+}
+
+Heap* AllocatorCore::make_heap_slow(std::uint32_t slot) noexcept {
+  // Relaxed: only the slot's own thread reads and writes its entry, and the port orders one thread after the other.
+  LockGuard guard(pool_lists_);
+  Heap* heap = idle_heaps_;
+  if (heap != nullptr) {
+    idle_heaps_ = heap->next_idle;
+  } else {
+    void* const memory = books_.allocate(BookKind::kHeap, sizeof(Heap));
+    if (memory == nullptr) return nullptr;
+    heap = ::new (memory) Heap(books_, registry_, grown_, nullptr);
+    heap->set_self(books_.ref(heap));
+    heap->next_heap = all_heaps_;
+    all_heaps_ = heap;
+  }
+  heap->set_label(slot + 1);
+  heap->set_active(true);
+  heaps_[slot].store(heap, std::memory_order_relaxed);
+  return heap;
+}
+
+void AllocatorCore::on_thread_exit(void* context, std::uint32_t slot) noexcept {
+  AllocatorCore& core = *static_cast<AllocatorCore*>(context);
+  Heap* const heap = core.heaps_[slot].load(std::memory_order_relaxed);
+  if (heap == nullptr || heap->gate_closed()) return;
+  core.retire_heap_slow(*heap);
+  core.heaps_[slot].store(nullptr, std::memory_order_relaxed);
+}
+
+// The thread is ending: its slabs go to the orphans, where the next thread finds them.
+void AllocatorCore::retire_heap_slow(Heap& heap) noexcept {
+  heap.close_gate();
+  send_outboxes(heap);
+  heap.flush_slow();
+  {
+    LockGuard guard(orphans_.lock);
+    heap.hand_over_slow(orphans_.heap);
+    if (orphans_.heap.has_slabs()) has_orphans_.store(true, std::memory_order_relaxed);
+  }
+  // Whoever posts from now on sees that nobody is there; what was posted before is settled here.
+  heap.set_active(false);
+  settle_abandoned(heap);
+  if (heap.wants_sweep()) {
+    LockGuard guard(orphans_.lock);
+    orphans_.heap.request_sweep();
+  }
+  heap.set_label(0);
+  heap.open_gate();
+  if (heap.has_double_frees()) report_folded(heap);
+  LockGuard guard(pool_lists_);
+  heap.next_idle = idle_heaps_;
+  idle_heaps_ = &heap;
+}
+
+void AllocatorCore::flush_thread() noexcept {
+  Gate gate(*this);
+  if (!gate.status().ok()) return;
+  send_outboxes(gate.heap());
+  gate.heap().flush_slow();
+  if (grown_.has_idle(config_.keep_free_bytes)) give_idle_back(gate, config_.keep_free_bytes);
+}
+
+void AllocatorCore::trim() noexcept {
+  Gate gate(*this);
+  if (!gate.status().ok()) return;
+  send_outboxes(gate.heap());
+  gate.heap().flush_slow();
+  {
+    LockGuard guard(orphans_.lock);
+    orphans_.heap.flush_slow();
+  }
+  give_idle_back(gate, 0);
+}
+
+void AllocatorCore::report_folded(Heap& heap) noexcept {
+  std::uintptr_t last = 0;
+  for (std::uint64_t n = heap.take_double_frees(&last); n != 0; --n) (void)report(Error::kDoubleFree, last, 0);
+}
+
+// ---- Host calls for the memory calls ----
+
+HostReply AllocatorCore::host_map(Gate& gate, const MapRequest& request) noexcept {
+  HostCall call(gate.heap(), map_calls_);
+  return port_.host_map(port_.context, &request);
+}
+
+int AllocatorCore::host_unmap(Gate& gate, Extent range) noexcept {
+  HostCall call(gate.heap(), unmap_calls_);
+  return port_.host_unmap(port_.context, range.base, range.size);
+}
+
+int AllocatorCore::host_protect(Gate& gate, Extent range, int protection) noexcept {
+  HostCall call(gate.heap(), protect_calls_);
+  return port_.host_protect(port_.context, range.base, range.size, protection);
+}
+
+}  // namespace exclave::core

@@ -1,0 +1,236 @@
+// The allocator that puts the rooms together: thread heaps over grown regions, shared heaps over attached pools,
+// growth and give-back, pins, and the look-ups that the public face answers with.
+//
+// Read core_blocks.cpp for the life of a block: allocate and deallocate come first there, and end in heap.hpp's pop
+// and push. core_regions.cpp has regions and pins, core_looking.cpp statistics, iteration and validation.
+#pragma once
+
+#include <atomic>
+
+#include "base/ordered_tree.hpp"
+#include "exclave/allocator.hpp"
+#include "heap/heap.hpp"
+#include "heap/pool.hpp"
+#include "page/page_pool.hpp"
+#include "port/thread_slot.hpp"
+#include "region/registry.hpp"
+
+namespace exclave::core {
+
+// How a request of some size and alignment is served; a sized free must arrive at the same plan.
+struct SizePlan {
+  SizeClass size_class = kSizeClasses;  // kSizeClasses: a run of pages
+  std::uint64_t pages = 0;
+  unsigned align_order = 0;  // log2 of pages
+};
+
+class AllocatorCore {
+ public:
+  static Result<AllocatorCore*> create(const PortTable& port, const Config& config) noexcept;
+  static void destroy(AllocatorCore* core) noexcept;
+
+  // ---- Blocks (core_blocks.cpp); see Allocator ----
+  Result<untrusted_bytes> allocate(std::size_t size) noexcept;
+  Result<untrusted_bytes> allocate(std::size_t size, std::size_t alignment, Placement where) noexcept;
+  Result<untrusted_bytes> allocate_zeroed(std::size_t size, std::size_t alignment, Placement where) noexcept;
+  Result<untrusted_bytes> reallocate(std::uintptr_t block, std::size_t size, std::size_t alignment,
+                                     Placement where) noexcept;
+  Status deallocate(std::uintptr_t block) noexcept;
+  Status deallocate_sized(std::uintptr_t block, std::size_t size, std::size_t alignment) noexcept;
+  Status deallocate_handle(std::uintptr_t block, RegionId region) noexcept;
+  Result<std::size_t> usable_size(std::uintptr_t block) const noexcept;
+  Result<RegionId> region_of(std::uintptr_t block) const noexcept;
+  void flush_thread() noexcept;
+  void trim() noexcept;
+
+  // ---- Regions (core_regions.cpp); see Allocator ----
+  Result<RegionId> attach(Extent range, const AttachOptions& options) noexcept;
+  Status detach(Extent range, DetachMode mode) noexcept;
+  Result<PinId> pin(Extent range) noexcept;
+  Status unpin(PinId pin) noexcept;
+  Result<RegionInfo> query(std::uintptr_t address, std::size_t size) const noexcept {
+    return registry_.query(address, size);
+  }
+
+  // ---- For the memory calls (core_regions.cpp) ----
+  // A chain of mappings that left the books, in ascending order, by Region::links.right.
+  // Takes every page of mappings in the range out of the books. holes_ok: skip what is not a mapping; else kNotFound.
+  // Errors, without change: kNotFound, kPinned, kBusy (a call of this very thread is under way there),
+  // kOutOfTrustedMemory.
+  Result<Region*> take_mappings_out(Extent range, bool holes_ok) noexcept;
+  // The host refused: the mapping stands again, unless another took its place meanwhile.
+  void put_mapping_back(Region& mapping) noexcept;
+  class Gate;
+  // The host unmapped it: tells the owner, with no lock held, and gives the book back.
+  void finish_region(Gate& gate, Region& region) noexcept;
+
+  Registry& registry() noexcept { return registry_; }
+  const Config& config() const noexcept { return config_; }
+  // Counted host calls, with no lock held and the gate open.
+  HostReply host_map(Gate& gate, const MapRequest& request) noexcept;
+  int host_unmap(Gate& gate, Extent range) noexcept;
+  int host_protect(Gate& gate, Extent range, int protection) noexcept;
+  void count_lie() noexcept { lies_.fetch_add(1, std::memory_order_relaxed); }
+
+  // ---- Looking (core_looking.cpp); see Allocator ----
+  Statistics statistics() noexcept;
+  Result<RegionInfo> next_region(std::uintptr_t address) noexcept { return registry_.next(address); }
+  Result<RunInfo> next_run(std::uintptr_t address) noexcept;
+  bool validate() noexcept;
+
+  // Marks this thread as inside the allocator while a slow operation runs. A nested call finds the gate closed.
+  class Gate {
+   public:
+    explicit Gate(AllocatorCore& core) noexcept;
+    ~Gate() {
+      if (!status_.ok()) return;
+      heap_->open_gate();
+      if (heap_->has_double_frees()) core_.report_folded(*heap_);
+    }
+    Gate(const Gate&) = delete;
+    Gate& operator=(const Gate&) = delete;
+    // kReentered, kTooManyThreads, kOutOfTrustedMemory.
+    Status status() const noexcept { return status_; }
+    Heap& heap() const noexcept { return *heap_; }
+
+   private:
+    AllocatorCore& core_;
+    Heap* heap_ = nullptr;
+    Status status_;
+  };
+
+ private:
+  explicit AllocatorCore(const PortTable& port, const Config& config) noexcept;
+  Status open() noexcept;
+
+  // ---- Threads ----
+  Heap* my_heap() const noexcept {
+    const std::uint32_t slot = current_thread_slot();
+    return EXCLAVE_LIKELY(slot < kMaxThreadSlots) ? heaps_[slot].load(std::memory_order_relaxed) : nullptr;
+  }
+  Heap* make_heap_slow(std::uint32_t slot) noexcept;
+  static void on_thread_exit(void* context, std::uint32_t slot) noexcept;
+  void retire_heap_slow(Heap& heap) noexcept;
+
+  // ---- Allocation ----
+  Result<untrusted_bytes> allocate_slow(std::size_t size, std::size_t alignment, Placement where) noexcept;
+  Result<untrusted_bytes> allocate_placed(Gate& gate, std::size_t size, std::size_t alignment, Placement where) noexcept;
+  Result<untrusted_bytes> allocate_grown(Gate& gate, const SizePlan& plan) noexcept;
+  Result<untrusted_bytes> allocate_small_slow(Gate& gate, SizeClass c) noexcept;
+  Result<untrusted_bytes> allocate_pages(Gate& gate, const SizePlan& plan) noexcept;
+  Result<untrusted_bytes> allocate_in(Pool& pool, RegionId id, std::size_t size, std::size_t alignment) noexcept;
+  Result<untrusted_bytes> allocate_in_locked(Pool& pool, std::size_t size, std::size_t alignment) noexcept
+      EXCLAVE_REQUIRES(pool.shared.lock);
+  Result<untrusted_bytes> allocate_on_device(DeviceTag tag, std::size_t size, std::size_t alignment) noexcept;
+  Result<untrusted_bytes> allocate_open(std::size_t size, std::size_t alignment) noexcept;
+  Result<untrusted_bytes> allocate_first(Pool*& first, Pool* Pool::*next, std::size_t size,
+                                         std::size_t alignment) noexcept EXCLAVE_REQUIRES(pool_lists_);
+  bool adopt_orphan(Heap& heap, SizeClass c) noexcept;
+
+  // One host call: counted, under no lock, and with the gate open, for the host may call back in.
+  class HostCall {
+   public:
+    HostCall(Heap& heap, std::atomic<std::uint64_t>& count) noexcept : heap_(heap) {
+      count.fetch_add(1, std::memory_order_relaxed);
+#if !defined(NDEBUG)
+      check_no_lock_held();
+#endif
+      heap_.open_gate();
+    }
+    ~HostCall() { heap_.close_gate(); }
+    HostCall(const HostCall&) = delete;
+    HostCall& operator=(const HostCall&) = delete;
+
+   private:
+    Heap& heap_;
+  };
+
+  // ---- Growth ----
+  Result<Region*> grow(Gate& gate, std::size_t bytes, std::size_t alignment) noexcept;
+  Result<Region*> grow_by(Gate& gate, std::size_t bytes, std::size_t alignment) noexcept;
+  void give_idle_back(Gate& gate, std::size_t keep_bytes) noexcept;
+
+  // ---- Frees ----
+  Status deallocate_slow(std::uintptr_t block, const std::size_t* size, std::size_t alignment) noexcept;
+  Status deallocate_nested(std::uintptr_t block) noexcept;
+  Status free_block(Gate& gate, std::uintptr_t block, const SizePlan* plan) noexcept;
+  Status free_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept;
+  Status free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t block, bool* moved) noexcept;
+  Status free_remote(Heap& mine, Heap& owner, const SlotRef& found, std::uintptr_t block) noexcept;
+  Status free_pages(Gate& gate, std::uintptr_t block) noexcept;
+  static Status free_unless_live(std::atomic<SlotState>* state) noexcept;
+  void send(Heap& owner, Batch& batch) noexcept;
+  void send_outboxes(Heap& heap) noexcept;
+  void settle_abandoned(Heap& heap) noexcept;
+  Status report(Error error, std::uintptr_t block, std::size_t size) noexcept;
+  void report_folded(Heap& heap) noexcept;
+
+  // next_run, inside a gate.
+  Result<RunInfo> run_at(std::uintptr_t address) noexcept;
+  std::uint32_t free_and_cached(std::uintptr_t address) const noexcept;
+
+  struct Found {
+    std::size_t usable = 0;
+    bool pinned = false;
+    Region* region = nullptr;
+  };
+  // Errors: kForeignFree, kInteriorFree, kDoubleFree.
+  Result<Found> find_live(std::uintptr_t block) const noexcept;
+  bool fits_plan(const Found& found, const SizePlan& plan) const noexcept;
+
+  // ---- Pools and pins ----
+  Pool* find_pool(RegionId id) noexcept;
+  Result<RegionId> attach_pool(Extent range, const AttachOptions& options) noexcept;
+  Status detach_pool(Gate& gate, RegionId id, DetachMode mode) noexcept;
+  // Takes the region out of the pool, the registry and the lists; *gone gets its book, to be finished without a lock.
+  // Errors, without change: kPinned.
+  Status close_pool_locked(Pool& pool, Region** gone) noexcept EXCLAVE_REQUIRES(pool_lists_)
+      EXCLAVE_REQUIRES(pool.shared.lock);
+  void finish_drain(Gate& gate, Pool& pool, RegionId id) noexcept;
+  Pool* take_pool_locked() noexcept EXCLAVE_REQUIRES(pool_lists_);
+  Device* device_locked(DeviceTag tag) noexcept EXCLAVE_REQUIRES(pool_lists_);
+  Status mark_pinned(Region& region, Extent range) noexcept;
+  Extent block_around(Region& region, std::uintptr_t address, std::atomic<SlotState>** state) noexcept;
+
+  struct DeviceTraits {
+    static TreeLinks<Device>& links(Device& device) noexcept { return device.links; }
+    static const TreeLinks<Device>& links(const Device& device) noexcept { return device.links; }
+    static std::uintptr_t key(const Device& device) noexcept { return device.tag; }
+    static void update(Device&) noexcept {}
+    static bool summary_holds(const Device&) noexcept { return true; }
+  };
+  struct PoolTraits {
+    static TreeLinks<Pool>& links(Pool& pool) noexcept { return pool.links; }
+    static const TreeLinks<Pool>& links(const Pool& pool) noexcept { return pool.links; }
+    static std::uintptr_t key(const Pool& pool) noexcept { return pool.listed_id; }
+    static void update(Pool&) noexcept {}
+    static bool summary_holds(const Pool&) noexcept { return true; }
+  };
+
+  // ---- Read by every call; written at creation ----
+  BookStore books_;
+  PortTable port_;
+  Config config_;
+  Registry registry_;
+  PagePool grown_;
+  bool scrub_ = false;
+  std::atomic<std::uint32_t> open_pools_{0};
+  std::atomic<Heap*> heaps_[kMaxThreadSlots] = {};
+
+  // ---- Written now and then ----
+  alignas(kCacheLine) SpinLock pool_lists_{LockRank::kPoolList};
+  OrderedTree<Device, DeviceTraits> devices_ EXCLAVE_GUARDED_BY(pool_lists_);
+  OrderedTree<Pool, PoolTraits> pools_ EXCLAVE_GUARDED_BY(pool_lists_);
+  Pool* open_ EXCLAVE_GUARDED_BY(pool_lists_) = nullptr;
+  Pool* idle_pools_ EXCLAVE_GUARDED_BY(pool_lists_) = nullptr;
+  Heap* all_heaps_ EXCLAVE_GUARDED_BY(pool_lists_) = nullptr;
+  Heap* idle_heaps_ EXCLAVE_GUARDED_BY(pool_lists_) = nullptr;
+  SharedHeap orphans_;
+  std::atomic<bool> has_orphans_{false};
+
+  std::atomic<std::size_t> grown_bytes_{0};
+  std::atomic<std::uint64_t> reserve_calls_{0}, release_calls_{0}, map_calls_{0}, unmap_calls_{0}, protect_calls_{0};
+  std::atomic<std::uint64_t> lies_{0}, misuses_{0};
+};
+
+}  // namespace exclave::core

@@ -1,0 +1,608 @@
+// The life of a block. The fast paths come first; everything below them is where they end up now and then.
+#include "access/copy.hpp"
+#include "base/check.hpp"
+#include "heap/core.hpp"
+#include "region/verify.hpp"
+
+namespace exclave::core {
+namespace {
+
+constexpr std::size_t kDefaultAlignment = 16;
+
+// Errors: kInvalidArgument.
+Result<SizePlan> plan_for(std::size_t size, std::size_t alignment) noexcept {
+  if (size == 0 || size > PTRDIFF_MAX || !is_power_of_two(alignment) || alignment > kMaxAlignment) {
+    return Error::kInvalidArgument;
+  }
+  SizePlan plan;
+  if (size <= kMaxSmallBytes && alignment <= kMaxSmallAlignment) {
+    plan.size_class = alignment <= kDefaultAlignment ? size_class_of(size) : size_class_of(size, alignment);
+  }
+  if (plan.size_class == kSizeClasses) {
+    plan.pages = pages_for(size);
+    plan.align_order = alignment <= kPageBytes ? 0 : floor_log2(alignment) - kPageShift;
+  }
+  return plan;
+}
+
+untrusted_bytes pointer(std::uintptr_t address) noexcept { return untrusted_bytes::unsafe_from_address(address); }
+
+}  // namespace
+
+// ---- The fast paths ----
+
+Result<untrusted_bytes> AllocatorCore::allocate(std::size_t size) noexcept {
+  Heap* const heap = my_heap();
+  // size - 1: zero wraps, and goes the slow way to its error.
+  if (EXCLAVE_LIKELY(size - 1 < kMaxSmallBytes && heap != nullptr && !heap->gate_closed() &&
+                     open_pools_.load(std::memory_order_relaxed) == 0)) {
+    heap->close_gate();
+    const std::uintptr_t block = heap->pop(size_class_of(size));
+    heap->open_gate();
+    if (EXCLAVE_LIKELY(block != 0)) return pointer(block);
+  }
+  return allocate_slow(size, kDefaultAlignment, Placement::anywhere());
+}
+
+Status AllocatorCore::deallocate(std::uintptr_t block) noexcept {
+  Heap* const heap = my_heap();
+  const SlotRef found = Heap::find_slot(books_, registry_, block);
+  if (EXCLAVE_LIKELY(heap != nullptr && found.slot != Slab::kNoSlot &&
+                     found.slab->owner.load(std::memory_order_acquire) == heap->self() && !heap->gate_closed() &&
+                     !scrub_)) {
+    std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
+    heap->close_gate();
+    const bool done = state->load(std::memory_order_relaxed) == SlotState::kLive &&
+                      heap->push(found.slab->size_class.load(std::memory_order_relaxed), block, state);
+    heap->open_gate();
+    if (EXCLAVE_LIKELY(done)) return {};
+  }
+  return deallocate_slow(block, nullptr, kDefaultAlignment);
+}
+
+// ---- Allocation ----
+
+Result<untrusted_bytes> AllocatorCore::allocate(std::size_t size, std::size_t alignment, Placement where) noexcept {
+  if (alignment <= kDefaultAlignment && is_power_of_two(alignment) && where.kind == Placement::Kind::kAnywhere) {
+    return allocate(size);
+  }
+  return allocate_slow(size, alignment, where);
+}
+
+Result<untrusted_bytes> AllocatorCore::allocate_slow(std::size_t size, std::size_t alignment,
+                                                     Placement where) noexcept {
+  for (bool rescued = false;; rescued = true) {
+    Result<untrusted_bytes> block = Error::kOutOfMemory;
+    {
+      Gate gate(*this);
+      if (!gate.status().ok()) return gate.status().error();
+      block = allocate_placed(gate, size, alignment, where);
+    }
+    if (block.ok() || rescued || config_.rescue == nullptr) return block;
+    switch (block.error()) {
+      case Error::kOutOfMemory:
+      case Error::kOutOfTrustedMemory:
+      case Error::kQuota:
+      case Error::kHostRefused:
+      case Error::kHostLied:
+        if (!config_.rescue(config_.rescue_context, size)) return block;
+        break;
+      default:
+        return block;
+    }
+  }
+}
+
+Result<untrusted_bytes> AllocatorCore::allocate_placed(Gate& gate, std::size_t size, std::size_t alignment,
+                                                       Placement where) noexcept {
+  const Result<SizePlan> plan = plan_for(size, alignment);
+  if (!plan.ok()) return plan.error();
+  switch (where.kind) {
+    case Placement::Kind::kPool: {
+      Pool* const pool = find_pool(where.pool);
+      return pool != nullptr ? allocate_in(*pool, where.pool, size, alignment) : Error::kNotFound;
+    }
+    case Placement::Kind::kDevice:
+      return allocate_on_device(where.device, size, alignment);
+    case Placement::Kind::kAnywhere:
+      break;
+  }
+  if (open_pools_.load(std::memory_order_relaxed) != 0) {
+    const Result<untrusted_bytes> block = allocate_open(size, alignment);
+    if (block.ok()) return block;
+  }
+  return plan->size_class != kSizeClasses ? allocate_small_slow(gate, plan->size_class) : allocate_pages(gate, *plan);
+}
+
+Result<untrusted_bytes> AllocatorCore::allocate_small_slow(Gate& gate, SizeClass c) noexcept {
+  Heap& heap = gate.heap();
+  for (;;) {
+    if (const std::uintptr_t block = heap.pop(c); block != 0) return pointer(block);
+    if (heap.refill_slow(c) || adopt_orphan(heap, c)) continue;
+    const Status added = heap.add_slab_slow(c, nullptr);
+    if (added.ok()) continue;
+    if (added.error() != Error::kOutOfMemory) return added.error();
+    const Result<Region*> grown = grow(gate, slab_units(c) * kUnitBytes, slab_units(c) * kUnitBytes);
+    if (grown.ok()) continue;
+    // Last of all, what this thread keeps for other sizes.
+    heap.flush_slow();
+    if (heap.refill_slow(c) || heap.add_slab_slow(c, nullptr).ok()) continue;
+    return grown.error();
+  }
+}
+
+Result<untrusted_bytes> AllocatorCore::allocate_pages(Gate& gate, const SizePlan& plan) noexcept {
+  Result<PageRun> run = grown_.allocate_block(plan.pages, plan.align_order);
+  // Others may take what was grown for us; not for ever.
+  for (int tries = 0; !run.ok() && tries < 4; ++tries) {
+    const Result<Region*> region = grow(gate, plan.pages * kPageBytes, std::size_t{kPageBytes} << plan.align_order);
+    if (region.ok()) {
+      run = grown_.allocate_block_in(**region, plan.pages, plan.align_order);
+      continue;
+    }
+    gate.heap().flush_slow();
+    run = grown_.allocate_block(plan.pages, plan.align_order);
+    if (!run.ok()) return region.error();
+  }
+  if (!run.ok()) return run.error();
+  return pointer(run->extent.base);
+}
+
+bool AllocatorCore::adopt_orphan(Heap& heap, SizeClass c) noexcept {
+  if (!has_orphans_.load(std::memory_order_relaxed)) return false;
+  LockGuard guard(orphans_.lock);
+  if (orphans_.heap.wants_sweep()) orphans_.heap.fold_slow();
+  const bool adopted = heap.adopt_slow(orphans_.heap, c);
+  if (!orphans_.heap.has_slabs()) has_orphans_.store(false, std::memory_order_relaxed);
+  return adopted;
+}
+
+// ---- Attached pools ----
+
+Result<untrusted_bytes> AllocatorCore::allocate_in(Pool& pool, RegionId id, std::size_t size,
+                                                   std::size_t alignment) noexcept {
+  LockGuard guard(pool.shared.lock);
+  if (pool.region == nullptr || pool.id != id || pool.draining) return Error::kNotFound;
+  return allocate_in_locked(pool, size, alignment);
+}
+
+Result<untrusted_bytes> AllocatorCore::allocate_in_locked(Pool& pool, std::size_t size,
+                                                          std::size_t alignment) noexcept {
+  Result<SizePlan> plan = plan_for(size, alignment);
+  if (!plan.ok()) return plan.error();
+  Region& region = *pool.region;
+  if (region.largest_block != 0 && size > region.largest_block) return Error::kOutOfMemory;
+  unsigned order = plan->align_order;
+  if (region.boundary != 0) {
+    // A power of two at its own alignment crosses no boundary that is at least as large.
+    if (size > region.boundary) return Error::kOutOfMemory;
+    if (plan->size_class != kSizeClasses) {
+      plan->size_class = size_class_of(std::size_t{1} << ceil_log2(size_class_bytes(plan->size_class)));
+      if (size_class_bytes(plan->size_class) > region.boundary) plan->size_class = kSizeClasses;
+    }
+    const unsigned whole = ceil_log2(pages_for(size));
+    if (whole > order) order = whole;
+  }
+  Heap& heap = pool.shared.heap;
+  if (heap.wants_sweep()) heap.fold_slow();
+  pool.live -= heap.take_folded();
+
+  std::uintptr_t block = 0;
+  if (const SizeClass c = plan->size_class; c != kSizeClasses) {
+    block = heap.pop(c);
+    if (block == 0 && (heap.refill_slow(c) || (heap.add_slab_slow(c, &region).ok() && heap.refill_slow(c)))) {
+      block = heap.pop(c);
+    }
+    if (block == 0) {
+      // What other classes keep may make room.
+      heap.flush_slow();
+      if (heap.add_slab_slow(c, &region).ok() && heap.refill_slow(c)) block = heap.pop(c);
+    }
+  }
+  if (block == 0) {
+    Result<PageRun> run = pool.pages.allocate_block(pages_for(size), order);
+    if (!run.ok()) {
+      heap.flush_slow();
+      run = pool.pages.allocate_block(pages_for(size), order);
+    }
+    if (!run.ok()) return run.error();
+    block = run->extent.base;
+  }
+  pool.live += 1;
+  return pointer(block);
+}
+
+// The pool that served last comes first, so full ones are not asked again and again.
+Result<untrusted_bytes> AllocatorCore::allocate_on_device(DeviceTag tag, std::size_t size,
+                                                          std::size_t alignment) noexcept {
+  LockGuard guard(pool_lists_);
+  Device* const device = devices_.at_or_before(tag);
+  if (tag == 0 || device == nullptr || device->tag != tag || device->first == nullptr) return Error::kNotFound;
+  return allocate_first(device->first, &Pool::next, size, alignment);
+}
+
+Result<untrusted_bytes> AllocatorCore::allocate_open(std::size_t size, std::size_t alignment) noexcept {
+  LockGuard guard(pool_lists_);
+  return allocate_first(open_, &Pool::next_open, size, alignment);
+}
+
+Result<untrusted_bytes> AllocatorCore::allocate_first(Pool*& first, Pool* Pool::*next, std::size_t size,
+                                                      std::size_t alignment) noexcept {
+  for (Pool** link = &first; *link != nullptr; link = &((*link)->*next)) {
+    Pool& pool = **link;
+    const Result<untrusted_bytes> block = allocate_in(pool, pool.id, size, alignment);
+    if (block.error() == Error::kInvalidArgument) return block;
+    if (!block.ok()) continue;
+    *link = pool.*next;
+    pool.*next = first;
+    first = &pool;
+    return block;
+  }
+  return Error::kOutOfMemory;
+}
+
+// ---- Zeroed, and moved ----
+
+Result<untrusted_bytes> AllocatorCore::allocate_zeroed(std::size_t size, std::size_t alignment,
+                                                       Placement where) noexcept {
+  const Result<untrusted_bytes> block = allocate(size, alignment, where);
+  // Slots are whole words, so the last word is ours, too.
+  if (block.ok()) detail::fill_zero_bytes(block->address(), align_up(size, 8));
+  return block;
+}
+
+Result<untrusted_bytes> AllocatorCore::reallocate(std::uintptr_t block, std::size_t size, std::size_t alignment,
+                                                  Placement where) noexcept {
+  if (block == 0) return allocate(size, alignment, where);
+  const Result<SizePlan> plan = plan_for(size, alignment);
+  if (!plan.ok()) return plan.error();
+  const Result<Found> found = find_live(block);
+  if (!found.ok()) return report(found.error(), block, size).error();
+  const bool attached = !found->region->grown.load(std::memory_order_relaxed);
+  if (is_aligned(block, alignment)) {
+    // In place: the size class is the same, or the tail pages can go.
+    if (plan->size_class != kSizeClasses && found->usable == size_class_bytes(plan->size_class)) return pointer(block);
+    if (plan->size_class == kSizeClasses && found->usable >= plan->pages * kPageBytes && !found->pinned) {
+      if (found->usable == plan->pages * kPageBytes) return pointer(block);
+      Gate gate(*this);
+      if (!gate.status().ok()) return gate.status().error();
+      PagePool* const pages = static_cast<PagePool*>(found->region->page_pool.load(std::memory_order_acquire));
+      if (pages != nullptr && pages->shrink_block(*found->region, block, plan->pages).ok()) return pointer(block);
+    }
+  }
+  // A block of an attached pool stays there unless another place is asked for.
+  if (attached && where.kind == Placement::Kind::kAnywhere) where = Placement::in_pool(found->region->region_id());
+  const Result<untrusted_bytes> moved = allocate(size, alignment, where);
+  if (!moved.ok()) return moved;
+  detail::copy_across_bytes(moved->address(), block, found->usable < size ? found->usable : size);
+  if (const Status freed = deallocate(block); !freed.ok()) {
+    (void)deallocate(moved->address());
+    return freed.error();
+  }
+  return moved;
+}
+
+// ---- Growth ----
+
+// Asks for more than is needed, so that the next blocks find it here; for just enough when that is refused.
+Result<Region*> AllocatorCore::grow(Gate& gate, std::size_t bytes, std::size_t alignment) noexcept {
+  bytes = align_up(bytes, kUnitBytes);
+  std::size_t step = grown_bytes_.load(std::memory_order_relaxed);
+  if (step < config_.grow_min_bytes) step = config_.grow_min_bytes;
+  if (step > config_.grow_max_bytes) step = config_.grow_max_bytes;
+  if (step <= bytes) return grow_by(gate, bytes, alignment);
+  const Result<Region*> region = grow_by(gate, step, alignment);
+  return region.ok() ? region : grow_by(gate, bytes, alignment);
+}
+
+Result<Region*> AllocatorCore::grow_by(Gate& gate, std::size_t bytes, std::size_t alignment) noexcept {
+  std::size_t held = grown_bytes_.load(std::memory_order_relaxed);
+  do {
+    if (held > config_.quota_bytes || bytes > config_.quota_bytes - held) return Error::kQuota;
+  } while (!grown_bytes_.compare_exchange_weak(held, held + bytes, std::memory_order_relaxed));
+  const auto refuse = [&](Error error) noexcept {
+    grown_bytes_.fetch_sub(bytes, std::memory_order_relaxed);
+    return error;
+  };
+
+  // Large regions at the pagemap's grain need no leaves.
+  constexpr std::size_t kGrain = std::size_t{4} << 20;
+  if (alignment < kUnitBytes) alignment = kUnitBytes;
+  if (bytes >= kGrain && alignment < kGrain) alignment = kGrain;
+  HostReply reply{};
+  {
+    HostCall call(gate.heap(), reserve_calls_);
+    reply = port_.host_reserve(port_.context, bytes, alignment);
+  }
+  const Result<Extent> range = verify_reply(reply, bytes, alignment, 0, registry_.enclave());
+  if (!range.ok()) {
+    if (range.error() == Error::kHostLied) count_lie();
+    return refuse(range.error());
+  }
+  AttachOptions options;
+  const Result<Region*> made = registry_.create(*range, options, true);
+  Status inserted = made.ok() ? registry_.insert(**made) : Status(made.error());
+  if (inserted.ok()) {
+    inserted = grown_.add(**made);
+    if (inserted.ok()) return *made;
+    registry_.remove(**made);
+  } else if (inserted.error() == Error::kOverlap) {
+    // Someone's memory stands there: it is not for us to release.
+    registry_.destroy(**made);
+    count_lie();
+    return refuse(Error::kHostLied);
+  } else if (!made.ok() && registry_.overlaps(*range)) {
+    count_lie();
+    return refuse(Error::kHostLied);
+  }
+  if (made.ok()) registry_.destroy(**made);
+  {
+    HostCall call(gate.heap(), release_calls_);
+    (void)port_.host_release(port_.context, range->base, range->size);
+  }
+  return refuse(inserted.error());
+}
+
+void AllocatorCore::give_idle_back(Gate& gate, std::size_t keep_bytes) noexcept {
+  while (grown_.has_idle(keep_bytes)) {
+    Region* const region = grown_.take_idle(keep_bytes);
+    if (region == nullptr) return;
+    const Extent extent = region->extent();
+    registry_.remove(*region);
+    registry_.destroy(*region);
+    HostCall call(gate.heap(), release_calls_);
+    // A host that does not take it back keeps it charged to the quota: it still holds the memory.
+    if (port_.host_release(port_.context, extent.base, extent.size) == 0) {
+      grown_bytes_.fetch_sub(extent.size, std::memory_order_relaxed);
+    }
+  }
+}
+
+// ---- Frees ----
+
+Status AllocatorCore::deallocate_sized(std::uintptr_t block, std::size_t size, std::size_t alignment) noexcept {
+  return deallocate_slow(block, &size, alignment);
+}
+
+Status AllocatorCore::deallocate_slow(std::uintptr_t block, const std::size_t* size, std::size_t alignment) noexcept {
+  if (block == 0) return {};
+  const std::size_t told_size = size != nullptr ? *size : 0;
+  SizePlan plan;
+  if (size != nullptr) {
+    const Result<SizePlan> made = plan_for(*size, alignment);
+    if (!made.ok() || !is_aligned(block, alignment)) return report(Error::kWrongSize, block, told_size);
+    plan = *made;
+  }
+  Status freed;
+  {
+    Gate gate(*this);
+    if (gate.status().error() == Error::kReentered) return deallocate_nested(block);
+    if (!gate.status().ok()) return gate.status();
+    freed = free_block(gate, block, size != nullptr ? &plan : nullptr);
+    if (grown_.has_idle(config_.keep_free_bytes)) give_idle_back(gate, config_.keep_free_bytes);
+  }
+  return freed.ok() ? freed : report(freed.error(), block, told_size);
+}
+
+Status AllocatorCore::free_block(Gate& gate, std::uintptr_t block, const SizePlan* plan) noexcept {
+  for (;;) {
+    if (plan != nullptr || scrub_) {
+      const Result<Found> live = find_live(block);
+      if (!live.ok()) return live.error();
+      if (plan != nullptr && !fits_plan(*live, *plan)) return Error::kWrongSize;
+      if (scrub_ && !live->pinned) detail::fill_zero_bytes(block, live->usable);
+    }
+    const SlotRef found = Heap::find_slot(books_, registry_, block);
+    if (found.slab == nullptr) return free_pages(gate, block);
+    if (found.slot == Slab::kNoSlot) return Error::kInteriorFree;
+    const BookRef owner_ref = found.slab->owner.load(std::memory_order_acquire);
+    if (owner_ref == 0) return Error::kForeignFree;
+    if (owner_ref == gate.heap().self()) return free_own(gate.heap(), found, block);
+    Heap& owner = *books_.at<Heap>(owner_ref);
+    if (owner.shared() == nullptr) return free_remote(gate.heap(), owner, found, block);
+    bool moved = false;
+    const Status freed = free_shared(gate, *owner.shared(), block, &moved);
+    if (!moved) return freed;
+  }
+}
+
+// A pinned block is kept until the last pin goes; anything else that is not live was free already.
+Status AllocatorCore::free_unless_live(std::atomic<SlotState>* state) noexcept {
+  SlotState expected = SlotState::kPinned;
+  if (state->compare_exchange_strong(expected, SlotState::kPinnedFreed, std::memory_order_acq_rel)) return {};
+  return Error::kDoubleFree;
+}
+
+Status AllocatorCore::free_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept {
+  std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
+  if (state->load(std::memory_order_relaxed) != SlotState::kLive) return free_unless_live(state);
+  const SizeClass c = found.slab->size_class.load(std::memory_order_relaxed);
+  if (heap.push(c, block, state)) return {};
+  // Making room may give slabs back, but not this one: its slot is still live.
+  if (!heap.make_room_slow(c) || !heap.push(c, block, state)) heap.give_back(*found.slab, state);
+  return {};
+}
+
+Status AllocatorCore::free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t block, bool* moved) noexcept {
+  Status freed;
+  Pool* drained = nullptr;
+  RegionId id{};
+  {
+    LockGuard guard(shared.lock);
+    // Verified again under the lock: the slab may have gone or changed hands.
+    const SlotRef found = Heap::find_slot(books_, registry_, block);
+    if (found.slot == Slab::kNoSlot || found.slab->owner.load(std::memory_order_acquire) != shared.heap.self()) {
+      *moved = true;
+      return {};
+    }
+    std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
+    const bool live = state->load(std::memory_order_relaxed) == SlotState::kLive;
+    freed = free_own(shared.heap, found, block);
+    if (Pool* const pool = shared.pool; pool != nullptr && live) {
+      pool->live -= 1;
+      if (pool->draining && pool->live == 0) {
+        drained = pool;
+        id = pool->id;
+      }
+    }
+  }
+  if (drained != nullptr) finish_drain(gate, *drained, id);
+  return freed;
+}
+
+Status AllocatorCore::free_remote(Heap& mine, Heap& owner, const SlotRef& found, std::uintptr_t block) noexcept {
+  std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
+  SlotState expected = SlotState::kLive;
+  // Release pairs with the acquire in take_back: what the caller wrote about the block came before. From here on the slot
+  // holds its slab in place.
+  if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel)) {
+    return free_unless_live(state);
+  }
+  Heap::Outbox& box = mine.outbox_for(owner.self());
+  if (box.batch != nullptr && box.owner != owner.self()) {
+    send(*books_.at<Heap>(box.owner), *box.batch);
+    box.batch = nullptr;
+  }
+  if (box.batch == nullptr) {
+    box.batch = static_cast<Batch*>(books_.allocate(BookKind::kPlain, sizeof(Batch)));
+    box.owner = owner.self();
+    if (box.batch == nullptr) {
+      Heap::defer(books_, *found.slab, state);
+      return {};
+    }
+  }
+  box.batch->blocks[box.batch->count++] = block;
+  if (box.batch->count == Batch::kBlocks) {
+    send(owner, *box.batch);
+    box.batch = nullptr;
+  }
+  return {};
+}
+
+void AllocatorCore::send(Heap& owner, Batch& batch) noexcept {
+  owner.post(batch, batch);
+  // The owner's thread may have ended meanwhile; then whoever sees it settles what lies there.
+  if (!owner.active()) settle_abandoned(owner);
+}
+
+void AllocatorCore::send_outboxes(Heap& heap) noexcept {
+  for (unsigned i = 0; i < Heap::kOutboxes; ++i) {
+    Heap::Outbox& box = heap.outboxes()[i];
+    if (box.batch != nullptr) send(*books_.at<Heap>(box.owner), *box.batch);
+    box = {};
+  }
+}
+
+// What was posted to a heap without a thread: its slabs have other owners by now, who find the slots by sweeping.
+void AllocatorCore::settle_abandoned(Heap& heap) noexcept {
+  for (Batch* batch = heap.take_inbox(); batch != nullptr;) {
+    Batch* const next = batch->next;
+    for (std::uint32_t i = 0; i < batch->count; ++i) {
+      const SlotRef found = Heap::find_slot(books_, registry_, batch->blocks[i]);
+      EXCLAVE_CHECK(found.slab != nullptr && found.slot != Slab::kNoSlot);
+      std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
+      if (state->load(std::memory_order_acquire) == SlotState::kRemote) Heap::defer(books_, *found.slab, state);
+    }
+    books_.release(BookKind::kPlain, batch, sizeof(Batch));
+    batch = next;
+  }
+}
+
+// In a signal handler, inside another call of this thread: no lock, no list, only the state byte.
+Status AllocatorCore::deallocate_nested(std::uintptr_t block) noexcept {
+  const SlotRef found = Heap::find_slot(books_, registry_, block);
+  if (found.slab == nullptr || found.slot == Slab::kNoSlot) return Error::kReentered;
+  std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
+  SlotState expected = SlotState::kLive;
+  if (!state->compare_exchange_strong(expected, SlotState::kDeferred, std::memory_order_acq_rel)) {
+    return free_unless_live(state);
+  }
+  Heap::defer(books_, *found.slab, state);
+  return {};
+}
+
+Status AllocatorCore::free_pages(Gate& gate, std::uintptr_t block) noexcept {
+  Region* const region = registry_.find(block);
+  if (region == nullptr || region->role.load(std::memory_order_relaxed) != Role::kPool) return Error::kForeignFree;
+  bool kept = false;
+  Pool* const pool = static_cast<Pool*>(region->pool.load(std::memory_order_acquire));
+  if (pool == nullptr) return grown_.free_block(*region, block, &kept);
+  RegionId id{};
+  {
+    LockGuard guard(pool->shared.lock);
+    if (pool->region != region) return Error::kForeignFree;
+    if (const Status freed = pool->pages.free_block(*region, block, &kept); !freed.ok()) return freed;
+    if (!kept) pool->live -= 1;
+    if (!pool->draining || pool->live != 0) return {};
+    id = pool->id;
+  }
+  finish_drain(gate, *pool, id);
+  return {};
+}
+
+Status AllocatorCore::deallocate_handle(std::uintptr_t block, RegionId region) noexcept {
+  const Result<RegionInfo> info = registry_.query(block, 1);
+  if (!info.ok() || info->id != region) return Error::kStale;
+  return deallocate(block);
+}
+
+// ---- What stands at an address ----
+
+Result<AllocatorCore::Found> AllocatorCore::find_live(std::uintptr_t block) const noexcept {
+  Region* const region = registry_.find(block);
+  if (region == nullptr || region->unit_of(block) == nullptr) return Error::kForeignFree;
+  const SlotRef found = Heap::find_slot(books_, registry_, block);
+  if (found.slab == nullptr) {
+    PagePool* const pages = static_cast<PagePool*>(region->page_pool.load(std::memory_order_acquire));
+    if (pages == nullptr) return Error::kForeignFree;
+    const Result<PageBlock> run = pages->find_block(*region, block);
+    if (!run.ok()) return run.error();
+    return Found{run->extent.size, run->pinned, region};
+  }
+  if (found.slot == Slab::kNoSlot) return Error::kInteriorFree;
+  const SlotState state = found.slab->states()[found.slot].load(std::memory_order_acquire);
+  if (state != SlotState::kLive && state != SlotState::kPinned) return Error::kDoubleFree;
+  return Found{found.slab->slot_bytes.load(std::memory_order_relaxed), state == SlotState::kPinned, region};
+}
+
+// Is this what a request of the plan would have been given here?
+bool AllocatorCore::fits_plan(const Found& found, const SizePlan& plan) const noexcept {
+  if (plan.size_class == kSizeClasses) return found.usable == plan.pages * kPageBytes;
+  const std::size_t bytes = size_class_bytes(plan.size_class);
+  if (found.usable == bytes) return true;
+  // Attached pools: powers of two under a boundary, or whole pages where no slab had room.
+  if (found.region->grown.load(std::memory_order_relaxed)) return false;
+  return (found.region->boundary != 0 && found.usable == std::size_t{1} << ceil_log2(bytes)) ||
+         found.usable == pages_for(bytes) * kPageBytes;
+}
+
+Result<std::size_t> AllocatorCore::usable_size(std::uintptr_t block) const noexcept {
+  const Result<Found> found = find_live(block);
+  if (!found.ok()) return found.error();
+  return found->usable;
+}
+
+Result<RegionId> AllocatorCore::region_of(std::uintptr_t block) const noexcept {
+  const Result<Found> found = find_live(block);
+  if (!found.ok()) return found.error();
+  return found->region->region_id();
+}
+
+// ---- Reports ----
+
+Status AllocatorCore::report(Error error, std::uintptr_t block, std::size_t size) noexcept {
+  switch (error) {
+    case Error::kDoubleFree:
+    case Error::kInteriorFree:
+    case Error::kForeignFree:
+    case Error::kWrongSize:
+      misuses_.fetch_add(1, std::memory_order_relaxed);
+      if (config_.misuse != nullptr) config_.misuse(config_.misuse_context, Misuse{error, block, size});
+      break;
+    default:
+      break;
+  }
+  return error;
+}
+
+}  // namespace exclave::core

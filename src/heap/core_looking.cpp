@@ -1,0 +1,142 @@
+// Statistics, iteration and validation: everything is counted from the books when somebody asks, so that the fast paths count
+// nothing.
+#include "heap/core.hpp"
+
+namespace exclave::core {
+
+Result<RunInfo> AllocatorCore::next_run(std::uintptr_t address) noexcept {
+  Gate gate(*this);
+  if (!gate.status().ok()) return gate.status().error();
+  return run_at(address);
+}
+
+Result<RunInfo> AllocatorCore::run_at(std::uintptr_t address) noexcept {
+  Region* const region = registry_.find(address);
+  PagePool* const pages =
+      region == nullptr ? nullptr : static_cast<PagePool*>(region->page_pool.load(std::memory_order_acquire));
+  if (pages == nullptr) return Error::kNotFound;
+  const PagePool::Piece piece = pages->piece_at(*region, address);
+  RunInfo info;
+  info.extent = piece.extent;
+  info.pinned = piece.pinned;
+  if (piece.slab == 0) {
+    info.kind = piece.free ? RunInfo::Kind::kFree : RunInfo::Kind::kBlock;
+    return piece.extent.empty() ? Result<RunInfo>(Error::kNotFound) : info;
+  }
+  const Slab& slab = *books_.at<Slab>(piece.slab);
+  const BookRef owner = slab.owner.load(std::memory_order_acquire);
+  if (owner == 0 || !slab.extent().contains(address)) return Error::kNotFound;
+  info.kind = RunInfo::Kind::kSlab;
+  info.extent = slab.extent();
+  info.slot_bytes = slab.slot_bytes.load(std::memory_order_relaxed);
+  info.slots = slab.slots.load(std::memory_order_relaxed);
+  const std::uint32_t pinned = slab.count(SlotState::kPinned);
+  const std::uint32_t kept = slab.count(SlotState::kPinnedFreed);
+  info.live_slots = slab.count(SlotState::kLive) + pinned;
+  info.cached_slots =
+      slab.count(SlotState::kCached) + slab.count(SlotState::kRemote) + slab.count(SlotState::kDeferred) + kept;
+  info.pinned = pinned + kept != 0;
+  info.owner = books_.at<Heap>(owner)->label();
+  return info;
+}
+
+Statistics AllocatorCore::statistics() noexcept {
+  Statistics s;
+  Gate gate(*this);
+  if (!gate.status().ok()) return s;
+  for (std::uintptr_t at = 0;;) {
+    const Result<RegionInfo> region = registry_.next(at);
+    if (!region.ok()) break;
+    at = region->extent.end();
+    s.regions += 1;
+    if (region->role == Role::kMapping) s.mapping_bytes += region->extent.size;
+    if (region->role != Role::kPool) continue;
+    s.reserved_bytes += region->extent.size;
+    if (region->grown) s.grown_bytes += region->extent.size;
+    for (std::uintptr_t page = region->extent.base; page < at;) {
+      const Result<RunInfo> run = run_at(page);
+      if (!run.ok()) break;
+      page = run->extent.end();
+      switch (run->kind) {
+        case RunInfo::Kind::kFree:
+          s.free_bytes += run->extent.size;
+          break;
+        case RunInfo::Kind::kBlock:
+          s.live_bytes += run->extent.size;
+          s.live_blocks += 1;
+          break;
+        case RunInfo::Kind::kSlab: {
+          const std::size_t slot = run->slot_bytes;
+          s.live_blocks += run->live_slots;
+          s.live_bytes += run->live_slots * slot;
+          s.cached_bytes += run->cached_slots * slot;
+          s.free_bytes += (run->slots - run->live_slots - run->cached_slots) * slot;
+          s.overhead_bytes += run->extent.size - run->slots * slot;
+          break;
+        }
+      }
+    }
+  }
+  {
+    LockGuard guard(registry_.lock());
+    s.pins = registry_.pins_locked().count();
+  }
+  s.trusted_bytes = books_.reserved_bytes() + align_up(sizeof(AllocatorCore), kPageBytes);
+  s.trusted_used_bytes = books_.used_bytes() + sizeof(AllocatorCore);
+  s.host_reserve_calls = reserve_calls_.load(std::memory_order_relaxed);
+  s.host_release_calls = release_calls_.load(std::memory_order_relaxed);
+  s.host_map_calls = map_calls_.load(std::memory_order_relaxed);
+  s.host_unmap_calls = unmap_calls_.load(std::memory_order_relaxed);
+  s.host_protect_calls = protect_calls_.load(std::memory_order_relaxed);
+  s.lies_refused = lies_.load(std::memory_order_relaxed);
+  s.misuse_refused = misuses_.load(std::memory_order_relaxed);
+  return s;
+}
+
+bool AllocatorCore::validate() noexcept {
+  Gate gate(*this);
+  if (!gate.status().ok() || !registry_.validate() || !grown_.validate()) return false;
+  LockGuard lists(pool_lists_);
+  for (Heap* heap = all_heaps_; heap != nullptr; heap = heap->next_heap) {
+    if (!heap->validate()) return false;
+  }
+  {
+    LockGuard guard(orphans_.lock);
+    if (!orphans_.heap.validate()) return false;
+  }
+  std::size_t grown = 0;
+  for (std::uintptr_t at = 0;;) {
+    const Result<RegionInfo> info = registry_.next(at);
+    if (!info.ok()) break;
+    at = info->extent.end();
+    if (info->grown) grown += info->extent.size;
+    if (info->role != Role::kPool) continue;
+    Region* const region = registry_.find(info->extent.base);
+    // Every slab entry names a slab of this region whose extent holds the unit.
+    std::uint64_t live = 0;
+    for (std::uintptr_t page = info->extent.base; page < at;) {
+      const Result<RunInfo> run = run_at(page);
+      if (!run.ok() || !info->extent.covers(run->extent) || run->extent.end() <= page) return false;
+      page = run->extent.end();
+      if (run->kind == RunInfo::Kind::kBlock) live += 1;
+      if (run->kind == RunInfo::Kind::kSlab) live += run->slots - free_and_cached(run->extent.base);
+    }
+    Pool* const pool = static_cast<Pool*>(region->pool.load(std::memory_order_acquire));
+    if (info->grown != (pool == nullptr)) return false;
+    if (pool == nullptr) continue;
+    LockGuard guard(pool->shared.lock);
+    if (pool->region != region || pool->id != info->id || pool->live != live || !pool->shared.heap.validate() ||
+        !pool->pages.validate()) {
+      return false;
+    }
+  }
+  return grown <= grown_bytes_.load(std::memory_order_relaxed);
+}
+
+// Slots of the slab at the address that no caller and no pin holds.
+std::uint32_t AllocatorCore::free_and_cached(std::uintptr_t address) const noexcept {
+  const SlotRef found = Heap::find_slot(books_, registry_, address);
+  return found.slab->count(SlotState::kFree) + found.slab->count(SlotState::kCached);
+}
+
+}  // namespace exclave::core

@@ -1,0 +1,437 @@
+// Regions as callers see them: attach and detach, pins, and the parts of the memory calls that change the books.
+#include <new>
+
+#include "base/check.hpp"
+#include "heap/core.hpp"
+#include "region/verify.hpp"
+
+namespace exclave::core {
+namespace {
+
+// Errors: kInvalidArgument.
+Status check_options(Extent range, const AttachOptions& options) noexcept {
+  const auto bits = static_cast<unsigned>(options.protection);
+  if (bits > static_cast<unsigned>(Protection::kReadWrite)) return Error::kInvalidArgument;
+  if (options.device_base != kNoDeviceAddress && options.device_base > UINT64_MAX - range.size) {
+    return Error::kInvalidArgument;
+  }
+  if (options.role != Role::kPool) {
+    const bool plain = !options.open_to_all && options.largest_block == 0 && options.boundary == 0;
+    return plain && options.role <= Role::kForbidden ? Status{} : Error::kInvalidArgument;
+  }
+  if (options.protection != Protection::kReadWrite) return Error::kInvalidArgument;
+  if (options.boundary == 0) return {};
+  if (!is_power_of_two(options.boundary) || options.boundary < kPageBytes) return Error::kInvalidArgument;
+  const bool agrees = options.device_base == kNoDeviceAddress ||
+                      is_aligned(options.device_base - range.base, options.boundary);
+  return agrees ? Status{} : Error::kInvalidArgument;
+}
+
+}  // namespace
+
+// ---- Attach ----
+
+Result<RegionId> AllocatorCore::attach(Extent range, const AttachOptions& options) noexcept {
+  if (Status legal = check_outside(range, registry_.enclave()); !legal.ok()) return legal.error();
+  if (Status shape = check_options(range, options); !shape.ok()) return shape.error();
+  Gate gate(*this);
+  if (!gate.status().ok()) return gate.status().error();
+  if (options.role == Role::kPool) return attach_pool(range, options);
+  const Result<Region*> made = registry_.create(range, options, false);
+  if (!made.ok()) return made.error();
+  const RegionId id = (*made)->region_id();
+  const Status inserted = registry_.insert(**made);
+  if (inserted.ok()) return id;
+  registry_.destroy(**made);
+  return inserted.error();
+}
+
+Pool* AllocatorCore::take_pool_locked() noexcept {
+  if (Pool* const pool = idle_pools_; pool != nullptr) {
+    idle_pools_ = pool->next;
+    pool->next = nullptr;
+    return pool;
+  }
+  void* const memory = books_.allocate(BookKind::kHeap, sizeof(Pool));
+  if (memory == nullptr) return nullptr;
+  Pool* const pool = ::new (memory) Pool(books_, registry_);
+  LockGuard guard(pool->shared.lock);
+  pool->shared.heap.set_self(books_.ref(&pool->shared.heap));
+  return pool;
+}
+
+Device* AllocatorCore::device_locked(DeviceTag tag) noexcept {
+  if (Device* const device = devices_.at_or_before(tag); device != nullptr && device->tag == tag) return device;
+  void* const memory = books_.allocate(BookKind::kPlain, sizeof(Device));
+  if (memory == nullptr) return nullptr;
+  Device* const device = ::new (memory) Device;
+  device->tag = tag;
+  devices_.insert(*device);
+  return device;
+}
+
+Result<RegionId> AllocatorCore::attach_pool(Extent range, const AttachOptions& options) noexcept {
+  LockGuard lists(pool_lists_);
+  Device* const device = options.device != 0 ? device_locked(options.device) : nullptr;
+  Pool* const pool = take_pool_locked();
+  Status made = pool == nullptr || (options.device != 0 && device == nullptr) ? Error::kOutOfTrustedMemory : Error::kNone;
+  Region* region = nullptr;
+  if (made.ok()) {
+    const Result<Region*> created = registry_.create(range, options, false);
+    made = created.error();
+    if (made.ok()) region = *created;
+  }
+  if (made.ok()) {
+    LockGuard guard(pool->shared.lock);
+    made = pool->pages.add(*region);
+    if (made.ok()) {
+      region->pool.store(pool, std::memory_order_release);
+      const RegionId id = region->region_id();
+      made = registry_.insert(*region);
+      if (made.ok()) {
+        pool->region = region;
+        pool->id = id;
+        pool->live = 0;
+        pool->draining = false;
+        pool->listed_id = id.value;
+        pools_.insert(*pool);
+        if (device != nullptr) {
+          pool->next = device->first;
+          device->first = pool;
+        }
+        if (options.open_to_all) {
+          pool->open_to_all = true;
+          pool->next_open = open_;
+          open_ = pool;
+          open_pools_.fetch_add(1, std::memory_order_relaxed);
+        }
+        return id;
+      }
+      pool->pages.remove(*region);
+    }
+  }
+  if (region != nullptr) registry_.destroy(*region);
+  if (pool != nullptr) {
+    pool->next = idle_pools_;
+    idle_pools_ = pool;
+  }
+  return made.error();
+}
+
+Pool* AllocatorCore::find_pool(RegionId id) noexcept {
+  LockGuard guard(pool_lists_);
+  Pool* const pool = pools_.at_or_before(id.value);
+  return pool != nullptr && pool->listed_id == id.value ? pool : nullptr;
+}
+
+// ---- Detach ----
+
+Status AllocatorCore::detach(Extent range, DetachMode mode) noexcept {
+  if (!is_page_range(range) || mode > DetachMode::kRevoke) return Error::kInvalidArgument;
+  Gate gate(*this);
+  if (!gate.status().ok()) return gate.status();
+  RegionId id{};
+  Region* window = nullptr;
+  {
+    LockGuard guard(registry_.lock());
+    Region* const region = registry_.region_at_locked(range.base);
+    if (region == nullptr || region->grown.load(std::memory_order_relaxed)) return Error::kNotFound;
+    const Role role = region->role.load(std::memory_order_relaxed);
+    if (role != Role::kMapping && region->extent() != range) return Error::kNotFound;
+    if (role == Role::kPool) {
+      id = region->region_id();
+    } else if (role == Role::kForbidden) {
+      registry_.remove_locked(*region);
+      window = region;
+    }
+  }
+  if (id) return detach_pool(gate, id, mode);
+  if (window == nullptr) {
+    const Result<Region*> taken = take_mappings_out(range, false);
+    if (!taken.ok()) return taken.error();
+    window = *taken;
+  }
+  while (window != nullptr) {
+    Region* const next = window->links.right;
+    finish_region(gate, *window);
+    window = next;
+  }
+  return {};
+}
+
+Status AllocatorCore::detach_pool(Gate& gate, RegionId id, DetachMode mode) noexcept {
+  Region* gone = nullptr;
+  {
+    LockGuard lists(pool_lists_);
+    Pool* const pool = pools_.at_or_before(id.value);
+    if (pool == nullptr || pool->listed_id != id.value) return Error::kNotFound;
+    LockGuard guard(pool->shared.lock);
+    pool->shared.heap.fold_slow();
+    pool->live -= pool->shared.heap.take_folded();
+    if (pool->live != 0 && mode == DetachMode::kBusy) return Error::kBusy;
+    if (pool->live != 0 && mode == DetachMode::kDrain) {
+      pool->draining = true;
+      LockGuard registry(registry_.lock());
+      registry_.set_draining_locked(*pool->region, true);
+      return {};
+    }
+    if (Status closed = close_pool_locked(*pool, &gone); !closed.ok()) return closed;
+  }
+  finish_region(gate, *gone);
+  return {};
+}
+
+Status AllocatorCore::close_pool_locked(Pool& pool, Region** gone) noexcept {
+  Region& region = *pool.region;
+  {
+    LockGuard registry(registry_.lock());
+    if (registry_.is_pinned_locked(region)) return Error::kPinned;
+    registry_.remove_locked(region);
+  }
+  pool.shared.heap.dissolve_slow();
+  pool.pages.remove(region);
+  pools_.erase(pool);
+  if (Device* const device = devices_.at_or_before(region.device.load(std::memory_order_relaxed)); device != nullptr) {
+    for (Pool** link = &device->first; *link != nullptr; link = &(*link)->next) {
+      if (*link != &pool) continue;
+      *link = pool.next;
+      break;
+    }
+  }
+  if (pool.open_to_all) {
+    Pool** link = &open_;
+    while (*link != &pool) link = &(*link)->next_open;
+    *link = pool.next_open;
+    open_pools_.fetch_sub(1, std::memory_order_relaxed);
+  }
+  pool.region = nullptr;
+  pool.id = {};
+  pool.listed_id = 0;
+  pool.draining = pool.open_to_all = false;
+  pool.next_open = nullptr;
+  pool.next = idle_pools_;
+  idle_pools_ = &pool;
+  *gone = &region;
+  return {};
+}
+
+// The last block of a draining pool was freed, or its last pin went.
+void AllocatorCore::finish_drain(Gate& gate, Pool& pool, RegionId id) noexcept {
+  Region* gone = nullptr;
+  {
+    LockGuard lists(pool_lists_);
+    LockGuard guard(pool.shared.lock);
+    if (pool.region == nullptr || pool.id != id || !pool.draining || pool.live != 0) return;
+    if (!close_pool_locked(pool, &gone).ok()) return;  // pinned: the last unpin comes back here
+  }
+  finish_region(gate, *gone);
+}
+
+void AllocatorCore::finish_region(Gate& gate, Region& region) noexcept {
+  auto* const gone = region.gone;
+  void* const context = region.gone_context;
+  const RegionId id = region.region_id();
+  const Extent extent = region.extent();
+  registry_.destroy(region);
+  if (gone == nullptr) return;
+  // The callback may call the allocator.
+  gate.heap().open_gate();
+  gone(context, id, extent);
+  gate.heap().close_gate();
+}
+
+// ---- Pins ----
+
+Result<PinId> AllocatorCore::pin(Extent range) noexcept {
+  std::uintptr_t end = 0;
+  if (range.size == 0 || __builtin_add_overflow(range.base, range.size, &end)) return Error::kInvalidArgument;
+  Gate gate(*this);
+  if (!gate.status().ok()) return gate.status().error();
+  LockGuard guard(registry_.lock());
+  Region* const region = registry_.region_at_locked(range.base);
+  if (region == nullptr) return Error::kNotFound;
+  switch (region->role.load(std::memory_order_relaxed)) {
+    case Role::kForbidden:
+      return Error::kNotFound;
+    case Role::kMapping: {
+      if (end > kAddressLimit) return Error::kNotFound;
+      const std::uintptr_t first = align_down(range.base, kPageBytes);
+      const Extent pages{first, align_up(end, kPageBytes) - first};
+      for (std::uintptr_t at = pages.base; at < pages.end();) {
+        Region* const piece = registry_.region_at_locked(at);
+        if (piece == nullptr || piece->role.load(std::memory_order_relaxed) != Role::kMapping) return Error::kNotFound;
+        at = piece->extent().end();
+      }
+      return registry_.pins_locked().add(pages, false);
+    }
+    case Role::kPool:
+      break;
+  }
+  if (!region->extent().covers(range)) return Error::kNotFound;
+  const bool whole = range == region->extent() && !region->grown.load(std::memory_order_relaxed);
+  const Result<PinId> pin = registry_.pins_locked().add(range, whole);
+  if (!pin.ok()) return pin;
+  if (whole) {
+    region->pins += 1;
+    return pin;
+  }
+  if (const Status marked = mark_pinned(*region, range); !marked.ok()) {
+    (void)registry_.pins_locked().remove(*pin);
+    return marked.error();
+  }
+  return pin;
+}
+
+// The slot, or block of pages, that the address lies in.
+Extent AllocatorCore::block_around(Region& region, std::uintptr_t address, std::atomic<SlotState>** state) noexcept {
+  *state = nullptr;
+  const SlotRef found = Heap::find_slot(books_, registry_, address);
+  if (found.slab != nullptr) {
+    const std::uintptr_t offset = address - found.slab->base.load(std::memory_order_relaxed);
+    const std::uint32_t bytes = found.slab->slot_bytes.load(std::memory_order_relaxed);
+    if (bytes == 0) return {};
+    const std::uint64_t slot = offset / bytes;
+    if (slot >= found.slab->slots.load(std::memory_order_relaxed)) return {};
+    *state = &found.slab->states()[slot];
+    return {found.slab->block_at(static_cast<std::uint32_t>(slot)), bytes};
+  }
+  PagePool* const pages = static_cast<PagePool*>(region.page_pool.load(std::memory_order_acquire));
+  if (pages == nullptr) return {};
+  const Result<PageBlock> block = pages->block_around(region, address);
+  return block.ok() ? block->extent : Extent{};
+}
+
+// Under the registry's lock, so that marks and pins change together. Errors: kNotFound.
+Status AllocatorCore::mark_pinned(Region& region, Extent range) noexcept {
+  std::atomic<SlotState>* state = nullptr;
+  const Extent block = block_around(region, range.base, &state);
+  if (block.empty() || !block.covers(range)) return Error::kNotFound;
+  if (state == nullptr) {
+    PagePool* const pages = static_cast<PagePool*>(region.page_pool.load(std::memory_order_acquire));
+    return pages->pin_block(region, range).error();
+  }
+  SlotState expected = SlotState::kLive;
+  if (state->compare_exchange_strong(expected, SlotState::kPinned, std::memory_order_acq_rel)) return {};
+  return expected == SlotState::kPinned ? Error::kNone : Error::kNotFound;
+}
+
+Status AllocatorCore::unpin(PinId id) noexcept {
+  Gate gate(*this);
+  if (!gate.status().ok()) return gate.status();
+  Pool* pool = nullptr;
+  bool freed_pages = false;
+  std::uintptr_t freed_slot = 0;
+  {
+    LockGuard guard(registry_.lock());
+    const Result<Pin> pin = registry_.pins_locked().remove(id);
+    if (!pin.ok()) return pin.error();
+    Region* const region = registry_.region_at_locked(pin->extent.base);
+    EXCLAVE_CHECK(region != nullptr);  // what is pinned stays
+    pool = static_cast<Pool*>(region->pool.load(std::memory_order_acquire));
+    if (pin->whole_pool) {
+      region->pins -= 1;
+    } else if (region->role.load(std::memory_order_relaxed) == Role::kPool) {
+      std::atomic<SlotState>* state = nullptr;
+      const Extent block = block_around(*region, pin->extent.base, &state);
+      EXCLAVE_CHECK(!block.empty());
+      if (registry_.pins_locked().overlaps(block)) return {};
+      if (state == nullptr) {
+        PagePool* const pages = static_cast<PagePool*>(region->page_pool.load(std::memory_order_acquire));
+        const Result<PageBlock> unpinned = pages->unpin_block(*region, block.base);
+        freed_pages = unpinned.ok() && unpinned->freed;
+      } else {
+        SlotState expected = SlotState::kPinned;
+        if (!state->compare_exchange_strong(expected, SlotState::kLive, std::memory_order_acq_rel) &&
+            expected == SlotState::kPinnedFreed) {
+          state->store(SlotState::kLive, std::memory_order_release);
+          freed_slot = block.base;
+        }
+      }
+    }
+  }
+  // Freed while it was pinned: now it really goes.
+  if (freed_slot != 0) (void)free_block(gate, freed_slot, nullptr);
+  if (pool != nullptr) {
+    RegionId drained{};
+    {
+      LockGuard guard(pool->shared.lock);
+      if (freed_pages) pool->live -= 1;
+      if (pool->draining && pool->live == 0) drained = pool->id;
+    }
+    if (drained) finish_drain(gate, *pool, drained);
+  }
+  return {};
+}
+
+// ---- For the memory calls ----
+
+Result<Region*> AllocatorCore::take_mappings_out(Extent range, bool holes_ok) noexcept {
+  const std::uint32_t me = current_thread_slot() + 1;
+  for (;;) {
+    LockGuard guard(registry_.lock());
+    // First look, then change: nothing has happened if anything stands in the way.
+    Region* first = nullptr;
+    Region* last = nullptr;
+    bool wait = false;
+    std::uintptr_t covered = range.base;
+    for (std::uintptr_t at = range.base; at < range.end();) {
+      Region* const region = registry_.first_ending_after_locked(at);
+      if (region == nullptr || region->extent().base >= range.end()) break;
+      at = region->extent().end();
+      if (region->role.load(std::memory_order_relaxed) != Role::kMapping) continue;
+      if (region->in_call == me) return Error::kBusy;
+      wait |= region->in_call != 0;
+      if (first == nullptr) first = region;
+      last = region;
+      if (region->extent().base <= covered) covered = region->extent().end();
+    }
+    if (!holes_ok && covered < range.end()) return Error::kNotFound;
+    if (registry_.pins_locked().overlaps(range) && first != nullptr) {
+      // Pins of blocks in pools lie in the range, too, but are not in the way.
+      for (std::uintptr_t at = range.base; at < range.end();) {
+        Region* const region = registry_.first_ending_after_locked(at);
+        if (region == nullptr || region->extent().base >= range.end()) break;
+        at = region->extent().end();
+        if (region->role.load(std::memory_order_relaxed) != Role::kMapping) continue;
+        const std::uintptr_t low = region->extent().base > range.base ? region->extent().base : range.base;
+        const std::uintptr_t high = at < range.end() ? at : range.end();
+        if (registry_.pins_locked().overlaps({low, high - low})) return Error::kPinned;
+      }
+    }
+    if (wait) continue;  // another thread's mprotect is at the host; it ends by itself
+    if (first == nullptr) return static_cast<Region*>(nullptr);
+
+    // Cut the edges. A cut moves no byte in or out of the books.
+    const auto inner = [&range](Extent extent) noexcept {
+      const std::uintptr_t low = extent.base > range.base ? extent.base : range.base;
+      const std::uintptr_t high = extent.end() < range.end() ? extent.end() : range.end();
+      return Extent{low, high - low};
+    };
+    const std::uintptr_t first_at = inner(first->extent()).base;
+    if (last != first) {
+      if (Result<Region*> cut = registry_.isolate_locked(*last, inner(last->extent())); !cut.ok()) return cut.error();
+    }
+    if (Result<Region*> cut = registry_.isolate_locked(*first, inner(first->extent())); !cut.ok()) return cut.error();
+
+    Region* chain = nullptr;
+    Region** link = &chain;
+    for (std::uintptr_t at = first_at; at < range.end();) {
+      Region* const region = registry_.first_ending_after_locked(at);
+      if (region == nullptr || region->extent().base >= range.end()) break;
+      at = region->extent().end();
+      if (region->role.load(std::memory_order_relaxed) != Role::kMapping) continue;
+      registry_.remove_locked(*region);
+      region->links = {};
+      *link = region;
+      link = &region->links.right;
+    }
+    return chain;
+  }
+}
+
+void AllocatorCore::put_mapping_back(Region& mapping) noexcept {
+  mapping.links = {};
+  if (!registry_.insert(mapping).ok()) registry_.destroy(mapping);
+}
+
+}  // namespace exclave::core

@@ -1,0 +1,348 @@
+#include "heap/heap.hpp"
+
+#include "base/check.hpp"
+
+namespace exclave {
+namespace {
+
+// A stack holds at most this many slots and about this many bytes, so that a class in little use keeps little.
+constexpr std::size_t kFirstSlots = 16;
+constexpr std::size_t kMaxSlots = 256;
+constexpr std::size_t kMaxCachedBytes = std::size_t{128} << 10;
+
+std::size_t max_slots(SizeClass c) noexcept {
+  const std::size_t fit = kMaxCachedBytes / size_class_bytes(c);
+  return fit < kFirstSlots ? kFirstSlots : fit > kMaxSlots ? kMaxSlots : fit;
+}
+
+}  // namespace
+
+SlotRef Heap::find_slot(const BookStore& books, const Registry& registry, std::uintptr_t address) noexcept {
+  Region* const region = registry.find(address);
+  if (EXCLAVE_UNLIKELY(region == nullptr)) return {};
+  const std::atomic<UnitEntry>* const unit = region->unit_of(address);
+  if (EXCLAVE_UNLIKELY(unit == nullptr)) return {};
+  // Acquire pairs with publish_slab.
+  const UnitEntry entry = unit->load(std::memory_order_acquire);
+  if (unit_tag(entry) != UnitTag::kSlab) return {};
+  Slab* const slab = books.at<Slab>(unit_payload(entry));
+  return {slab, slab->slot_at(address)};
+}
+
+Slab& Heap::slab_of(std::uintptr_t block) noexcept {
+  const SlotRef found = find_slot(books_, registry_, block);
+  EXCLAVE_CHECK(found.slab != nullptr);  // what stands on a stack is a slot of ours
+  return *found.slab;
+}
+
+// ---- Lists of slabs ----
+
+void Heap::list(Slab& slab) noexcept {
+  slab.listed_full = slab.free_slots == 0;
+  BookRef& head = head_of(slab);
+  slab.prev = 0;
+  slab.next = head;
+  if (head != 0) books_.at<Slab>(head)->prev = books_.ref(&slab);
+  head = books_.ref(&slab);
+}
+
+void Heap::unlist(Slab& slab) noexcept {
+  if (slab.next != 0) books_.at<Slab>(slab.next)->prev = slab.prev;
+  if (slab.prev != 0) {
+    books_.at<Slab>(slab.prev)->next = slab.next;
+  } else {
+    head_of(slab) = slab.next;
+  }
+  slab.next = slab.prev = 0;
+}
+
+void Heap::release_slab(Slab& slab) noexcept {
+  const PageRun run{books_.at<Region>(slab.region), slab.extent()};
+  const std::size_t bytes = Slab::book_bytes(slab.slots.load(std::memory_order_relaxed));
+  slab.owner.store(0, std::memory_order_release);
+  pages_.free_slab(run);
+  books_.release(BookKind::kSlab, &slab, bytes);
+}
+
+void Heap::give_back(Slab& slab, std::atomic<SlotState>* state) noexcept {
+  state->store(SlotState::kFree, std::memory_order_relaxed);
+  const std::uint16_t slots = slab.slots.load(std::memory_order_relaxed);
+  Stack& stack = stacks_[slab.size_class.load(std::memory_order_relaxed)];
+  slab.free_slots = static_cast<std::uint16_t>(slab.free_slots + 1);
+  if (slab.listed_full) {
+    unlist(slab);
+    list(slab);
+  }
+  if (slab.free_slots != slots) return;
+  // One wholly free slab of a class stays at hand.
+  if (stack.empty_slabs == 0) {
+    stack.empty_slabs = 1;
+    return;
+  }
+  unlist(slab);
+  release_slab(slab);
+}
+
+// ---- Stacks ----
+
+bool Heap::grow_stack(SizeClass c) noexcept {
+  Stack& stack = stacks_[c];
+  const std::size_t before = static_cast<std::size_t>(stack.limit - stack.bottom);
+  const std::size_t after = before == 0 ? kFirstSlots : before * 2;
+  if (after > max_slots(c)) return false;
+  FreeSlot* const slots = static_cast<FreeSlot*>(books_.allocate(BookKind::kPlain, after * sizeof(FreeSlot)));
+  if (slots == nullptr) return false;
+  const std::size_t used = static_cast<std::size_t>(stack.top - stack.bottom);
+  for (std::size_t i = 0; i < used; ++i) slots[i] = stack.bottom[i];
+  if (stack.bottom != nullptr) books_.release(BookKind::kPlain, stack.bottom, before * sizeof(FreeSlot));
+  stack.bottom = slots;
+  stack.top = slots + used;
+  stack.limit = slots + after;
+  return true;
+}
+
+void Heap::flush_stack(SizeClass c, std::size_t keep) noexcept {
+  Stack& stack = stacks_[c];
+  const std::size_t used = static_cast<std::size_t>(stack.top - stack.bottom);
+  if (used <= keep) return;
+  const std::size_t drop = used - keep;
+  for (std::size_t i = 0; i < drop; ++i) give_back(slab_of(stack.bottom[i].block), stack.bottom[i].state);
+  for (std::size_t i = 0; i < keep; ++i) stack.bottom[i] = stack.bottom[drop + i];
+  stack.top = stack.bottom + keep;
+}
+
+bool Heap::make_room_slow(SizeClass c) noexcept {
+  Stack& stack = stacks_[c];
+  if (grow_stack(c)) return true;
+  flush_stack(c, static_cast<std::size_t>(stack.top - stack.bottom) / 2);
+  return stack.top != stack.limit;
+}
+
+bool Heap::refill_slow(SizeClass c) noexcept {
+  Stack& stack = stacks_[c];
+  fold_slow();
+  if (stack.top != stack.bottom) return true;
+  grow_stack(c);  // a class in use earns a deeper stack
+  const std::size_t room = static_cast<std::size_t>(stack.limit - stack.bottom);
+  const std::uint32_t want = static_cast<std::uint32_t>(room / 2);
+  std::uint32_t taken = 0;
+  while (taken < want && stack.with_free != 0) {
+    Slab& slab = *books_.at<Slab>(stack.with_free);
+    if (slab.free_slots == slab.slots.load(std::memory_order_relaxed)) stack.empty_slabs = 0;
+    taken += slab.take(stack.bottom + taken, want - taken);
+    if (slab.free_slots != 0) break;
+    unlist(slab);
+    list(slab);
+  }
+  // The lowest address on top: blocks come in ascending order.
+  for (std::uint32_t i = 0; i < taken / 2; ++i) {
+    const FreeSlot swap = stack.bottom[i];
+    stack.bottom[i] = stack.bottom[taken - 1 - i];
+    stack.bottom[taken - 1 - i] = swap;
+  }
+  stack.top = stack.bottom + taken;
+  return taken != 0;
+}
+
+Status Heap::add_slab_slow(SizeClass c, Region* only_region) noexcept {
+  Result<PageRun> run = Error::kOutOfMemory;
+  const std::size_t slot_bytes = size_class_bytes(c);
+  // A small region should not give a tenth of itself to one class.
+  const std::size_t cap = only_region != nullptr ? only_region->extent().size / 16 : SIZE_MAX;
+  for (std::uint64_t units = slab_units(c); !run.ok() && units != 0; units /= 2) {
+    const bool least = units == 1 || units / 2 * kUnitBytes < slot_bytes;
+    if (units * kUnitBytes < slot_bytes) break;
+    if (units * kUnitBytes > cap && !least) continue;
+    run = pages_.allocate_slab(units);
+  }
+  if (!run.ok() && only_region != nullptr && only_region->boundary == 0) run = pages_.allocate_edge_slab(*only_region);
+  if (!run.ok()) return run.error();
+  const std::uint32_t slots = slots_in(run->extent.size, c);
+  Slab* const slab =
+      slots == 0 ? nullptr : static_cast<Slab*>(books_.allocate(BookKind::kSlab, Slab::book_bytes(slots)));
+  if (slab == nullptr) {
+    pages_.free_slab(*run);
+    return slots == 0 ? Error::kOutOfMemory : Error::kOutOfTrustedMemory;
+  }
+  slab->open(*run, books_.ref(run->region), c, self_);
+  list(*slab);
+  stacks_[c].empty_slabs += 1;
+  pages_.publish_slab(*run, books_.ref(slab));
+  return {};
+}
+
+bool Heap::adopt_slow(Heap& from, SizeClass c) noexcept {
+  const BookRef ref = from.stacks_[c].with_free;
+  if (ref == 0) return false;
+  Slab& slab = *books_.at<Slab>(ref);
+  const bool empty = slab.free_slots == slab.slots.load(std::memory_order_relaxed);
+  if (empty) from.stacks_[c].empty_slabs = 0;
+  from.unlist(slab);
+  slab.owner.store(self_, std::memory_order_release);
+  list(slab);
+  if (empty) stacks_[c].empty_slabs += 1;
+  return true;
+}
+
+void Heap::flush_slow() noexcept {
+  fold_slow();
+  for (SizeClass c = 0; c < kSizeClasses; ++c) {
+    Stack& stack = stacks_[c];
+    flush_stack(c, 0);
+    if (stack.bottom != nullptr) {
+      books_.release(BookKind::kPlain, stack.bottom,
+                     static_cast<std::size_t>(stack.limit - stack.bottom) * sizeof(FreeSlot));
+      stack.top = stack.bottom = stack.limit = nullptr;
+    }
+    if (stack.empty_slabs == 0) continue;
+    for (BookRef at = stack.with_free; at != 0;) {
+      Slab& slab = *books_.at<Slab>(at);
+      at = slab.next;
+      if (slab.free_slots != slab.slots.load(std::memory_order_relaxed)) continue;
+      unlist(slab);
+      release_slab(slab);
+    }
+    stack.empty_slabs = 0;
+  }
+}
+
+void Heap::hand_over_slow(Heap& to) noexcept {
+  for (Stack& stack : stacks_) {
+    for (BookRef* head : {&stack.with_free, &stack.full}) {
+      while (*head != 0) {
+        Slab& slab = *books_.at<Slab>(*head);
+        unlist(slab);
+        slab.owner.store(to.self_, std::memory_order_release);
+        to.list(slab);
+      }
+    }
+  }
+}
+
+void Heap::dissolve_slow() noexcept {
+  for (Stack& stack : stacks_) {
+    for (BookRef* head : {&stack.with_free, &stack.full}) {
+      while (*head != 0) {
+        Slab& slab = *books_.at<Slab>(*head);
+        unlist(slab);
+        release_slab(slab);
+      }
+    }
+    if (stack.bottom != nullptr) {
+      books_.release(BookKind::kPlain, stack.bottom,
+                     static_cast<std::size_t>(stack.limit - stack.bottom) * sizeof(FreeSlot));
+    }
+    stack = Stack{};
+  }
+  sweep_.store(false, std::memory_order_relaxed);
+  folded_ = double_frees_ = 0;
+}
+
+bool Heap::has_slabs() const noexcept {
+  for (const Stack& stack : stacks_) {
+    if (stack.with_free != 0 || stack.full != 0) return true;
+  }
+  return false;
+}
+
+// ---- Remote frees ----
+
+void Heap::defer(const BookStore& books, Slab& slab, std::atomic<SlotState>* state) noexcept {
+  state->store(SlotState::kDeferred, std::memory_order_seq_cst);
+  BookRef owner = slab.owner.load(std::memory_order_seq_cst);
+  for (;;) {
+    if (owner == 0) return;
+    books.at<Heap>(owner)->request_sweep();
+    // The slab may have changed hands before the request stood.
+    const BookRef now = slab.owner.load(std::memory_order_seq_cst);
+    if (now == owner) return;
+    owner = now;
+  }
+}
+
+// A block that came by batch: to the stack if there is room, else to its slab; or on to its new owner.
+void Heap::take_back(std::uintptr_t block) noexcept {
+  const SlotRef found = find_slot(books_, registry_, block);
+  EXCLAVE_CHECK(found.slab != nullptr && found.slot != Slab::kNoSlot);  // kRemote holds the slab in place
+  std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
+  // The owner may have freed it itself at the same moment: then one of the two was a double free.
+  if (state->load(std::memory_order_acquire) != SlotState::kRemote) {
+    double_frees_ += 1;
+    last_double_free_ = block;
+  } else if (found.slab->owner.load(std::memory_order_acquire) != self_) {
+    defer(books_, *found.slab, state);
+  } else {
+    folded_ += 1;
+    if (!push(found.slab->size_class.load(std::memory_order_relaxed), block, state)) give_back(*found.slab, state);
+  }
+}
+
+void Heap::fold_slow() noexcept {
+  Batch* batch = has_inbox() ? take_inbox() : nullptr;
+  while (batch != nullptr) {
+    Batch* const next = batch->next;
+    for (std::uint32_t i = 0; i < batch->count; ++i) take_back(batch->blocks[i]);
+    books_.release(BookKind::kPlain, batch, sizeof(Batch));
+    batch = next;
+  }
+  if (sweep_.load(std::memory_order_relaxed)) sweep();
+}
+
+void Heap::sweep() noexcept {
+  // Cleared first: a deferral during the walk asks again.
+  sweep_.exchange(false, std::memory_order_acq_rel);
+  for (Stack& stack : stacks_) {
+    for (const BookRef head : {stack.with_free, stack.full}) {
+      for (BookRef at = head; at != 0;) {
+        Slab& slab = *books_.at<Slab>(at);
+        at = slab.next;
+        std::uint32_t found = 0;
+        const std::uint32_t slots = slab.slots.load(std::memory_order_relaxed);
+        for (std::uint32_t i = 0; i < slots; ++i) {
+          found += slab.states()[i].load(std::memory_order_acquire) == SlotState::kDeferred;
+        }
+        // Counted before any is given back: with the last one the slab may go.
+        for (std::uint32_t i = 0; found != 0; ++i) {
+          if (slab.states()[i].load(std::memory_order_relaxed) != SlotState::kDeferred) continue;
+          --found;
+          folded_ += 1;
+          give_back(slab, &slab.states()[i]);
+        }
+      }
+    }
+  }
+}
+
+bool Heap::validate() noexcept {
+  for (SizeClass c = 0; c < kSizeClasses; ++c) {
+    const Stack& stack = stacks_[c];
+    std::uint64_t cached = 0;
+    std::uint32_t empty = 0;
+    for (const BookRef head : {stack.with_free, stack.full}) {
+      BookRef before = 0;
+      for (BookRef at = head; at != 0; at = books_.at<Slab>(at)->next) {
+        const Slab& slab = *books_.at<Slab>(at);
+        const bool full = head == stack.full && stack.full != 0;
+        if (slab.prev != before || slab.owner.load(std::memory_order_relaxed) != self_ || slab.size_class != c ||
+            slab.count(SlotState::kFree) != slab.free_slots || (slab.free_slots == 0) != slab.listed_full ||
+            slab.listed_full != full) {
+          return false;
+        }
+        empty += slab.free_slots == slab.slots.load(std::memory_order_relaxed);
+        cached += slab.count(SlotState::kCached);
+        before = at;
+      }
+    }
+    if (empty != stack.empty_slabs || cached != static_cast<std::uint64_t>(stack.top - stack.bottom)) return false;
+    for (const FreeSlot* slot = stack.bottom; slot != stack.top; ++slot) {
+      const SlotRef found = find_slot(books_, registry_, slot->block);
+      if (found.slab == nullptr || found.slot == Slab::kNoSlot || &found.slab->states()[found.slot] != slot->state ||
+          slot->state->load(std::memory_order_relaxed) != SlotState::kCached) {
+        return false;
+      }
+    }
+  }
+  return true;
+}
+
+}  // namespace exclave

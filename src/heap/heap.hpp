@@ -1,0 +1,201 @@
+// A heap: slabs that belong together, and a stack of free slots for each size class.
+//
+// A thread heap belongs to one thread slot and takes no lock. A shared heap (of an attached pool, or of threads that ended)
+// is the same thing used under a lock. Other threads give blocks back by batches in the inbox: the state byte turns
+// kRemote at once, by compare-and-swap, and the owner checks it again when it folds the batch in.
+//
+// Invariants (validate()): a slab's free_slots counts its kFree states; each kCached slot stands on the stack of its
+// class exactly once; each slab stands in the list that its free_slots says. Heaps are never given back to the books,
+// so a late reader of Slab::owner always finds a heap.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+
+#include "base/annotations.hpp"
+#include "page/page_pool.hpp"
+#include "port/book_store.hpp"
+#include "region/registry.hpp"
+#include "slab/slab.hpp"
+
+namespace exclave {
+
+struct Batch {
+  static constexpr std::uint32_t kBlocks = 60;
+  Batch* next = nullptr;
+  std::uint32_t count = 0;
+  std::uintptr_t blocks[kBlocks] = {};
+};
+
+// Where a block's slab and slot were found; slab is null when the address is not in one.
+struct SlotRef {
+  Slab* slab = nullptr;
+  std::uint32_t slot = Slab::kNoSlot;
+};
+
+struct SharedHeap;
+
+class alignas(kCacheLine) Heap {
+ public:
+  // shared: the lock and more that the heap is used under; null for a thread heap.
+  Heap(BookStore& books, Registry& registry, PagePool& pages, SharedHeap* shared) noexcept
+      : books_(books), registry_(registry), pages_(pages), shared_(shared) {}
+  // Its own reference, once the books are open. Fixed from then on.
+  void set_self(BookRef self) noexcept { self_ = self; }
+
+  BookRef self() const noexcept { return self_; }
+  SharedHeap* shared() const noexcept { return shared_; }
+  // The thread slot + 1; 0: shared. For people.
+  std::uint32_t label() const noexcept { return label_.load(std::memory_order_relaxed); }
+  void set_label(std::uint32_t label) noexcept { label_.store(label, std::memory_order_relaxed); }
+
+  // ---- The gate: is this thread inside the heap already? ----
+  // Closed by its own thread on the way in; a nested call, from a signal handler, finds it closed and takes another way.
+  bool gate_closed() const noexcept { return gate_.load(std::memory_order_relaxed); }
+  void close_gate() noexcept {
+    gate_.store(true, std::memory_order_relaxed);
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+  }
+  void open_gate() noexcept {
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    gate_.store(false, std::memory_order_relaxed);
+  }
+
+  // ---- The fast paths ----
+
+  // A block of the class, or 0 when the stack is empty: refill.
+  std::uintptr_t pop(SizeClass c) noexcept {
+    Stack& stack = stacks_[c];
+    if (EXCLAVE_UNLIKELY(stack.top == stack.bottom)) return 0;
+    const FreeSlot slot = *--stack.top;
+    slot.state->store(SlotState::kLive, std::memory_order_relaxed);
+    return slot.block;
+  }
+
+  // Takes back a slot that was kLive. False, with nothing changed, when the stack is full: make_room.
+  bool push(SizeClass c, std::uintptr_t block, std::atomic<SlotState>* state) noexcept {
+    Stack& stack = stacks_[c];
+    if (EXCLAVE_UNLIKELY(stack.top == stack.limit)) return false;
+    state->store(SlotState::kCached, std::memory_order_relaxed);
+    *stack.top++ = {block, state};
+    return true;
+  }
+
+  // ---- The slow paths ----
+
+  // Puts slots on the empty stack: from the inbox, else from slabs that have some. False: there are none.
+  bool refill_slow(SizeClass c) noexcept;
+  // Room on a full stack, by growing it or by giving the older half back to the slabs. False: books are out; then the
+  // caller gives the slot back itself (give_back).
+  bool make_room_slow(SizeClass c) noexcept;
+  // One slot straight to its slab.
+  void give_back(Slab& slab, std::atomic<SlotState>* state) noexcept;
+  // A fresh slab, as large as can be had. only_region: an attached pool's region, whose edges will do, too.
+  // Errors: kOutOfMemory, kOutOfTrustedMemory.
+  Status add_slab_slow(SizeClass c, Region* only_region) noexcept;
+  // Takes over a slab with free slots from a shared heap whose lock is held. False: it has none of the class.
+  bool adopt_slow(Heap& from, SizeClass c) noexcept;
+  // Everything cached back to the slabs, and wholly free slabs back to the pages.
+  void flush_slow() noexcept;
+  // All slabs to another heap, whose lock is held. Precondition: flushed.
+  void hand_over_slow(Heap& to) noexcept;
+  // Drops every slab with all that is in it: its region goes.
+  void dissolve_slow() noexcept;
+
+  // ---- Remote frees ----
+
+  // From any thread: adds a chain of batches for the owner.
+  void post(Batch& first, Batch& last) noexcept {
+    Batch* head = inbox_.load(std::memory_order_relaxed);
+    do {
+      last.next = head;
+      // Release pairs with the acquire in take_inbox: the batch is filled in. Sequentially consistent, because the
+      // poster looks at active() next and the owner the other way round.
+    } while (!inbox_.compare_exchange_weak(head, &first, std::memory_order_seq_cst, std::memory_order_relaxed));
+  }
+  Batch* take_inbox() noexcept { return inbox_.exchange(nullptr, std::memory_order_seq_cst); }
+  bool has_inbox() const noexcept { return inbox_.load(std::memory_order_relaxed) != nullptr; }
+  // Somewhere in its slabs a slot is kDeferred.
+  void request_sweep() noexcept { sweep_.store(true, std::memory_order_seq_cst); }
+  bool wants_sweep() const noexcept { return sweep_.load(std::memory_order_seq_cst); }
+  // Leaves a freed slot for its slab's owner to find, whoever that is by now. From any thread; takes no lock.
+  static void defer(const BookStore& books, Slab& slab, std::atomic<SlotState>* state) noexcept;
+  // Takes in what came by batch and by deferral.
+  void fold_slow() noexcept;
+  // Slots taken back by fold_slow that nobody has counted yet: for shared heaps, which count their live blocks.
+  std::uint64_t take_folded() noexcept {
+    const std::uint64_t n = folded_;
+    folded_ = 0;
+    return n;
+  }
+  // Folding found a slot that is not kRemote: freed a second time by the owner at the same moment.
+  bool has_double_frees() const noexcept { return double_frees_ != 0; }
+  std::uint64_t take_double_frees(std::uintptr_t* last) noexcept {
+    const std::uint64_t n = double_frees_;
+    double_frees_ = 0;
+    *last = last_double_free_;
+    return n;
+  }
+  // What this thread freed for other heaps, until a batch is full.
+  struct Outbox {
+    BookRef owner = 0;
+    Batch* batch = nullptr;
+  };
+  static constexpr unsigned kOutboxes = 4;
+  Outbox& outbox_for(BookRef owner) noexcept { return outboxes_[(owner ^ (owner >> 2)) % kOutboxes]; }
+  Outbox* outboxes() noexcept { return outboxes_; }
+
+  bool active() const noexcept { return active_.load(std::memory_order_seq_cst); }
+  void set_active(bool active) noexcept { active_.store(active, std::memory_order_seq_cst); }
+  Heap* next_heap = nullptr;  // the core's lists
+  Heap* next_idle = nullptr;
+
+  bool validate() noexcept;
+  bool has_slabs() const noexcept;
+
+  // The slab and slot that an address names, or none. Safe with any address.
+  static SlotRef find_slot(const BookStore& books, const Registry& registry, std::uintptr_t address) noexcept;
+
+ private:
+  // top moves between bottom and limit; all null until first used.
+  struct Stack {
+    FreeSlot* top = nullptr;
+    FreeSlot* bottom = nullptr;
+    FreeSlot* limit = nullptr;
+    BookRef with_free = 0;  // slabs that have free slots; wholly free ones among them
+    BookRef full = 0;       // slabs that have none
+    std::uint32_t empty_slabs = 0;
+  };
+
+  bool grow_stack(SizeClass c) noexcept;
+  void flush_stack(SizeClass c, std::size_t keep) noexcept;
+  void take_back(std::uintptr_t block) noexcept;
+  void sweep() noexcept;
+  Slab& slab_of(std::uintptr_t block) noexcept;
+  void list(Slab& slab) noexcept;
+  void unlist(Slab& slab) noexcept;
+  void release_slab(Slab& slab) noexcept;
+  BookRef& head_of(const Slab& slab) noexcept {
+    Stack& stack = stacks_[slab.size_class.load(std::memory_order_relaxed)];
+    return slab.listed_full ? stack.full : stack.with_free;
+  }
+
+  std::atomic<bool> gate_{false};
+  BookStore& books_;
+  Registry& registry_;
+  PagePool& pages_;
+  BookRef self_ = 0;
+  SharedHeap* const shared_;
+  std::atomic<std::uint32_t> label_{0};
+  Stack stacks_[kSizeClasses];
+  Outbox outboxes_[kOutboxes];
+  std::uint64_t folded_ = 0;
+  std::uint64_t double_frees_ = 0;
+  std::uintptr_t last_double_free_ = 0;
+  // Written by other threads: lines of their own.
+  alignas(kCacheLine) std::atomic<Batch*> inbox_{nullptr};
+  std::atomic<bool> sweep_{false};
+  std::atomic<bool> active_{true};
+};
+
+}  // namespace exclave

@@ -1,0 +1,48 @@
+// Heaps that several threads share under a lock: the pool of one attached region, and the orphans' heap.
+#pragma once
+
+#include "base/spin_lock.hpp"
+#include "heap/heap.hpp"
+#include "page/page_pool.hpp"
+
+namespace exclave {
+
+struct Pool;
+
+struct SharedHeap {
+  SharedHeap(BookStore& books, Registry& registry, PagePool& pages, Pool* of_pool) noexcept
+      : heap(books, registry, pages, this), pool(of_pool) {}
+
+  SpinLock lock{LockRank::kHeap};
+  Heap heap EXCLAVE_GUARDED_BY(lock);
+  Pool* const pool;  // null: the orphans, the slabs of threads that ended
+};
+
+// One attached region that blocks are placed in. Never given back to the books, only used again, so that its lock can be
+// taken by whoever found it, however late; then it is verified again.
+struct Pool {
+  Pool(BookStore& books, Registry& registry) noexcept : pages(books), shared(books, registry, pages, this) {}
+
+  PagePool pages;
+  SharedHeap shared;
+  // Guarded by shared.lock.
+  Region* region = nullptr;  // null: not in use
+  RegionId id{};
+  std::uint64_t live = 0;  // blocks that callers hold, or that are pinned
+  bool draining = false;
+  // Guarded by the list lock of the core.
+  TreeLinks<Pool> links{};
+  std::uint64_t listed_id = 0;
+  Pool* next = nullptr;  // of its device, or of the idle ones
+  Pool* next_open = nullptr;
+  bool open_to_all = false;
+};
+
+// The pools of one device tag.
+struct Device {
+  TreeLinks<Device> links{};
+  DeviceTag tag = 0;
+  Pool* first = nullptr;
+};
+
+}  // namespace exclave

@@ -1,0 +1,274 @@
+// mmap, munmap and mprotect of the application: decode, validate, perform, verify.
+//
+// Each call is cut at the enclave's edges: what lies inside goes to the enclave's own manager, what lies outside is served
+// here from the registry. Only pages that stand in the books as the application's mappings reach the host. The books
+// change before the host is asked when pages go, and after it answered when pages come. Every host call is made under no lock; a
+// mapping whose protection is at the host is marked, and others wait for it.
+#include "exclave/memory_calls.hpp"
+
+#include <initializer_list>
+
+#include "heap/core.hpp"
+#include "memcall/linux_abi.hpp"
+#include "region/verify.hpp"
+
+namespace exclave {
+namespace {
+
+using core::AllocatorCore;
+using namespace linux_abi;
+
+// The errnos that Linux documents for the call; whatever else the host says is EIO. (An errno of the host's choice could
+// steer the application: an Iago attack.)
+int allowed_errno(int error, std::initializer_list<int> documented) noexcept {
+  for (const int known : documented) {
+    if (error == known) return error;
+  }
+  return kEIO;
+}
+
+Protection protection_of(int bits) noexcept { return static_cast<Protection>(bits & (kProtRead | kProtWrite)); }
+
+// The page range that an address and a length in bytes stand for. EINVAL: unaligned, empty, wrapping, beyond the lower half.
+int decode_range(std::uintptr_t address, std::size_t length, Extent* range) noexcept {
+  std::uint64_t size = 0;
+  if (!is_aligned(address, kPageBytes) || length == 0 || !checked_align_up(length, kPageBytes, &size) ||
+      size > kAddressLimit || address > kAddressLimit - size) {
+    return -kEINVAL;
+  }
+  *range = {address, size};
+  return 0;
+}
+
+struct Parts {
+  Extent below, inside, above;
+};
+
+Parts cut(Extent range, Extent enclave) noexcept {
+  const auto between = [](std::uintptr_t low, std::uintptr_t high) noexcept {
+    return high > low ? Extent{low, high - low} : Extent{};
+  };
+  const auto least = [](std::uintptr_t a, std::uintptr_t b) noexcept { return a < b ? a : b; };
+  const auto most = [](std::uintptr_t a, std::uintptr_t b) noexcept { return a > b ? a : b; };
+  return {between(range.base, least(range.end(), enclave.base)),
+          between(most(range.base, enclave.base), least(range.end(), enclave.end())),
+          between(most(range.base, enclave.end()), range.end())};
+}
+
+int error_number(Error error) noexcept {
+  switch (error) {
+    case Error::kNone: return 0;
+    case Error::kOutOfTrustedMemory: return -kENOMEM;
+    case Error::kPinned:
+    case Error::kBusy:
+    case Error::kReentered: return -kEBUSY;
+    case Error::kTooManyThreads: return -kEAGAIN;
+    default: return -kEINVAL;
+  }
+}
+
+// ---- munmap ----
+
+// What the host refuses stays in the books, and the first refusal is the answer.
+int unmap_mappings(AllocatorCore& core, AllocatorCore::Gate& gate, Extent range) noexcept {
+  const Result<Region*> taken = core.take_mappings_out(range, true);
+  if (!taken.ok()) return error_number(taken.error());
+  int result = 0;
+  for (Region* mapping = *taken; mapping != nullptr;) {
+    Region* const next = mapping->links.right;
+    const int error = core.host_unmap(gate, mapping->extent());
+    if (error == 0) {
+      core.finish_region(gate, *mapping);
+    } else {
+      core.put_mapping_back(*mapping);
+      if (result == 0) result = -allowed_errno(error, {kEINVAL, kENOMEM, kEPERM});
+    }
+    mapping = next;
+  }
+  return result;
+}
+
+int unmap_outside(AllocatorCore& core, Extent range) noexcept {
+  if (range.empty()) return 0;
+  AllocatorCore::Gate gate(core);
+  if (!gate.status().ok()) return error_number(gate.status().error());
+  return unmap_mappings(core, gate, range);
+}
+
+// ---- mprotect ----
+
+// Changes the mappings from the start of the range up to its end or the first hole.
+int protect_outside(AllocatorCore& core, Extent range, int bits) noexcept {
+  if (range.empty()) return 0;
+  AllocatorCore::Gate gate(core);
+  if (!gate.status().ok()) return error_number(gate.status().error());
+  Registry& registry = core.registry();
+  const std::uint32_t me = current_thread_slot() + 1;
+  const Protection wanted = protection_of(bits);
+  for (std::uintptr_t at = range.base; at < range.end();) {
+    Region* piece = nullptr;
+    Extent part;
+    Protection before = Protection::kNone;
+    {
+      LockGuard guard(registry.lock());
+      Region* const mapping = registry.region_at_locked(at);
+      if (mapping == nullptr || mapping->role.load(std::memory_order_relaxed) != Role::kMapping) return -kENOMEM;
+      if (mapping->in_call == me) return -kEBUSY;
+      if (mapping->in_call != 0) continue;  // another thread's call is at the host; it ends by itself
+      const std::uintptr_t end = mapping->extent().end() < range.end() ? mapping->extent().end() : range.end();
+      part = {at, end - at};
+      const Result<Region*> isolated = registry.isolate_locked(*mapping, part);
+      if (!isolated.ok()) return error_number(isolated.error());
+      piece = *isolated;
+      piece->in_call = me;
+      // Until the host has answered, only what holds before and after is promised.
+      before = piece->protection.load(std::memory_order_relaxed);
+      registry.set_protection_locked(
+          *piece, static_cast<Protection>(static_cast<unsigned>(before) & static_cast<unsigned>(wanted)));
+    }
+    const int error = core.host_protect(gate, part, bits);
+    {
+      LockGuard guard(registry.lock());
+      registry.set_protection_locked(*piece, error == 0 ? wanted : before);
+      piece->in_call = 0;
+      registry.join_locked(*piece);
+    }
+    if (error != 0) return -allowed_errno(error, {kEACCES, kEINVAL, kENOMEM, kEPERM});
+    at = part.end();
+  }
+  return 0;
+}
+
+// ---- mmap ----
+
+// Nothing that is not the application's may be replaced: a fixed address must lie on free ground or on its own mappings.
+int check_fixed(Registry& registry, Extent range, bool replace) noexcept {
+  if (!check_outside(range, registry.enclave()).ok()) return -kEINVAL;
+  LockGuard guard(registry.lock());
+  for (std::uintptr_t at = range.base; at < range.end();) {
+    Region* const region = registry.first_ending_after_locked(at);
+    if (region == nullptr || region->extent().base >= range.end()) break;
+    if (region->role.load(std::memory_order_relaxed) != Role::kMapping) return replace ? -kEBUSY : -kEEXIST;
+    if (!replace) return -kEEXIST;
+    at = region->extent().end();
+  }
+  return 0;
+}
+
+std::intptr_t map_outside(AllocatorCore& core, const MapRequest& asked) noexcept {
+  constexpr int kBadFlags = kMapAnonymous | kMapGrowsDown;
+  const int type = asked.flags & kMapTypeMask;
+  if (asked.flags & kBadFlags || (type != kMapShared && type != kMapPrivate && type != kMapSharedValidate)) return -kEINVAL;
+  if (asked.protection & kProtExec) return -kEACCES;
+  if (asked.protection & ~kProtAll) return -kEINVAL;
+  MapRequest request = asked;
+  Registry& registry = core.registry();
+  const bool fixed = (asked.flags & (kMapFixed | kMapFixedNoReplace)) != 0;
+  AllocatorCore::Gate gate(core);
+  if (!gate.status().ok()) return error_number(gate.status().error());
+  const Extent target{request.hint, request.size};
+  if (fixed) {
+    const bool replace = (asked.flags & kMapFixedNoReplace) == 0;
+    if (const int bad = check_fixed(registry, target, replace); bad != 0) return bad;
+    // What stood there goes first, with its books; and the host may only fill a gap. Were it told to replace, it could
+    // replace what we know nothing of.
+    if (replace) {
+      if (const int gone = unmap_mappings(core, gate, target); gone != 0) return gone;
+    }
+    request.flags = (request.flags & ~kMapFixed) | kMapFixedNoReplace;
+  }
+
+  const HostReply reply = core.host_map(gate, request);
+  const Result<Extent> range =
+      verify_reply(reply, request.size, kPageBytes, fixed ? request.hint : 0, registry.enclave());
+  if (!range.ok()) {
+    if (range.error() == Error::kHostLied) {
+      core.count_lie();
+      return -kEPERM;
+    }
+    return -allowed_errno(reply.error, {kEACCES, kEAGAIN, kEBADF, kEEXIST, kEINVAL, kENFILE, kENODEV, kENOMEM, kEOVERFLOW,
+                                        kEPERM, kETXTBSY, kEOPNOTSUPP});
+  }
+  AttachOptions options;
+  options.role = Role::kMapping;
+  options.protection = protection_of(request.protection);
+  const Result<Region*> made = registry.create(*range, options, false);
+  const Status inserted = made.ok() ? registry.insert(**made) : Status(made.error());
+  if (inserted.ok()) return static_cast<std::intptr_t>(range->base);
+  if (made.ok()) registry.destroy(**made);
+  if (inserted.error() == Error::kOverlap || registry.overlaps(*range)) {
+    // The host points at memory that stands in the books: not ours to unmap.
+    core.count_lie();
+    return -kEPERM;
+  }
+  (void)core.host_unmap(gate, *range);
+  return -kENOMEM;
+}
+
+}  // namespace
+
+MemoryCalls::MemoryCalls(Allocator& allocator, const EnclaveMemoryTable& inside) noexcept
+    : allocator_(&allocator), inside_(inside) {}
+
+std::intptr_t MemoryCalls::mmap(std::uintptr_t address, std::size_t length, int protection, int flags, int descriptor,
+                                std::uint64_t offset) noexcept {
+  AllocatorCore& core = *allocator_->core();
+  const Extent enclave = core.registry().enclave();
+  std::uint64_t size = 0;
+  if (length == 0) return -kEINVAL;
+  if (!checked_align_up(length, kPageBytes, &size) || size > kAddressLimit) return -kENOMEM;
+  const bool fixed = (flags & (kMapFixed | kMapFixedNoReplace)) != 0;
+  Extent range;
+  if (fixed) {
+    if (const int bad = decode_range(address, length, &range); bad != 0) return bad;
+  }
+  const bool outside = (flags & kMapAnonymous) == 0 && inside_.lies_outside != nullptr &&
+                       inside_.lies_outside(inside_.context, protection, flags, descriptor, offset) != 0;
+  if (outside) {
+    MapRequest request{};
+    request.hint = fixed || Extent{address, size}.overlaps(enclave) == false ? address : 0;
+    request.size = size;
+    request.protection = protection;
+    request.flags = flags;
+    request.descriptor = descriptor;
+    request.offset = offset;
+    return map_outside(core, request);
+  }
+  // Private memory never lies outside, wherever it was asked for.
+  if (fixed && !enclave.covers(range)) return -kENOMEM;
+  return inside_.map(inside_.context, address, length, protection, flags, descriptor, offset);
+}
+
+int MemoryCalls::munmap(std::uintptr_t address, std::size_t length) noexcept {
+  Extent range;
+  if (const int bad = decode_range(address, length, &range); bad != 0) return bad;
+  AllocatorCore& core = *allocator_->core();
+  const Parts parts = cut(range, core.registry().enclave());
+  // The outside parts first: only they can be refused for a pin.
+  int result = unmap_outside(core, parts.below);
+  if (result == 0) result = unmap_outside(core, parts.above);
+  if (result == 0 && !parts.inside.empty()) {
+    result = inside_.unmap(inside_.context, parts.inside.base, parts.inside.size);
+  }
+  return result;
+}
+
+int MemoryCalls::mprotect(std::uintptr_t address, std::size_t length, int protection) noexcept {
+  if (protection & ~kProtAll) return -kEINVAL;
+  if (!is_aligned(address, kPageBytes)) return -kEINVAL;
+  if (length == 0) return 0;
+  Extent range;
+  if (decode_range(address, length, &range) != 0) return -kENOMEM;
+  AllocatorCore& core = *allocator_->core();
+  const Parts parts = cut(range, core.registry().enclave());
+  if ((protection & kProtExec) && (!parts.below.empty() || !parts.above.empty())) return -kEACCES;
+  // In ascending order, as Linux walks, and up to the first hole.
+  int result = protect_outside(core, parts.below, protection);
+  if (result == 0 && !parts.inside.empty()) {
+    result = inside_.protect(inside_.context, parts.inside.base, parts.inside.size, protection);
+  }
+  if (result == 0) result = protect_outside(core, parts.above, protection);
+  return result;
+}
+
+}  // namespace exclave

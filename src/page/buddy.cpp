@@ -1,0 +1,191 @@
+#include "page/buddy.hpp"
+
+#include <new>
+
+#include "base/check.hpp"
+
+namespace exclave {
+namespace {
+
+// How many free stretches the search over neighbours looks at.
+constexpr unsigned kMaxStretches = 64;
+
+}  // namespace
+
+Buddy* Buddy::create(BookStore& books, Extent range) noexcept {
+  const std::uint64_t pages = range.size / kPageBytes;
+  const std::uint64_t base = range.base / kPageBytes;
+  // At least a unit, so that slabs of whole units are whole units of addresses, too.
+  const unsigned top = floor_log2(pages) < 2 ? 2 : floor_log2(pages);
+  const std::uint64_t origin = align_down(base, std::uint64_t{1} << top);
+  const std::uint64_t end = base + pages - origin;
+  std::size_t words = 0;
+  for (unsigned order = 0; order <= top; ++order) words += BitTree::words_for(((end - 1) >> order) + 1);
+  const std::size_t bytes = sizeof(Buddy) + words * sizeof(std::uint64_t);
+  void* const memory = books.allocate(BookKind::kPlain, bytes);
+  if (memory == nullptr) return nullptr;
+
+  Buddy* const buddy = ::new (memory) Buddy;
+  buddy->origin_ = origin;
+  buddy->first_ = base - origin;
+  buddy->end_ = end;
+  buddy->book_bytes_ = bytes;
+  buddy->orders_ = top + 1;
+  std::uint64_t* word = reinterpret_cast<std::uint64_t*>(buddy + 1);
+  for (unsigned order = 0; order <= top; ++order) {
+    buddy->tree_[order] = BitTree(word, buddy->bits_for(order));
+    word += BitTree::words_for(buddy->bits_for(order));
+  }
+  return buddy;
+}
+
+void Buddy::destroy(BookStore& books, Buddy* buddy) noexcept {
+  books.release(BookKind::kPlain, buddy, buddy->book_bytes_);
+}
+
+void Buddy::insert(std::uint64_t index, unsigned order) noexcept {
+  tree_[order].insert(index >> order);
+  free_orders_ |= std::uint64_t{1} << order;
+}
+
+void Buddy::erase(std::uint64_t index, unsigned order) noexcept {
+  tree_[order].erase(index >> order);
+  if (tree_[order].empty()) free_orders_ &= ~(std::uint64_t{1} << order);
+}
+
+std::uint64_t Buddy::allocate(std::uint64_t pages, unsigned align_order) noexcept {
+  if (pages == 0 || pages > free_pages_) return kNone;
+  const unsigned fit = ceil_log2(pages);
+  const unsigned want = fit > align_order ? fit : align_order;
+  const std::uint64_t candidates = want < orders_ ? free_orders_ >> want : 0;
+  if (candidates == 0) return allocate_across_slow(pages, align_order);
+  const unsigned order = want + lowest_bit(candidates);
+  const std::uint64_t index = tree_[order].find(0) << order;
+  erase(index, order);
+  const std::uint64_t block = std::uint64_t{1} << order;
+  free_pages_ -= block;
+  if (block != pages) free(origin_ + index + pages, block - pages);
+  return origin_ + index;
+}
+
+std::uint64_t Buddy::allocate_across_slow(std::uint64_t pages, unsigned align_order) noexcept {
+  // A free stretch of `pages` holds at least one block of a quarter of it.
+  const unsigned least = pages < 4 ? 0 : floor_log2(pages) - 1;
+  unsigned looked = 0;
+  for (unsigned order = least; order < orders_; ++order) {
+    for (std::uint64_t at = 0; looked < kMaxStretches; ++looked) {
+      const std::uint64_t found = tree_[order].find(at);
+      if (found == BitTree::kNone) break;
+      std::uint64_t start = found << order;
+      for (unsigned before = ending_at(start); before != kMaxOrders; before = ending_at(start)) {
+        start -= std::uint64_t{1} << before;
+      }
+      const std::uint64_t end = free_end(origin_ + start);
+      const std::uint64_t run = align_up(origin_ + start, std::uint64_t{1} << align_order);
+      if (run < end && pages <= end - run) {
+        take(run, pages);
+        return run;
+      }
+      at = ((end - origin_ - 1) >> order) + 1;
+    }
+  }
+  return kNone;
+}
+
+void Buddy::free(std::uint64_t page, std::uint64_t pages) noexcept {
+  std::uint64_t index = page - origin_;
+  EXCLAVE_DCHECK(index >= first_ && index + pages <= end_);
+  free_pages_ += pages;
+  while (pages != 0) {
+    unsigned order = floor_log2(pages);
+    if (index != 0 && lowest_bit(index) < order) order = lowest_bit(index);
+    if (order >= orders_) order = orders_ - 1;
+    std::uint64_t start = index;
+    index += std::uint64_t{1} << order;
+    pages -= std::uint64_t{1} << order;
+    while (order + 1 < orders_ && contains(start ^ (std::uint64_t{1} << order), order)) {
+      erase(start ^ (std::uint64_t{1} << order), order);
+      start &= ~(std::uint64_t{1} << order);
+      ++order;
+    }
+    insert(start, order);
+  }
+}
+
+void Buddy::take(std::uint64_t page, std::uint64_t pages) noexcept {
+  const std::uint64_t last = page - origin_ + pages;
+  for (std::uint64_t index = page - origin_; index < last;) {
+    const unsigned order = holding(index);
+    EXCLAVE_CHECK(order != kMaxOrders);
+    const std::uint64_t start = align_down(index, std::uint64_t{1} << order);
+    const std::uint64_t end = start + (std::uint64_t{1} << order);
+    erase(start, order);
+    free_pages_ -= end - start;
+    if (start < index) free(origin_ + start, index - start);
+    if (end > last) free(origin_ + last, end - last);
+    index = end;
+  }
+}
+
+bool Buddy::is_free(std::uint64_t page, std::uint64_t pages) const noexcept {
+  const std::uint64_t last = page - origin_ + pages;
+  for (std::uint64_t index = page - origin_; index < last;) {
+    const unsigned order = holding(index);
+    if (order == kMaxOrders) return false;
+    index = align_down(index, std::uint64_t{1} << order) + (std::uint64_t{1} << order);
+  }
+  return true;
+}
+
+std::uint64_t Buddy::free_end(std::uint64_t page) const noexcept {
+  std::uint64_t index = page - origin_;
+  unsigned order = holding(index);
+  while (order != kMaxOrders) {
+    index = align_down(index, std::uint64_t{1} << order) + (std::uint64_t{1} << order);
+    order = starting_at(index);
+  }
+  return origin_ + index;
+}
+
+unsigned Buddy::starting_at(std::uint64_t index) const noexcept {
+  for (unsigned order = 0; order < orders_ && is_aligned(index, std::uint64_t{1} << order); ++order) {
+    if (index < end_ && contains(index, order)) return order;
+  }
+  return kMaxOrders;
+}
+
+unsigned Buddy::ending_at(std::uint64_t index) const noexcept {
+  for (unsigned order = 0; order < orders_ && is_aligned(index, std::uint64_t{1} << order); ++order) {
+    if (index >= std::uint64_t{1} << order && contains(index - (std::uint64_t{1} << order), order)) return order;
+  }
+  return kMaxOrders;
+}
+
+unsigned Buddy::holding(std::uint64_t index) const noexcept {
+  for (unsigned order = 0; order < orders_; ++order) {
+    if (contains(align_down(index, std::uint64_t{1} << order), order)) return order;
+  }
+  return kMaxOrders;
+}
+
+bool Buddy::validate() const noexcept {
+  std::uint64_t counted = 0;
+  for (unsigned order = 0; order < orders_; ++order) {
+    bool any = false;
+    for (std::uint64_t at = tree_[order].find(0); at != BitTree::kNone; at = tree_[order].find(at + 1)) {
+      any = true;
+      const std::uint64_t index = at << order;
+      const std::uint64_t size = std::uint64_t{1} << order;
+      if (index < first_ || index + size > end_) return false;
+      if (order + 1 < orders_ && contains(index ^ size, order)) return false;  // two buddies must have joined
+      for (unsigned above = order + 1; above < orders_; ++above) {
+        if (contains(align_down(index, std::uint64_t{1} << above), above)) return false;  // no block inside another
+      }
+      counted += size;
+    }
+    if (any != ((free_orders_ >> order) & 1)) return false;
+  }
+  return counted == free_pages_;
+}
+
+}  // namespace exclave

@@ -1,0 +1,438 @@
+#include "page/page_pool.hpp"
+
+#include <new>
+
+#include "base/check.hpp"
+
+namespace exclave {
+namespace {
+
+template <class Book>
+struct Links {
+  Book* next = nullptr;
+  Book** back = nullptr;  // the pointer that points here; null: in no list
+};
+
+template <class Book>
+void push(Book*& head, Book& book, Links<Book> Book::*links) noexcept {
+  Links<Book>& mine = book.*links;
+  mine.next = head;
+  mine.back = &head;
+  if (head != nullptr) (head->*links).back = &mine.next;
+  head = &book;
+}
+
+template <class Book>
+void pull(Book& book, Links<Book> Book::*links) noexcept {
+  Links<Book>& mine = book.*links;
+  if (mine.back == nullptr) return;
+  *mine.back = mine.next;
+  if (mine.next != nullptr) (mine.next->*links).back = mine.back;
+  mine = {};
+}
+
+UnitRuns runs_in(const std::atomic<UnitEntry>& unit) noexcept {
+  const UnitEntry entry = unit.load(std::memory_order_relaxed);
+  return unit_tag(entry) == UnitTag::kRuns ? UnitRuns{unit_payload(entry)} : UnitRuns{};
+}
+
+void store_runs(std::atomic<UnitEntry>& unit, UnitRuns runs) noexcept {
+  unit.store(runs.payload == 0 ? 0 : make_unit(UnitTag::kRuns, runs.payload), std::memory_order_relaxed);
+}
+
+constexpr unsigned page_in_unit(std::uint64_t page) noexcept { return static_cast<unsigned>(page % kPagesPerUnit); }
+constexpr std::uintptr_t address_of(std::uint64_t page) noexcept { return page << kPageShift; }
+
+}  // namespace
+
+struct PagePool::Book {
+  Region* region = nullptr;
+  Buddy* buddy = nullptr;
+  unsigned list = 0;  // which list it stands in; 0: none
+  Links<Book> by_order{};
+  Links<Book> by_idleness{};
+  Links<Book> everything{};
+  std::size_t bytes = 0;
+  BitTree heads;  // pages at which blocks start, counted from the region's first
+};
+
+void PagePool::reset() noexcept {
+  LockGuard guard(lock_);
+  for (Book*& list : list_) list = nullptr;
+  mask_ = 0;
+  idle_ = all_ = nullptr;
+  idle_bytes_.store(0, std::memory_order_relaxed);
+}
+
+Status PagePool::add(Region& region) noexcept {
+  const Extent extent = region.extent();
+  const std::uint64_t pages = extent.size / kPageBytes;
+  const std::size_t words = BitTree::words_for(pages);
+  const std::size_t bytes = sizeof(Book) + words * sizeof(std::uint64_t);
+  void* const memory = books_.allocate(BookKind::kPlain, bytes);
+  if (memory == nullptr) return Error::kOutOfTrustedMemory;
+  Buddy* const buddy = Buddy::create(books_, extent);
+  if (buddy == nullptr) {
+    books_.release(BookKind::kPlain, memory, bytes);
+    return Error::kOutOfTrustedMemory;
+  }
+  Book* const book = ::new (memory) Book;
+  book->region = &region;
+  book->buddy = buddy;
+  book->bytes = bytes;
+  book->heads = BitTree(reinterpret_cast<std::uint64_t*>(book + 1), pages);
+  buddy->free(extent.base >> kPageShift, pages);
+  LockGuard guard(lock_);
+  region.page_book = book;
+  region.page_pool.store(this, std::memory_order_release);
+  push(all_, *book, &Book::everything);
+  place(*book);
+  note_idle(*book);
+  return {};
+}
+
+void PagePool::remove(Region& region) noexcept {
+  LockGuard guard(lock_);
+  remove_locked(region);
+}
+
+void PagePool::remove_locked(Region& region) noexcept {
+  Book& book = book_of(region);
+  displace(book);
+  pull(book, &Book::everything);
+  if (book.by_idleness.back != nullptr) {
+    pull(book, &Book::by_idleness);
+    idle_bytes_.store(idle_bytes_.load(std::memory_order_relaxed) - region.extent().size, std::memory_order_relaxed);
+  }
+  region.page_pool.store(nullptr, std::memory_order_release);
+  region.page_book = nullptr;
+  Buddy::destroy(books_, book.buddy);
+  books_.release(BookKind::kPlain, &book, book.bytes);
+}
+
+// ---- Regions by their largest free block ----
+
+void PagePool::place(Book& book) noexcept {
+  const unsigned orders = book.buddy->orders_free();
+  if (orders == book.list) return;
+  displace(book);
+  book.list = orders;
+  if (orders == 0) return;
+  push(list_[orders], book, &Book::by_order);
+  mask_ |= std::uint64_t{1} << orders;
+}
+
+void PagePool::displace(Book& book) noexcept {
+  pull(book, &Book::by_order);
+  if (book.list != 0 && list_[book.list] == nullptr) mask_ &= ~(std::uint64_t{1} << book.list);
+  book.list = 0;
+}
+
+void PagePool::note_idle(Book& book) noexcept {
+  const std::size_t bytes = book.region->extent().size;
+  const bool idle = book.buddy->free_pages() == bytes / kPageBytes;
+  if (idle == (book.by_idleness.back != nullptr)) return;
+  const std::size_t before = idle_bytes_.load(std::memory_order_relaxed);
+  if (idle) {
+    push(idle_, book, &Book::by_idleness);
+    idle_bytes_.store(before + bytes, std::memory_order_relaxed);
+  } else {
+    pull(book, &Book::by_idleness);
+    idle_bytes_.store(before - bytes, std::memory_order_relaxed);
+  }
+}
+
+Result<PageRun> PagePool::allocate_locked(std::uint64_t pages, unsigned align_order) noexcept {
+  const unsigned fit = ceil_log2(pages);
+  const unsigned want = (fit > align_order ? fit : align_order) + 1;
+  // The tightest region that surely serves; else the roomiest few, whose neighbours may add up.
+  constexpr unsigned kTries = 4;
+  std::uint64_t lists = want <= Buddy::kMaxOrders ? mask_ >> want << want : 0;
+  Book* book = lists != 0 ? list_[lowest_bit(lists)] : nullptr;
+  lists = mask_;
+  for (unsigned tried = 0; tried < kTries; ++tried) {
+    if (book == nullptr) {
+      if (lists == 0) break;
+      const unsigned list = floor_log2(lists);
+      lists &= ~(std::uint64_t{1} << list);
+      book = list_[list];
+    }
+    const std::uint64_t page = book->buddy->allocate(pages, align_order);
+    if (page != Buddy::kNone) {
+      place(*book);
+      note_idle(*book);
+      return PageRun{book->region, {address_of(page), pages * kPageBytes}};
+    }
+    book = book->by_order.next;
+  }
+  return Error::kOutOfMemory;
+}
+
+void PagePool::free_locked(Region& region, std::uint64_t page, std::uint64_t pages) noexcept {
+  Book& book = book_of(region);
+  book.buddy->free(page, pages);
+  place(book);
+  note_idle(book);
+}
+
+Region* PagePool::take_idle(std::size_t keep_bytes) noexcept {
+  LockGuard guard(lock_);
+  if (!has_idle(keep_bytes)) return nullptr;
+  // Not one so large that the rest would fall below what is kept.
+  const std::size_t surplus = idle_bytes_.load(std::memory_order_relaxed) - keep_bytes;
+  Book* book = idle_;
+  while (book != nullptr && book->region->extent().size > surplus) book = book->by_idleness.next;
+  if (book == nullptr) return nullptr;
+  Region* const region = book->region;
+  remove_locked(*region);
+  return region;
+}
+
+// ---- Blocks ----
+
+void PagePool::write_block(Region& region, std::uint64_t page, std::uint64_t pages) noexcept {
+  std::atomic<UnitEntry>* const unit = region.unit_of(address_of(page));
+  UnitRuns runs = runs_in(*unit);
+  if (pages < UnitRuns::kLong) {
+    runs.set_length(page_in_unit(page), static_cast<unsigned>(pages));
+  } else {
+    runs.set_length(page_in_unit(page), UnitRuns::kLong);
+    unit[1].store(make_unit(UnitTag::kLength, static_cast<std::uint32_t>(pages)), std::memory_order_relaxed);
+  }
+  store_runs(*unit, runs);
+  book_of(region).heads.insert(page - (region.extent().base >> kPageShift));
+}
+
+void PagePool::erase_block(Region& region, std::uint64_t page, std::uint64_t pages) noexcept {
+  std::atomic<UnitEntry>* const unit = region.unit_of(address_of(page));
+  UnitRuns runs = runs_in(*unit);
+  runs.set_length(page_in_unit(page), 0);
+  runs.set_pinned(page_in_unit(page), false);
+  runs.set_freed(page_in_unit(page), false);
+  store_runs(*unit, runs);
+  if (pages >= UnitRuns::kLong) unit[1].store(0, std::memory_order_relaxed);
+  book_of(region).heads.erase(page - (region.extent().base >> kPageShift));
+}
+
+Result<PageBlock> PagePool::block_at_locked(Region& region, std::uintptr_t address) noexcept {
+  if (!holds_locked(region, address)) return Error::kForeignFree;
+  const std::atomic<UnitEntry>* const unit = region.unit_of(address);
+  const std::uint64_t page = address >> kPageShift;
+  const UnitRuns runs = runs_in(*unit);
+  const unsigned length = runs.length(page_in_unit(page));
+  if (length == 0 || !is_aligned(address, kPageBytes)) {
+    // Not a start: inside a block, or on free pages.
+    return book_of(region).buddy->is_free(page, 1) ? Error::kDoubleFree : Error::kInteriorFree;
+  }
+  const std::uint64_t pages =
+      length == UnitRuns::kLong ? unit_payload(unit[1].load(std::memory_order_relaxed)) : length;
+  return PageBlock{{address, pages * kPageBytes}, runs.pinned(page_in_unit(page)), runs.freed(page_in_unit(page))};
+}
+
+Result<PageBlock> PagePool::around_locked(Region& region, std::uintptr_t address) noexcept {
+  if (!holds_locked(region, address)) return Error::kNotFound;
+  const std::uint64_t first = region.extent().base >> kPageShift;
+  const std::uint64_t head = book_of(region).heads.find_back((address >> kPageShift) - first);
+  if (head == BitTree::kNone) return Error::kNotFound;
+  const Result<PageBlock> block = block_at_locked(region, address_of(first + head));
+  return block.ok() && block->extent.contains(address) ? block : Error::kNotFound;
+}
+
+Result<PageRun> PagePool::allocate_block(std::uint64_t pages, unsigned align_order) noexcept {
+  // The length must fit the books' 29 bits; no region is larger than what its unit count allows.
+  if (pages == 0 || pages >> kBookRefBits != 0) return Error::kOutOfMemory;
+  LockGuard guard(lock_);
+  Result<PageRun> run = allocate_locked(pages, align_order);
+  if (run.ok()) write_block(*run->region, run->extent.base >> kPageShift, pages);
+  return run;
+}
+
+Result<PageRun> PagePool::allocate_block_in(Region& region, std::uint64_t pages, unsigned align_order) noexcept {
+  if (pages == 0 || pages >> kBookRefBits != 0) return Error::kOutOfMemory;
+  LockGuard guard(lock_);
+  if (!holds_locked(region, region.extent().base)) return Error::kOutOfMemory;
+  Book& book = book_of(region);
+  const std::uint64_t page = book.buddy->allocate(pages, align_order);
+  if (page == Buddy::kNone) return Error::kOutOfMemory;
+  place(book);
+  note_idle(book);
+  write_block(region, page, pages);
+  return PageRun{&region, {address_of(page), pages * kPageBytes}};
+}
+
+Status PagePool::free_block(Region& region, std::uintptr_t address, bool* kept) noexcept {
+  LockGuard guard(lock_);
+  const Result<PageBlock> block = block_at_locked(region, address);
+  if (!block.ok()) return block.error();
+  if (block->freed) return Error::kDoubleFree;
+  const std::uint64_t page = address >> kPageShift;
+  const std::uint64_t pages = block->extent.size / kPageBytes;
+  *kept = block->pinned;
+  if (block->pinned) {
+    std::atomic<UnitEntry>* const unit = region.unit_of(address);
+    UnitRuns runs = runs_in(*unit);
+    runs.set_freed(page_in_unit(page), true);
+    store_runs(*unit, runs);
+    return {};
+  }
+  erase_block(region, page, pages);
+  free_locked(region, page, pages);
+  return {};
+}
+
+Status PagePool::shrink_block(Region& region, std::uintptr_t address, std::uint64_t pages) noexcept {
+  LockGuard guard(lock_);
+  const Result<PageBlock> block = block_at_locked(region, address);
+  if (!block.ok()) return block.error();
+  if (block->freed) return Error::kDoubleFree;
+  const std::uint64_t page = address >> kPageShift;
+  const std::uint64_t before = block->extent.size / kPageBytes;
+  if (pages == 0 || pages > before) return Error::kInvalidArgument;
+  if (pages == before) return {};
+  if (block->pinned) return Error::kPinned;
+  erase_block(region, page, before);
+  write_block(region, page, pages);
+  free_locked(region, page + pages, before - pages);
+  return {};
+}
+
+Result<PageBlock> PagePool::find_block(Region& region, std::uintptr_t address) noexcept {
+  LockGuard guard(lock_);
+  Result<PageBlock> block = block_at_locked(region, address);
+  if (block.ok() && block->freed) return Error::kDoubleFree;
+  return block;
+}
+
+Result<PageBlock> PagePool::block_around(Region& region, std::uintptr_t address) noexcept {
+  LockGuard guard(lock_);
+  return around_locked(region, address);
+}
+
+Result<PageBlock> PagePool::pin_block(Region& region, Extent range) noexcept {
+  LockGuard guard(lock_);
+  const Result<PageBlock> block = around_locked(region, range.base);
+  if (!block.ok() || block->freed || !block->extent.covers(range)) return Error::kNotFound;
+  std::atomic<UnitEntry>* const unit = region.unit_of(block->extent.base);
+  UnitRuns runs = runs_in(*unit);
+  runs.set_pinned(page_in_unit(block->extent.base >> kPageShift), true);
+  store_runs(*unit, runs);
+  return block;
+}
+
+Result<PageBlock> PagePool::unpin_block(Region& region, std::uintptr_t address) noexcept {
+  LockGuard guard(lock_);
+  const Result<PageBlock> block = block_at_locked(region, address);
+  if (!block.ok()) return Error::kNotFound;
+  const std::uint64_t page = address >> kPageShift;
+  if (block->freed) {
+    erase_block(region, page, block->extent.size / kPageBytes);
+    free_locked(region, page, block->extent.size / kPageBytes);
+    return block;
+  }
+  std::atomic<UnitEntry>* const unit = region.unit_of(address);
+  UnitRuns runs = runs_in(*unit);
+  runs.set_pinned(page_in_unit(page), false);
+  store_runs(*unit, runs);
+  return block;
+}
+
+// ---- Slabs ----
+
+Result<PageRun> PagePool::allocate_slab(std::uint64_t units) noexcept {
+  LockGuard guard(lock_);
+  const std::uint64_t pages = units * kPagesPerUnit;
+  return allocate_locked(pages, ceil_log2(pages));
+}
+
+Result<PageRun> PagePool::allocate_edge_slab(Region& region) noexcept {
+  const Extent extent = region.extent();
+  const std::uintptr_t first_end = align_up(extent.base + 1, kUnitBytes);
+  const std::uintptr_t last_base = align_down(extent.end() - 1, kUnitBytes);
+  const Extent edges[] = {
+      {extent.base, (first_end < extent.end() ? first_end : extent.end()) - extent.base},
+      {last_base > extent.base ? last_base : extent.base, extent.end() - (last_base > extent.base ? last_base : extent.base)},
+  };
+  LockGuard guard(lock_);
+  Book& book = book_of(region);
+  for (const Extent& edge : edges) {
+    if (!book.buddy->is_free(edge.base >> kPageShift, edge.size / kPageBytes)) continue;
+    book.buddy->take(edge.base >> kPageShift, edge.size / kPageBytes);
+    place(book);
+    note_idle(book);
+    return PageRun{&region, edge};
+  }
+  return Error::kOutOfMemory;
+}
+
+void PagePool::publish_slab(const PageRun& run, BookRef slab) noexcept {
+  std::atomic<UnitEntry>* unit = run.region->unit_of(run.extent.base);
+  const std::uint64_t units = ((run.extent.end() - 1) >> kUnitShift) - (run.extent.base >> kUnitShift) + 1;
+  // Release pairs with the acquire of the frees' look-up: the slab's book is filled in.
+  for (std::uint64_t i = 0; i < units; ++i) unit[i].store(make_unit(UnitTag::kSlab, slab), std::memory_order_release);
+}
+
+void PagePool::free_slab(const PageRun& run) noexcept {
+  LockGuard guard(lock_);
+  std::atomic<UnitEntry>* unit = run.region->unit_of(run.extent.base);
+  const std::uint64_t units = ((run.extent.end() - 1) >> kUnitShift) - (run.extent.base >> kUnitShift) + 1;
+  for (std::uint64_t i = 0; i < units; ++i) unit[i].store(0, std::memory_order_relaxed);
+  free_locked(*run.region, run.extent.base >> kPageShift, run.extent.size / kPageBytes);
+}
+
+// ---- Looking ----
+
+PagePool::Piece PagePool::piece_at(Region& region, std::uintptr_t address) noexcept {
+  LockGuard guard(lock_);
+  Piece piece;
+  if (!holds_locked(region, address)) return piece;
+  const Extent extent = region.extent();
+  const std::uintptr_t page = align_down(address, kPageBytes);
+  const UnitEntry entry = region.unit_of(page)->load(std::memory_order_relaxed);
+  if (unit_tag(entry) == UnitTag::kSlab) {
+    piece.slab = unit_payload(entry);
+    return piece;
+  }
+  if (const Result<PageBlock> block = around_locked(region, page); block.ok()) {
+    piece.extent = block->extent;
+    piece.pinned = block->pinned;
+    return piece;
+  }
+  const std::uintptr_t end = address_of(book_of(region).buddy->free_end(page >> kPageShift));
+  piece.free = true;
+  piece.extent = {page, (end > page && end <= extent.end() ? end : page + kPageBytes) - page};
+  return piece;
+}
+
+bool PagePool::validate() noexcept {
+  LockGuard guard(lock_);
+  std::size_t idle = 0;
+  for (Book* book = all_; book != nullptr; book = book->everything.next) {
+    Region& region = *book->region;
+    const Extent extent = region.extent();
+    if (!book->buddy->validate() || book->list != book->buddy->orders_free() || &book_of(region) != book) return false;
+    const std::uint64_t first = extent.base >> kPageShift;
+    for (std::uintptr_t at = extent.base; at < extent.end();) {
+      const UnitEntry entry = region.unit_of(at)->load(std::memory_order_relaxed);
+      std::uintptr_t next = at + kPageBytes;
+      const bool free = book->buddy->is_free(at >> kPageShift, 1);
+      if (unit_tag(entry) == UnitTag::kSlab) {
+        if (free) return false;
+      } else if (book->heads.contains((at >> kPageShift) - first)) {
+        const Result<PageBlock> block = block_at_locked(region, at);
+        if (!block.ok() || block->extent.end() > extent.end()) return false;
+        next = block->extent.end();
+        for (std::uintptr_t page = at; page < next; page += kPageBytes) {
+          if (book->buddy->is_free(page >> kPageShift, 1)) return false;
+          if (page != at && book->heads.contains((page >> kPageShift) - first)) return false;
+        }
+      } else if (!free) {
+        return false;  // in use by nobody
+      }
+      at = next;
+    }
+    if (book->by_idleness.back != nullptr) idle += extent.size;
+  }
+  return idle == idle_bytes_.load(std::memory_order_relaxed);
+}
+
+}  // namespace exclave

@@ -1,0 +1,79 @@
+// Trusted memory for the books, and 32-bit references into it.
+//
+// Readers follow references without a lock while a writer may free and reuse the book behind them. So books are
+// type-stable: memory that once held a book of one kind and size only ever holds books of that kind and size. A late
+// reader finds a wrong book, never a torn one, and each reader verifies what it found (base, owner, identity). The price:
+// memory is not moved from kind to kind; it goes back to the port when the allocator goes. docs/adr/0003.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+
+#include "base/spin_lock.hpp"
+#include "base/units.hpp"
+#include "exclave/port.hpp"
+#include "exclave/result.hpp"
+
+namespace exclave {
+
+enum class BookKind : std::uint8_t {
+  kPagemapMiddle,
+  kPagemapLeaf,
+  kRegion,  // with its unit entries
+  kSlab,    // with its slot states
+  kHeap,
+  kPlain,  // only ever reached under a lock
+  kCount,
+};
+
+// A book's offset in the port's window, in cache lines. 0: none. 29 bits, so that entries have room for a tag.
+using BookRef = std::uint32_t;
+inline constexpr unsigned kBookRefBits = 29;
+inline constexpr std::size_t kMaxBookWindow = std::size_t{kCacheLine} << kBookRefBits;
+
+class BookStore {
+ public:
+  // Errors: kInvalidArgument when the port's window is out of shape.
+  Status open(const PortTable& port) noexcept;
+  // Gives everything back to the port. No book may be used afterwards.
+  void close() noexcept;
+
+  // Zero-filled, 64-byte aligned; null when the port has no more. O(1).
+  void* allocate(BookKind kind, std::size_t bytes) noexcept EXCLAVE_EXCLUDES(lock_);
+  // bytes as allocated. Zeroes the book at once, so that late readers find nothing.
+  void release(BookKind kind, void* book, std::size_t bytes) noexcept EXCLAVE_EXCLUDES(lock_);
+
+  template <class T>
+  T* at(BookRef ref) const noexcept {
+    return reinterpret_cast<T*>(base_ + (std::uintptr_t{ref} << 6));
+  }
+  BookRef ref(const void* book) const noexcept {
+    return static_cast<BookRef>((reinterpret_cast<std::uintptr_t>(book) - base_) >> 6);
+  }
+
+  std::size_t reserved_bytes() const noexcept { return reserved_.load(std::memory_order_relaxed); }
+  std::size_t used_bytes() const noexcept { return used_.load(std::memory_order_relaxed); }
+
+ private:
+  struct Chunk {
+    Chunk* next;
+    std::size_t bytes;
+  };
+  static constexpr unsigned kExactLines = 64;
+  static constexpr unsigned kSizes = kExactLines + 1 + 4 * 24;
+
+  Chunk* reserve(std::size_t bytes) noexcept EXCLAVE_REQUIRES(lock_);
+
+  std::uintptr_t base_ = 0;
+  PortTable port_{};
+  SpinLock lock_{LockRank::kBooks};
+  Chunk* chunks_ EXCLAVE_GUARDED_BY(lock_) = nullptr;
+  std::uintptr_t bump_ EXCLAVE_GUARDED_BY(lock_) = 0;
+  std::uintptr_t bump_end_ EXCLAVE_GUARDED_BY(lock_) = 0;
+  BookRef free_[static_cast<unsigned>(BookKind::kCount)][kSizes] EXCLAVE_GUARDED_BY(lock_) = {};
+  std::atomic<std::size_t> reserved_{0};
+  std::atomic<std::size_t> used_{0};
+};
+
+}  // namespace exclave

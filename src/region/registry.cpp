@@ -1,0 +1,274 @@
+#include "region/registry.hpp"
+
+#include <new>
+
+#include "base/check.hpp"
+#include "region/verify.hpp"
+
+namespace exclave {
+namespace {
+
+// An id is the book's reference below a generation that never comes back.
+constexpr std::uint64_t kMaxGeneration = (std::uint64_t{1} << (64 - kBookRefBits)) - 1;
+
+// Opens a write to facts that readers see; closed by the destructor. Readers retry while the sequence is odd. Each fact is
+// stored with release, so whoever sees it sees the odd sequence, too.
+class FactsWriter {
+ public:
+  explicit FactsWriter(Region& region) noexcept : sequence_(region.sequence) {
+    value_ = sequence_.load(std::memory_order_relaxed);
+    sequence_.store(value_ + 1, std::memory_order_relaxed);
+  }
+  // Publishes the facts to query, which loads the sequence with acquire.
+  ~FactsWriter() { sequence_.store(value_ + 2, std::memory_order_release); }
+  FactsWriter(const FactsWriter&) = delete;
+  FactsWriter& operator=(const FactsWriter&) = delete;
+
+ private:
+  std::atomic<std::uint32_t>& sequence_;
+  std::uint32_t value_;
+};
+
+}  // namespace
+
+void Registry::open(Extent enclave, std::uint64_t seed) noexcept {
+  enclave_ = enclave;
+  LockGuard guard(lock_);
+  tree_.seed(seed);
+  pins_.seed(~seed);
+}
+
+RegionInfo Registry::info_of(const Region& region) const noexcept {
+  // Acquire on each, so that the second look at the sequence comes after all of them.
+  RegionInfo info;
+  info.id = {region.id.load(std::memory_order_acquire)};
+  info.extent = {region.base.load(std::memory_order_acquire), region.size.load(std::memory_order_acquire)};
+  info.role = region.role.load(std::memory_order_acquire);
+  info.protection = region.protection.load(std::memory_order_acquire);
+  info.grown = region.grown.load(std::memory_order_acquire);
+  info.draining = region.draining.load(std::memory_order_acquire);
+  info.device = region.device.load(std::memory_order_acquire);
+  info.device_base = region.device_base.load(std::memory_order_acquire);
+  return info;
+}
+
+Result<RegionInfo> Registry::query(std::uintptr_t address, std::size_t size) const noexcept {
+  if (size == 0) size = 1;
+  for (;;) {
+    const Region* const region = pagemap_.find(address);
+    if (region == nullptr) return Error::kNotFound;
+    // Acquire pairs with FactsWriter's release: the facts are at least as new as this sequence.
+    const std::uint32_t sequence = region->sequence.load(std::memory_order_acquire);
+    if (EXCLAVE_UNLIKELY(sequence % 2 != 0)) {
+      __builtin_ia32_pause();
+      continue;
+    }
+    const RegionInfo info = info_of(*region);
+    if (EXCLAVE_UNLIKELY(region->sequence.load(std::memory_order_relaxed) != sequence)) continue;
+    const std::uintptr_t offset = address - info.extent.base;
+    if (EXCLAVE_LIKELY(info.id && offset < info.extent.size)) {
+      if (size > info.extent.size - offset || info.role == Role::kForbidden) return Error::kNotFound;
+      return info;
+    }
+    // The book went to another region, or the region was cut, between the two looks.
+    if (pagemap_.find(address) == region && region->sequence.load(std::memory_order_acquire) == sequence) {
+      return Error::kNotFound;
+    }
+  }
+}
+
+Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bool grown) noexcept {
+  const bool pool = options.role == Role::kPool;
+  const std::uint64_t first_unit = extent.base >> kUnitShift;
+  const std::uint64_t units = pool ? ((extent.end() - 1) >> kUnitShift) - first_unit + 1 : 0;
+  if (units > UINT32_MAX) return Error::kOutOfTrustedMemory;
+  const std::uint64_t generation = generation_.fetch_add(1, std::memory_order_relaxed) + 1;
+  if (generation > kMaxGeneration) return Error::kOutOfTrustedMemory;
+  const std::size_t bytes = sizeof(Region) + units * sizeof(UnitEntry);
+  void* const memory = books_.allocate(BookKind::kRegion, bytes);
+  if (memory == nullptr) return Error::kOutOfTrustedMemory;
+
+  // The book may still be looked at by a late reader of its last life, so it is filled in through its atomics. The
+  // sequence starts at the generation: no two lives show the same one.
+  Region* const region = static_cast<Region*>(memory);
+  region->sequence.store(static_cast<std::uint32_t>(generation * 2), std::memory_order_relaxed);
+  FactsWriter writer(*region);
+  region->links = {};
+  region->pins = 0;
+  region->in_call = 0;
+  region->book_bytes = bytes;
+  region->gone = options.gone;
+  region->gone_context = options.gone_context;
+  region->largest_block = options.largest_block;
+  region->boundary = options.boundary;
+  region->page_pool.store(nullptr, std::memory_order_release);
+  region->page_book = nullptr;
+  region->pool.store(nullptr, std::memory_order_release);
+  region->first_unit.store(first_unit, std::memory_order_release);
+  region->base.store(extent.base, std::memory_order_release);
+  region->size.store(extent.size, std::memory_order_release);
+  region->device_base.store(options.device_base, std::memory_order_release);
+  region->device.store(options.device, std::memory_order_release);
+  region->role.store(options.role, std::memory_order_release);
+  region->protection.store(options.protection, std::memory_order_release);
+  region->grown.store(grown, std::memory_order_release);
+  region->draining.store(false, std::memory_order_release);
+  region->unit_count.store(static_cast<std::uint32_t>(units), std::memory_order_release);
+  region->id.store((generation << kBookRefBits) | books_.ref(region), std::memory_order_release);
+  return region;
+}
+
+void Registry::destroy(Region& region) noexcept { books_.release(BookKind::kRegion, &region, region.book_bytes); }
+
+Status Registry::insert(Region& region) noexcept {
+  LockGuard guard(lock_);
+  return insert_locked(region);
+}
+
+Status Registry::insert_locked(Region& region) noexcept {
+  const Extent extent = region.extent();
+  if (Status legal = check_outside(extent, enclave_); !legal.ok()) return legal;
+  const Region* const next = first_ending_after_locked(extent.base);
+  if (next != nullptr && next->extent().overlaps(extent)) return Error::kOverlap;
+  if (Status room = pagemap_.prepare(extent); !room.ok()) return room;
+  tree_.insert(region);
+  pagemap_.set(extent, &region);
+  count_.store(count() + 1, std::memory_order_relaxed);
+  return {};
+}
+
+void Registry::remove(Region& region) noexcept {
+  LockGuard guard(lock_);
+  remove_locked(region);
+}
+
+void Registry::remove_locked(Region& region) noexcept {
+  pagemap_.set(region.extent(), nullptr);
+  tree_.erase(region);
+  count_.store(count() - 1, std::memory_order_relaxed);
+}
+
+Region* Registry::region_at_locked(std::uintptr_t address) noexcept {
+  Region* const region = tree_.at_or_before(address);
+  return region != nullptr && region->extent().contains(address) ? region : nullptr;
+}
+
+Region* Registry::first_ending_after_locked(std::uintptr_t address) noexcept {
+  Region* const region = region_at_locked(address);
+  return region != nullptr ? region : tree_.at_or_after(address);
+}
+
+void Registry::resize_locked(Region& region, std::size_t size) noexcept {
+  FactsWriter writer(region);
+  region.size.store(size, std::memory_order_release);
+}
+
+// The part from `at` on becomes a region of its own. Readers find the new one before the old one shrinks.
+Status Registry::split_locked(Region& mapping, std::uintptr_t at) noexcept {
+  const Extent whole = mapping.extent();
+  const std::size_t low = at - whole.base;
+  const Extent high{at, whole.size - low};
+  AttachOptions options;
+  options.role = Role::kMapping;
+  options.protection = mapping.protection.load(std::memory_order_relaxed);
+  options.device = mapping.device.load(std::memory_order_relaxed);
+  const std::uint64_t device_base = mapping.device_base.load(std::memory_order_relaxed);
+  options.device_base = device_base == kNoDeviceAddress ? kNoDeviceAddress : device_base + low;
+  options.gone = mapping.gone;
+  options.gone_context = mapping.gone_context;
+  if (Status room = pagemap_.prepare(high); !room.ok()) return room;
+  Result<Region*> made = create(high, options, false);
+  if (!made.ok()) return made.error();
+  Region& upper = **made;
+  {
+    FactsWriter writer(upper);
+    upper.id.store(mapping.id.load(std::memory_order_relaxed), std::memory_order_release);
+  }
+  pagemap_.set(high, &upper);
+  resize_locked(mapping, low);
+  tree_.insert(upper);
+  count_.store(count() + 1, std::memory_order_relaxed);
+  return {};
+}
+
+Result<Region*> Registry::isolate_locked(Region& mapping, Extent part) noexcept {
+  const Extent whole = mapping.extent();
+  EXCLAVE_DCHECK(whole.covers(part) && mapping.role.load(std::memory_order_relaxed) == Role::kMapping);
+  if (part.end() != whole.end()) {
+    if (Status cut = split_locked(mapping, part.end()); !cut.ok()) return cut.error();
+  }
+  if (part.base == whole.base) return &mapping;
+  if (Status cut = split_locked(mapping, part.base); !cut.ok()) return cut.error();
+  return region_at_locked(part.base);
+}
+
+void Registry::set_protection_locked(Region& region, Protection protection) noexcept {
+  FactsWriter writer(region);
+  region.protection.store(protection, std::memory_order_release);
+}
+
+void Registry::set_draining_locked(Region& region, bool draining) noexcept {
+  FactsWriter writer(region);
+  region.draining.store(draining, std::memory_order_release);
+}
+
+// The pagemap has leaves at both edges of `high` already, so setting it again cannot fail.
+void Registry::absorb_locked(Region& low, Region& high) noexcept {
+  const Extent extent = high.extent();
+  tree_.erase(high);
+  resize_locked(low, low.extent().size + extent.size);
+  pagemap_.set(extent, &low);
+  count_.store(count() - 1, std::memory_order_relaxed);
+  destroy(high);
+}
+
+void Registry::join_locked(Region& mapping) noexcept {
+  const auto one = [](const Region& a, const Region& b) noexcept {
+    return a.extent().end() == b.extent().base && a.region_id() == b.region_id() && a.in_call == 0 &&
+           b.in_call == 0 &&
+           a.protection.load(std::memory_order_relaxed) == b.protection.load(std::memory_order_relaxed);
+  };
+  Region* low = &mapping;
+  if (Region* const before = region_at_locked(mapping.extent().base - 1); before != nullptr && one(*before, mapping)) {
+    absorb_locked(*before, mapping);
+    low = before;
+  }
+  if (Region* const after = region_at_locked(low->extent().end()); after != nullptr && one(*low, *after)) {
+    absorb_locked(*low, *after);
+  }
+}
+
+bool Registry::overlaps(Extent range) noexcept {
+  LockGuard guard(lock_);
+  const Region* const next = first_ending_after_locked(range.base);
+  return next != nullptr && next->extent().overlaps(range);
+}
+
+Result<RegionInfo> Registry::next(std::uintptr_t address) noexcept {
+  LockGuard guard(lock_);
+  const Region* const region = first_ending_after_locked(address);
+  if (region == nullptr) return Error::kNotFound;
+  return info_of(*region);
+}
+
+bool Registry::validate() noexcept {
+  LockGuard guard(lock_);
+  if (tree_.validate() != static_cast<std::int64_t>(count()) || !pins_.validate()) return false;
+  std::uintptr_t end = 0;
+  for (Region* region = tree_.at_or_after(0); region != nullptr;) {
+    const Extent extent = region->extent();
+    if (extent.base < end || !check_outside(extent, enclave_).ok() || !region->region_id()) return false;
+    for (std::uintptr_t page = extent.base; page < extent.end(); page += kPageBytes) {
+      if (pagemap_.find(page) != region) return false;
+    }
+    if (Region* const before = pagemap_.find(extent.base - 1); before != nullptr && before->extent().end() != extent.base) {
+      return false;
+    }
+    end = extent.end();
+    region = tree_.at_or_after(end);
+    if (region == nullptr && pagemap_.find(end) != nullptr) return false;
+  }
+  return true;
+}
+
+}  // namespace exclave

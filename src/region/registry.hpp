@@ -1,0 +1,92 @@
+// What untrusted memory exists: every region, in order, none overlapping, none inside the enclave.
+//
+// Invariants (validate()): regions are disjoint page ranges outside the enclave; every page of each stands in the
+// pagemap under its region, and no other page does. Readers take no lock; writers hold lock(). The registry makes no
+// host call. May be called by page/, heap/ and memcall/.
+#pragma once
+
+#include <atomic>
+
+#include "base/ordered_tree.hpp"
+#include "base/spin_lock.hpp"
+#include "exclave/allocator.hpp"
+#include "region/pagemap.hpp"
+#include "region/pin_table.hpp"
+#include "region/region.hpp"
+
+namespace exclave {
+
+class Registry {
+ public:
+  explicit Registry(BookStore& books) noexcept : books_(books), pagemap_(books), pins_(books) {}
+  void open(Extent enclave, std::uint64_t seed) noexcept;
+
+  // ---- Without a lock ----
+
+  // The book that the address' page is entered under, unverified (see Pagemap::find).
+  Region* find(std::uintptr_t address) const noexcept { return pagemap_.find(address); }
+  // The region in which the range wholly lies, as it stood at one moment during the call. Errors: kNotFound.
+  Result<RegionInfo> query(std::uintptr_t address, std::size_t size) const noexcept;
+
+  // ---- Life of a region ----
+
+  // A book for a region that is not inserted yet. Errors: kOutOfTrustedMemory; kNotFound never.
+  Result<Region*> create(Extent extent, const AttachOptions& options, bool grown) noexcept;
+  // Gives the book back. Precondition: not inserted.
+  void destroy(Region& region) noexcept;
+  // Errors, without change: kInvalidArgument, kInsideEnclave, kOverlap, kOutOfTrustedMemory.
+  Status insert(Region& region) noexcept EXCLAVE_EXCLUDES(lock_);
+  // After this no reader finds it. Precondition: inserted.
+  void remove(Region& region) noexcept EXCLAVE_EXCLUDES(lock_);
+  void remove_locked(Region& region) noexcept EXCLAVE_REQUIRES(lock_);
+
+  // ---- Under the lock ----
+
+  SpinLock& lock() noexcept EXCLAVE_RETURNS_LOCK(lock_) { return lock_; }
+  Region* region_at_locked(std::uintptr_t address) noexcept EXCLAVE_REQUIRES(lock_);
+  // The region that holds the address, else the next one above it, else null.
+  Region* first_ending_after_locked(std::uintptr_t address) noexcept EXCLAVE_REQUIRES(lock_);
+  // Cuts a mapping so that `part` is a region of its own. Precondition: the mapping covers it.
+  // Errors: kOutOfTrustedMemory, with every byte still in the books, perhaps in more pieces.
+  Result<Region*> isolate_locked(Region& mapping, Extent part) noexcept EXCLAVE_REQUIRES(lock_);
+  void set_protection_locked(Region& region, Protection protection) noexcept EXCLAVE_REQUIRES(lock_);
+  // Joins a mapping with its neighbours where they are one attach with one protection.
+  void join_locked(Region& mapping) noexcept EXCLAVE_REQUIRES(lock_);
+  void set_draining_locked(Region& region, bool draining) noexcept EXCLAVE_REQUIRES(lock_);
+  PinTable& pins_locked() noexcept EXCLAVE_REQUIRES(lock_) { return pins_; }
+  bool is_pinned_locked(const Region& region) const noexcept EXCLAVE_REQUIRES(lock_) {
+    return region.pins != 0 || pins_.overlaps(region.extent());
+  }
+
+  bool overlaps(Extent range) noexcept EXCLAVE_EXCLUDES(lock_);
+  Result<RegionInfo> next(std::uintptr_t address) noexcept EXCLAVE_EXCLUDES(lock_);
+  std::size_t count() const noexcept { return count_.load(std::memory_order_relaxed); }
+  Extent enclave() const noexcept { return enclave_; }
+  bool validate() noexcept EXCLAVE_EXCLUDES(lock_);
+
+ private:
+  struct Traits {
+    static TreeLinks<Region>& links(Region& region) noexcept { return region.links; }
+    static const TreeLinks<Region>& links(const Region& region) noexcept { return region.links; }
+    static std::uintptr_t key(const Region& region) noexcept { return region.base.load(std::memory_order_relaxed); }
+    static void update(Region&) noexcept {}
+    static bool summary_holds(const Region&) noexcept { return true; }
+  };
+
+  RegionInfo info_of(const Region& region) const noexcept;
+  Status insert_locked(Region& region) noexcept EXCLAVE_REQUIRES(lock_);
+  Status split_locked(Region& mapping, std::uintptr_t at) noexcept EXCLAVE_REQUIRES(lock_);
+  void absorb_locked(Region& low, Region& high) noexcept EXCLAVE_REQUIRES(lock_);
+  void resize_locked(Region& region, std::size_t size) noexcept EXCLAVE_REQUIRES(lock_);
+
+  BookStore& books_;
+  Extent enclave_{};
+  SpinLock lock_{LockRank::kRegistry};
+  Pagemap pagemap_;
+  OrderedTree<Region, Traits> tree_ EXCLAVE_GUARDED_BY(lock_);
+  PinTable pins_ EXCLAVE_GUARDED_BY(lock_);
+  std::atomic<std::uint64_t> generation_{0};
+  std::atomic<std::size_t> count_{0};
+};
+
+}  // namespace exclave

@@ -1,0 +1,56 @@
+// Small sizes are rounded up to 72 classes: steps of 16 bytes to 128, then eight for each doubling to 32 KiB, so at most
+// an eighth is lost above 128 bytes. Larger blocks are page runs.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "base/bits.hpp"
+#include "base/units.hpp"
+
+namespace exclave {
+
+using SizeClass = std::uint8_t;
+inline constexpr SizeClass kSizeClasses = 72;
+inline constexpr std::size_t kMaxSmallBytes = std::size_t{32} << 10;
+// A slab starts on a page at worst, so its slots can promise no more.
+inline constexpr std::size_t kMaxSmallAlignment = kPageBytes;
+
+// Precondition: 1 <= bytes <= kMaxSmallBytes.
+constexpr SizeClass size_class_of(std::size_t bytes) noexcept {
+  const std::uint64_t last = bytes - 1;
+  if (last < 128) return static_cast<SizeClass>(last >> 4);
+  const unsigned log = floor_log2(last);
+  return static_cast<SizeClass>((log - 6) * 8 + ((last >> (log - 3)) & 7));
+}
+
+constexpr std::uint32_t size_class_bytes(SizeClass c) noexcept {
+  if (c < 8) return (c + 1u) * 16u;
+  const unsigned log = c / 8u + 6u;
+  return (1u << log) + ((c % 8u + 1u) << (log - 3));
+}
+
+// The class for blocks at a wider alignment: the first whose slots are all aligned. Alignment is a power of two up to
+// kMaxSmallAlignment. kSizeClasses: none is, it must be a page run.
+constexpr SizeClass size_class_of(std::size_t bytes, std::size_t alignment) noexcept {
+  std::uint64_t rounded = align_up(bytes, alignment);
+  while (rounded <= kMaxSmallBytes) {
+    const SizeClass c = size_class_of(rounded);
+    if (is_aligned(size_class_bytes(c), alignment)) return c;
+    rounded += alignment;
+  }
+  return kSizeClasses;
+}
+
+// How many units a slab of the class takes when memory is plentiful: enough slots that its book is small beside it.
+constexpr std::uint64_t slab_units(SizeClass c) noexcept {
+  const std::uint32_t bytes = size_class_bytes(c);
+  return bytes <= 1024 ? 4 : bytes <= 4096 ? 8 : 16;
+}
+
+static_assert(size_class_of(1) == 0 && size_class_of(16) == 0 && size_class_of(17) == 1 && size_class_of(128) == 7);
+static_assert(size_class_of(129) == 8 && size_class_bytes(8) == 144);
+static_assert(size_class_of(kMaxSmallBytes) == kSizeClasses - 1);
+static_assert(size_class_bytes(kSizeClasses - 1) == kMaxSmallBytes);
+
+}  // namespace exclave

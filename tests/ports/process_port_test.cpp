@@ -1,0 +1,309 @@
+#include "exclave/process_port.hpp"
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cerrno>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+namespace exclave {
+namespace {
+
+static_assert(Port<ProcessPort>);
+
+struct Destroy {
+  void operator()(ProcessPort* port) const noexcept { ProcessPort::destroy(port); }
+};
+using PortHolder = std::unique_ptr<ProcessPort, Destroy>;
+
+PortHolder make_port(ProcessPort::Options options = {}) {
+  auto made = ProcessPort::create(options);
+  EXPECT_TRUE(made.ok());
+  return PortHolder(made.ok() ? made.value() : nullptr);
+}
+
+bool all_zero(const void* memory, std::size_t bytes) {
+  const auto* p = static_cast<const unsigned char*>(memory);
+  return std::all_of(p, p + bytes, [](unsigned char byte) { return byte == 0; });
+}
+unsigned char* bytes_at(std::uintptr_t address) {
+  return reinterpret_cast<unsigned char*>(address);
+}
+
+TEST(ProcessPort, RefusesSizesOutOfShape) {
+  for (const std::size_t bad :
+       {std::size_t{0}, std::size_t{4097}, (std::size_t{32} << 30) + kPageBytes}) {
+    ProcessPort::Options options;
+    options.book_bytes = bad;
+    EXPECT_EQ(ProcessPort::create(options).error(), Error::kInvalidArgument) << bad;
+  }
+  for (const std::size_t bad : {std::size_t{0}, std::size_t{4097}, SIZE_MAX & ~(kPageBytes - 1)}) {
+    ProcessPort::Options options;
+    options.enclave_bytes = bad;
+    EXPECT_EQ(ProcessPort::create(options).error(), Error::kInvalidArgument) << bad;
+  }
+  ProcessPort::destroy(nullptr);
+}
+
+TEST(ProcessPort, TheWindowHoldsBooksAndHeap) {
+  const auto port = make_port();
+  const Extent enclave = port->enclave();
+  const Extent books = port->book_window();
+  const Extent heap = port->enclave_heap();
+  EXPECT_EQ(books.size, std::size_t{16} << 30);
+  EXPECT_EQ(heap.size, std::size_t{16} << 30);
+  EXPECT_TRUE(enclave.covers(books));
+  EXPECT_TRUE(enclave.covers(heap));
+  EXPECT_FALSE(books.overlaps(heap));
+  EXPECT_EQ(enclave.base % kPageBytes, 0u);
+  EXPECT_EQ(enclave.size, books.size + heap.size);
+}
+
+TEST(ProcessPort, TheTableReachesThePort) {
+  const auto port = make_port();
+  const PortTable table = port->table();
+  EXPECT_EQ(table.enclave(table.context).base, port->enclave().base);
+  EXPECT_EQ(table.book_window(table.context).size, port->book_window().size);
+  void* const memory = table.trusted_reserve(table.context, kPageBytes);
+  ASSERT_NE(memory, nullptr);
+  table.trusted_release(table.context, memory, kPageBytes);
+  std::uint64_t word = 0;
+  EXPECT_EQ(table.entropy(table.context, &word, sizeof word), 0);
+  const HostReply reply = table.host_reserve(table.context, kPageBytes, kPageBytes);
+  EXPECT_EQ(reply.error, 0);
+  EXPECT_EQ(table.host_protect(table.context, reply.address, kPageBytes, PROT_READ), 0);
+  EXPECT_EQ(table.host_release(table.context, reply.address, kPageBytes), 0);
+  const MapRequest request{0, kPageBytes, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0};
+  const HostReply mapped = table.host_map(table.context, &request);
+  EXPECT_EQ(mapped.error, 0);
+  EXPECT_EQ(table.host_unmap(table.context, mapped.address, kPageBytes), 0);
+}
+
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+constexpr bool kSanitized = true;
+#elif defined(__has_feature)
+constexpr bool kSanitized = __has_feature(address_sanitizer) || __has_feature(thread_sanitizer);
+#else
+constexpr bool kSanitized = false;
+#endif
+
+TEST(ProcessPort, LivesWithLittleAddressSpace) {
+  if (kSanitized) GTEST_SKIP() << "the sanitizer itself needs terabytes of address space";
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    const rlimit limit{std::size_t{2} << 30, std::size_t{2} << 30};
+    if (setrlimit(RLIMIT_AS, &limit) != 0) _exit(2);
+    const auto made = ProcessPort::create();
+    if (!made.ok()) _exit(3);
+    void* const memory = made.value()->trusted_reserve(kPageBytes);
+    if (memory == nullptr) _exit(4);
+    std::memset(memory, 1, kPageBytes);
+    ProcessPort::destroy(made.value());
+    _exit(0);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status));
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+TEST(ProcessPortTrusted, IsZeroDisjointAndInsideTheWindowAlsoWhenReused) {
+  ProcessPort::Options options;
+  options.book_bytes = std::size_t{64} << 20;
+  const auto port = make_port(options);
+  std::mt19937_64 random(1);
+  std::map<std::uintptr_t, std::size_t> held;
+  std::size_t held_bytes = 0;
+  for (int step = 0; step < 5000; ++step) {
+    if (held_bytes < (std::size_t{32} << 20) && random() % 2 == 0) {
+      const std::size_t bytes = (1 + random() % 64) * kPageBytes;
+      void* const memory = port->trusted_reserve(bytes);
+      ASSERT_NE(memory, nullptr) << "step " << step;
+      const auto base = reinterpret_cast<std::uintptr_t>(memory);
+      ASSERT_EQ(base % kPageBytes, 0u);
+      ASSERT_TRUE(port->book_window().covers({base, bytes}));
+      const auto next = held.lower_bound(base);
+      ASSERT_TRUE(next == held.end() || next->first >= base + bytes);
+      ASSERT_TRUE(next == held.begin() || std::prev(next)->first + std::prev(next)->second <= base);
+      ASSERT_TRUE(all_zero(memory, bytes));
+      std::memset(memory, 0xa5, bytes);
+      held.emplace(base, bytes);
+      held_bytes += bytes;
+    } else if (!held.empty()) {
+      auto victim = held.lower_bound(held.begin()->first + random() % (std::size_t{64} << 20));
+      if (victim == held.end()) victim = held.begin();
+      port->trusted_release(reinterpret_cast<void*>(victim->first), victim->second);
+      held_bytes -= victim->second;
+      held.erase(victim);
+    }
+  }
+  // All back: the whole window is one piece again.
+  for (const auto& [base, bytes] : held)
+    port->trusted_release(reinterpret_cast<void*>(base), bytes);
+  EXPECT_NE(port->trusted_reserve(options.book_bytes), nullptr);
+}
+
+TEST(ProcessPortTrusted, RunsOutWithNull) {
+  ProcessPort::Options options;
+  options.book_bytes = 4 * kPageBytes;
+  const auto port = make_port(options);
+  EXPECT_EQ(port->trusted_reserve(5 * kPageBytes), nullptr);
+  EXPECT_EQ(port->trusted_reserve(0), nullptr);
+  EXPECT_EQ(port->trusted_reserve(100), nullptr);
+  EXPECT_EQ(port->trusted_reserve(SIZE_MAX & ~(kPageBytes - 1)), nullptr);
+  void* const all = port->trusted_reserve(4 * kPageBytes);
+  EXPECT_NE(all, nullptr);
+  EXPECT_EQ(port->trusted_reserve(kPageBytes), nullptr);
+  port->trusted_release(all, 4 * kPageBytes);
+  EXPECT_NE(port->trusted_reserve(kPageBytes), nullptr);
+}
+
+TEST(ProcessPortTrusted, ManyThreadsGetDisjointMemory) {
+  const auto port = make_port();
+  std::vector<std::thread> threads;
+  for (unsigned char mark = 1; mark <= 4; ++mark) {
+    threads.emplace_back([&port, mark] {
+      for (int i = 0; i < 500; ++i) {
+        auto* const memory = static_cast<unsigned char*>(port->trusted_reserve(2 * kPageBytes));
+        ASSERT_NE(memory, nullptr);
+        ASSERT_TRUE(all_zero(memory, 2 * kPageBytes));
+        std::memset(memory, mark, 2 * kPageBytes);
+        std::this_thread::yield();
+        ASSERT_TRUE(std::all_of(memory, memory + 2 * kPageBytes,
+                                [mark](unsigned char b) { return b == mark; }));
+        port->trusted_release(memory, 2 * kPageBytes);
+      }
+    });
+  }
+  for (auto& thread : threads) thread.join();
+}
+
+TEST(ProcessPortEntropy, FillsEveryByte) {
+  const auto port = make_port();
+  std::array<unsigned char, 300> bytes{};
+  std::array<bool, 300> seen{};
+  for (int round = 0; round < 20; ++round) {
+    bytes.fill(0);
+    ASSERT_TRUE(port->entropy(bytes.data(), bytes.size()));
+    for (std::size_t i = 0; i < bytes.size(); ++i) seen[i] = seen[i] || bytes[i] != 0;
+  }
+  EXPECT_TRUE(std::all_of(seen.begin(), seen.end(), [](bool s) { return s; }));
+}
+
+class ProcessPortHost : public testing::TestWithParam<bool> {
+ protected:
+  PortHolder port_ = make_port({.shared = GetParam()});
+};
+INSTANTIATE_TEST_SUITE_P(Backing, ProcessPortHost, testing::Bool(),
+                         [](const auto& param) { return param.param ? "Shared" : "Private"; });
+
+TEST_P(ProcessPortHost, ReserveIsAlignedZeroWritableAndOutside) {
+  for (const std::size_t bytes :
+       {std::size_t{4096}, std::size_t{12288}, std::size_t{2} << 20, std::size_t{5} << 20}) {
+    for (const std::size_t alignment :
+         {std::size_t{4096}, std::size_t{65536}, std::size_t{2} << 20, std::size_t{1} << 30}) {
+      const HostReply reply = port_->host_reserve(bytes, alignment);
+      ASSERT_EQ(reply.error, 0);
+      EXPECT_EQ(reply.address % alignment, 0u);
+      EXPECT_FALSE(port_->enclave().overlaps({reply.address, bytes}));
+      EXPECT_TRUE(all_zero(bytes_at(reply.address), bytes));
+      std::memset(bytes_at(reply.address), 0x5a, bytes);
+      EXPECT_EQ(port_->host_release(reply.address, bytes), 0);
+    }
+  }
+}
+
+TEST_P(ProcessPortHost, ReserveThatCannotBeIsRefused) {
+  EXPECT_EQ(port_->host_reserve(0, kPageBytes).error, EINVAL);
+  EXPECT_EQ(port_->host_reserve(kPageBytes, 0).error, EINVAL);
+  EXPECT_EQ(port_->host_reserve(kPageBytes, 3 * kPageBytes).error, EINVAL);
+  EXPECT_EQ(port_->host_reserve(100, kPageBytes).error, EINVAL);
+  EXPECT_EQ(port_->host_reserve(std::size_t{1} << 60, kPageBytes).error, ENOMEM);
+  EXPECT_EQ(port_->host_reserve(SIZE_MAX & ~(kPageBytes - 1), std::size_t{1} << 30).error, ENOMEM);
+}
+
+TEST_P(ProcessPortHost, TrimmedTailsAreNotLeaked) {
+  // What over-mapping left would eat the address space in a thousand rounds of 64 GiB.
+  for (int i = 0; i < 10000; ++i) {
+    const HostReply reply = port_->host_reserve(kPageBytes, std::size_t{1} << 36);
+    ASSERT_EQ(reply.error, 0) << i;
+    ASSERT_EQ(port_->host_release(reply.address, kPageBytes), 0);
+  }
+}
+
+TEST_P(ProcessPortHost, MapUnmapProtectArePassedOn) {
+  const MapRequest request{
+      0, 3 * kPageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0};
+  const HostReply mapped = port_->host_map(request);
+  ASSERT_EQ(mapped.error, 0);
+  *bytes_at(mapped.address) = 1;
+  EXPECT_EQ(port_->host_protect(mapped.address, kPageBytes, PROT_READ), 0);
+  EXPECT_EQ(port_->host_unmap(mapped.address + kPageBytes, kPageBytes), 0);
+  EXPECT_EQ(port_->host_protect(mapped.address, 3 * kPageBytes, PROT_READ), ENOMEM);
+  MapRequest again = request;
+  again.hint = mapped.address;
+  again.flags |= MAP_FIXED_NOREPLACE;
+  EXPECT_EQ(port_->host_map(again).error, EEXIST);
+  EXPECT_EQ(port_->host_unmap(mapped.address, 3 * kPageBytes), 0);
+  EXPECT_EQ(port_->host_unmap(mapped.address + 1, kPageBytes), EINVAL);
+  MapRequest bad = request;
+  bad.flags = MAP_SHARED;
+  EXPECT_EQ(port_->host_map(bad).error, EBADF);
+}
+
+TEST(ProcessPortShared, BackingLeadsToTheSameBytes) {
+  const auto port = make_port({.shared = true});
+  std::mt19937_64 random(7);
+  std::map<std::uintptr_t, std::size_t> held;
+  for (int step = 0; step < 2000; ++step) {
+    if (held.size() < 20 && random() % 2 == 0) {
+      const std::size_t bytes = (1 + random() % 40) * kPageBytes;
+      const HostReply reply = port->host_reserve(bytes, kPageBytes << random() % 6);
+      ASSERT_EQ(reply.error, 0);
+      ASSERT_TRUE(all_zero(bytes_at(reply.address), bytes)) << "old bytes of the file came back";
+      const std::size_t inner = random() % bytes / kPageBytes * kPageBytes;
+      const auto backing = port->shared_backing(reply.address + inner);
+      ASSERT_TRUE(backing.ok());
+      EXPECT_EQ(backing->bytes, bytes - inner);
+      auto* const alias = static_cast<unsigned char*>(
+          mmap(nullptr, backing->bytes, PROT_READ | PROT_WRITE, MAP_SHARED, backing->descriptor,
+               static_cast<off_t>(backing->offset)));
+      ASSERT_NE(alias, MAP_FAILED);
+      std::memset(alias, static_cast<int>(step | 1), backing->bytes);
+      EXPECT_EQ(std::memcmp(alias, bytes_at(reply.address + inner), backing->bytes), 0);
+      munmap(alias, backing->bytes);
+      std::memset(bytes_at(reply.address), 0xff, bytes);
+      held.emplace(reply.address, bytes);
+    } else if (!held.empty()) {
+      auto victim = held.begin();
+      std::advance(victim, random() % held.size());
+      EXPECT_EQ(port->host_release(victim->first, victim->second + kPageBytes), EINVAL)
+          << "not the whole range";
+      ASSERT_EQ(port->host_release(victim->first, victim->second), 0);
+      EXPECT_EQ(port->shared_backing(victim->first).error(), Error::kNotFound);
+      EXPECT_EQ(port->host_release(victim->first, victim->second), EINVAL) << "twice";
+      held.erase(victim);
+    }
+  }
+}
+
+TEST(ProcessPortShared, PrivateMemoryHasNoBacking) {
+  const auto port = make_port();
+  const HostReply reply = port->host_reserve(kPageBytes, kPageBytes);
+  EXPECT_EQ(port->shared_backing(reply.address).error(), Error::kNotFound);
+  port->host_release(reply.address, kPageBytes);
+}
+
+}  // namespace
+}  // namespace exclave
