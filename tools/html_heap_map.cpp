@@ -88,9 +88,15 @@ std::string runs_of(const RegionPicture& region, const Grid& grid) {
       case RunInfo::Kind::kBlock:
         out += rectangles(grid, begin, end, "block" + shade, run_title(run));
         break;
-      case RunInfo::Kind::kSlab:
-        out += rectangles(grid, begin, end, "slab" + shade, run_title(run));
+      case RunInfo::Kind::kSlab: {
+        // As much of it in full colour as its slots are live.
+        const std::size_t live = run.slots == 0 ? 0 : run.extent.size * run.live_slots / run.slots;
+        out += rectangles(grid, begin, end, "idle" + shade, run_title(run));
+        if (live != 0) {
+          out += rectangles(grid, begin, begin + live, "slab", run_title(run));
+        }
         break;
+      }
     }
     odd = !odd;
     if (run.pinned) {
@@ -146,9 +152,11 @@ std::string region_figure(const RegionPicture& region, const std::string& id) {
     out += "<span>" + size_text(region.free_bytes()) + " free</span>";
     out += pinned == 0 ? "" : "<span>" + size_text(pinned) + " in flight</span>";
   }
-  out += "<code>" + hex(region.info.extent.base) + "</code></figcaption>";
-  out += "<svg viewBox=\"0 0 " + width + " " + height + "\" style=\"max-width:" + width +
-         "px\" role=\"img\" aria-label=\"" + html_escaped(region.name) + "\">";
+  out += "</figcaption>";
+  // Full rows fill the page; what is shorter keeps its cells at their size.
+  const std::string limit = grid.rows > 1 ? "" : " style=\"max-width:" + width + "px\"";
+  out += "<svg viewBox=\"0 0 " + width + " " + height + "\"" + limit +
+         " role=\"img\" aria-label=\"" + html_escaped(region.name) + "\">";
   out += "<defs><pattern id=\"" + pattern +
          "\" width=\"6\" height=\"6\" patternUnits=\"userSpaceOnUse\" patternTransform=\"rotate(45)\">"
          "<rect width=\"2.2\" height=\"6\" class=\"hatch\"/></pattern>"
@@ -157,7 +165,8 @@ std::string region_figure(const RegionPicture& region, const std::string& id) {
   out += "<g style=\"--hatch:url(#" + pattern + ")\">" + cells + "</g>";
   out += "<rect width=\"" + width + "\" height=\"" + height + "\" fill=\"url(#cells-" + id +
          ")\" pointer-events=\"none\"/></svg>";
-  out += "<small>one cell: " + size_text(grid.cell_bytes) + "</small></figure>";
+  out += "<small>at <code>" + hex(region.info.extent.base) + "</code>, one cell: " +
+         size_text(grid.cell_bytes) + "</small></figure>";
   return out;
 }
 
@@ -178,7 +187,8 @@ std::string html_heap_map(const HeapMap& map, const std::string& id) {
 std::string html_heap_legend() {
   return "<p class=\"legend\"><span><i class=\"block\"></i>block</span>"
          "<span><i class=\"block hatched\"></i>block, pinned: I/O in flight</span>"
-         "<span><i class=\"slab\"></i>slab of small blocks</span>"
+         "<span><i class=\"slab\"></i>small blocks</span>"
+         "<span><i class=\"idle\"></i>slab, slots not in use</span>"
          "<span><i class=\"free\"></i>free</span>"
          "<span><i class=\"mapping\"></i>mapping of a device</span></p>";
 }

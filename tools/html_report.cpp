@@ -12,10 +12,10 @@ namespace {
 
 constexpr const char* kStyle = R"css(
 :root{color-scheme:light dark;--page:#f6f7f9;--card:#fff;--ink:#16202b;--soft:#5a6875;--line:#e3e7ec;
---block:#3d7fe0;--block2:#6ba0ee;--slab:#8b5cd6;--slab2:#a983e4;--free:#e6eaef;--mapping:#20a08a;
+--block:#3d7fe0;--block2:#6ba0ee;--slab:#8b5cd6;--idle:#d9caf4;--idle2:#cdbaf0;--free:#e6eaef;--mapping:#20a08a;
 --hatchink:rgba(255,255,255,.62);--good:#168a50;--goodbg:#e2f5ea;--bad:#c8323c;--badbg:#fdeaea;--sync:#b98a1e}
 @media(prefers-color-scheme:dark){:root{--page:#0e1319;--card:#171e27;--ink:#e6ecf2;--soft:#93a1af;--line:#28323e;
---block:#4f8fec;--block2:#3672c8;--slab:#9d78e0;--slab2:#7d59c0;--free:#242d38;--mapping:#25ab94;
+--block:#4f8fec;--block2:#3672c8;--slab:#a584ea;--idle:#43355f;--idle2:#4d3d6d;--free:#242d38;--mapping:#25ab94;
 --hatchink:rgba(8,14,22,.55);--good:#4cd08a;--goodbg:#12301f;--bad:#ff7a80;--badbg:#3a181b;--sync:#d9ad4a}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--page);color:var(--ink);font:15px/1.5 system-ui,-apple-system,"Segoe UI",Roboto,"Liberation Sans",sans-serif}
@@ -27,28 +27,28 @@ header p{flex-basis:100%;margin:0;color:var(--soft);overflow-wrap:anywhere}
 .verdict{padding:4px 12px;border-radius:99px;font-weight:600;font-size:14px;color:var(--good);background:var(--goodbg)}
 .verdict.bad{color:var(--bad);background:var(--badbg)}
 .alert{margin:18px 0 0;padding:12px 16px;border-radius:10px;color:var(--bad);background:var(--badbg);overflow-wrap:anywhere}
-.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(150px,1fr));gap:12px;margin:22px 0}
+.tiles{display:grid;grid-template-columns:repeat(auto-fit,minmax(142px,1fr));gap:12px;margin:22px 0}
 .tile,section{background:var(--card);border:1px solid var(--line);border-radius:12px}
 .tile{padding:14px 16px}
-.tile b{display:block;font-size:23px;line-height:1.2;font-variant-numeric:tabular-nums;letter-spacing:-.01em}
+.tile b{display:block;white-space:nowrap;font-size:22px;line-height:1.2;font-variant-numeric:tabular-nums;letter-spacing:-.01em}
 .tile span{color:var(--soft);font-size:13px}
 .tile.bad b{color:var(--bad)}
 section{padding:18px 20px 20px;margin-top:16px}
 section>p{margin:0 0 14px;color:var(--soft)}
-.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:16px;align-items:start}
-.pair section{height:100%}
+.pair{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(100%,420px),1fr));gap:0 16px}
 svg{display:block;width:100%;height:auto}
 .region{margin:14px 0 0}
 .region svg{border-radius:4px}
-figcaption{display:flex;flex-wrap:wrap;gap:2px 14px;align-items:baseline;margin-bottom:6px;font-size:13px;color:var(--soft)}
+figcaption{display:flex;flex-wrap:wrap;gap:2px 12px;align-items:baseline;margin-bottom:6px;font-size:13px;color:var(--soft)}
 figcaption b{color:var(--ink);font-size:14px}
 code{font:12px ui-monospace,"DejaVu Sans Mono",monospace;color:var(--soft)}
 .region small{color:var(--soft);font-size:12px}
-.side{display:flex;flex-wrap:wrap;gap:0 48px}
+.side{display:flex;flex-wrap:wrap;gap:0 32px}
 .side svg{width:auto;min-width:42px;height:22px}
 .side .region{min-width:200px}
 .block rect,i.block{fill:var(--block);background:var(--block)}.block.odd rect{fill:var(--block2)}
-.slab rect,i.slab{fill:var(--slab);background:var(--slab)}.slab.odd rect{fill:var(--slab2)}
+.slab rect,i.slab{fill:var(--slab);background:var(--slab)}
+.idle rect,i.idle{fill:var(--idle);background:var(--idle)}.idle.odd rect{fill:var(--idle2)}
 .free rect,i.free{fill:var(--free);background:var(--free)}
 .mapping rect,i.mapping{fill:var(--mapping);background:var(--mapping)}
 .pinned rect{fill:var(--hatch)}
@@ -142,7 +142,7 @@ class ThroughputChart {
 
   static double nice_top(double value) {
     const double power = std::pow(10, std::floor(std::log10(std::max(value, 1.0))));
-    for (const double step : {1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 10.0}) {
+    for (const double step : {1.0, 1.2, 1.6, 2.0, 2.4, 3.2, 4.0, 6.0, 8.0}) {
       if (value <= step * power) {
         return step * power;
       }
@@ -314,7 +314,7 @@ std::string tiles(const RunReport& report) {
     }
   }
   out += tile(count_text(report.host_calls_total()), "host calls");
-  out += tile(size_text(report.busy.statistics.trusted_used_bytes), "trusted memory for the books");
+  out += tile(size_text(report.busy.statistics.trusted_used_bytes), "of trusted books");
   out += tile(count_text(report.attacks_total()), "host replies refused", report.attacks_total() != 0);
   out += tile(count_text(report.tampered.blocks.size()), "blocks tampered with", !report.tampered.clean());
   return out + "</div>";
@@ -348,11 +348,11 @@ std::string html_report(const RunReport& report) {
                   "Who holds what, from the allocator's books. Not one byte of them lies in the memory that is drawn here.",
                   html_heap_map(report.busy, "busy") + html_heap_legend());
   page += section("Untrusted memory at the end",
-                  "The same regions when the work is done: every block is free again, and the free runs have joined up.",
+                  "The same regions when the work is done: every block is free again and the free runs have joined up; an empty slab may wait for the next small block.",
                   html_heap_map(report.at_end, "end"));
   page += section("Throughput", "Plaintext or ciphertext through the boundary, over time.",
                   ThroughputChart(report).svg());
-  page += "<div class=\"pair\" style=\"margin-top:0\">" +
+  page += "<div class=\"pair\">" +
           section("Host calls", "By kind; each one costs thousands of cycles in an enclave.", bars(report)) +
           section("Refused", "What contradicts the books in trusted memory is not believed.", attacks(report)) + "</div>";
   page += section("How it ended", "As an application would, and each answer checked against the books.", ending(report));

@@ -42,7 +42,9 @@ std::string size_text(std::uint64_t bytes) {
     value /= 1024;
     ++unit;
   }
-  const bool whole = value == static_cast<double>(static_cast<std::uint64_t>(value));
+  // One decimal where it says something.
+  const auto tenths = static_cast<std::uint64_t>(value * 10 + 0.5);
+  const bool whole = unit == 0 || tenths % 10 == 0 || value >= 100;
   return format(whole ? "%.0f %s" : "%.1f %s", value, kUnits[unit]);
 }
 

@@ -9,8 +9,10 @@ namespace exclave {
 
 class EXCLAVE_API MemoryCalls {
  public:
-  // The allocator and whatever the table refers to must outlive this object.
-  MemoryCalls(Allocator& allocator, const EnclaveMemoryTable& inside) noexcept;
+  // The allocator's core (it may move to another Allocator) and whatever the table refers to must outlive this object.
+  MemoryCalls(Allocator& allocator, const EnclaveMemoryTable& inside) noexcept
+      : MemoryCalls(*allocator.core(), inside) {}
+  MemoryCalls(core::AllocatorCore& core, const EnclaveMemoryTable& inside) noexcept : core_(&core), inside_(inside) {}
 
   // Inside unless the runtime's policy says that the descriptor's memory lies outside; then the host maps it, and the
   // verified range is attached as a mapping. The offset is the device's token, not a file position; the length may be
@@ -31,7 +33,7 @@ class EXCLAVE_API MemoryCalls {
   int mprotect(std::uintptr_t address, std::size_t length, int protection) noexcept;
 
  private:
-  Allocator* allocator_;
+  core::AllocatorCore* core_;
   EnclaveMemoryTable inside_;
 };
 

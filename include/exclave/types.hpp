@@ -79,7 +79,8 @@ struct AttachOptions {
   // two of at least a page, and device_base must agree with the base modulo it.
   std::size_t boundary = 0;
   // Called once when the region is gone, on the thread that made it go, with no lock held.
-  void (*gone)(void* context, RegionId id, Extent extent) = nullptr;
+  // For a mapping that goes in parts, once for each part. region_id is RegionId::value.
+  void (*gone)(void* context, std::uint64_t region_id, std::uintptr_t base, std::size_t size_bytes) = nullptr;
   void* gone_context = nullptr;
 };
 
@@ -107,12 +108,6 @@ struct RunInfo {
   bool pinned = false;
 };
 
-struct Misuse {
-  Error error;             // which rule was broken
-  std::uintptr_t address;  // the argument
-  std::size_t size_bytes;  // the size given, 0 if none
-};
-
 struct Config {
   // Most bytes of untrusted memory to hold from the host at once. Attached memory does not count.
   std::size_t quota_bytes = SIZE_MAX;
@@ -123,8 +118,9 @@ struct Config {
   std::size_t keep_free_bytes = std::size_t{64} << 20;
   // Overwrite each block with zeros when it is freed. Costs one write of the block.
   bool scrub_on_free = false;
-  // Told of each bad free, with no lock held, on the thread that made it. It may stop the program.
-  void (*misuse)(void* context, const Misuse& misuse) = nullptr;
+  // Told of each bad free, with no lock held, on the thread that made it: the Error as its number, the address, and
+  // the size given, 0 if none. It may stop the program.
+  void (*misuse)(void* context, std::int32_t error, std::uintptr_t address, std::size_t size_bytes) = nullptr;
   void* misuse_context = nullptr;
   // Asked once before an allocation fails, with no lock held: free something and return true to retry.
   bool (*rescue)(void* context, std::size_t size_bytes) = nullptr;

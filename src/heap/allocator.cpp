@@ -39,19 +39,11 @@ Result<RegionInfo> Allocator::query(std::uintptr_t address, std::size_t size_byt
 
 Result<untrusted_bytes> Allocator::validate(std::uintptr_t address, std::size_t size_bytes,
                                             Protection needed) const noexcept {
-  const Result<RegionInfo> info = core_->query(address, size_bytes);
-  if (!info.ok()) return info.error();
-  const auto have = static_cast<unsigned>(info->protection);
-  const auto need = static_cast<unsigned>(needed);
-  if ((have & need) != need) return Error::kNotPermitted;
-  return untrusted_bytes::unsafe_from_address(address);
+  return core_->validate_range(address, size_bytes, needed);
 }
 
 Result<std::uint64_t> Allocator::device_address(untrusted_bytes pointer) const noexcept {
-  const Result<RegionInfo> info = core_->query(pointer.address(), 1);
-  if (!info.ok()) return info.error();
-  if (info->device_base == kNoDeviceAddress) return Error::kNotFound;
-  return info->device_base + (pointer.address() - info->extent.base);
+  return core_->device_address(pointer.address());
 }
 
 Result<PinId> Allocator::pin(Extent range) noexcept { return core_->pin(range); }

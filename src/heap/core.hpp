@@ -51,6 +51,8 @@ class AllocatorCore {
   Result<RegionInfo> query(std::uintptr_t address, std::size_t size) const noexcept {
     return registry_.query(address, size);
   }
+  Result<untrusted_bytes> validate_range(std::uintptr_t address, std::size_t size, Protection needed) const noexcept;
+  Result<std::uint64_t> device_address(std::uintptr_t address) const noexcept;
 
   // ---- For the memory calls (core_regions.cpp) ----
   // A chain of mappings that left the books, in ascending order, by Region::links.right.

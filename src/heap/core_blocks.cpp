@@ -597,7 +597,9 @@ Status AllocatorCore::report(Error error, std::uintptr_t block, std::size_t size
     case Error::kForeignFree:
     case Error::kWrongSize:
       misuses_.fetch_add(1, std::memory_order_relaxed);
-      if (config_.misuse != nullptr) config_.misuse(config_.misuse_context, Misuse{error, block, size});
+      if (config_.misuse != nullptr) {
+        config_.misuse(config_.misuse_context, static_cast<std::int32_t>(error), block, size);
+      }
       break;
     default:
       break;

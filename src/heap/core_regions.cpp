@@ -230,14 +230,33 @@ void AllocatorCore::finish_drain(Gate& gate, Pool& pool, RegionId id) noexcept {
 void AllocatorCore::finish_region(Gate& gate, Region& region) noexcept {
   auto* const gone = region.gone;
   void* const context = region.gone_context;
-  const RegionId id = region.region_id();
+  const std::uint64_t id = region.region_id().value;
   const Extent extent = region.extent();
   registry_.destroy(region);
   if (gone == nullptr) return;
   // The callback may call the allocator.
   gate.heap().open_gate();
-  gone(context, id, extent);
+  gone(context, id, extent.base, extent.size);
   gate.heap().close_gate();
+}
+
+// ---- Questions ----
+
+Result<untrusted_bytes> AllocatorCore::validate_range(std::uintptr_t address, std::size_t size,
+                                                      Protection needed) const noexcept {
+  const Result<RegionInfo> info = registry_.query(address, size);
+  if (!info.ok()) return info.error();
+  const auto have = static_cast<unsigned>(info->protection);
+  const auto need = static_cast<unsigned>(needed);
+  if ((have & need) != need) return Error::kNotPermitted;
+  return untrusted_bytes::unsafe_from_address(address);
+}
+
+Result<std::uint64_t> AllocatorCore::device_address(std::uintptr_t address) const noexcept {
+  const Result<RegionInfo> info = registry_.query(address, 1);
+  if (!info.ok()) return info.error();
+  if (info->device_base == kNoDeviceAddress) return Error::kNotFound;
+  return info->device_base + (address - info->extent.base);
 }
 
 // ---- Pins ----

@@ -207,12 +207,9 @@ std::intptr_t map_outside(AllocatorCore& core, const MapRequest& asked) noexcept
 
 }  // namespace
 
-MemoryCalls::MemoryCalls(Allocator& allocator, const EnclaveMemoryTable& inside) noexcept
-    : allocator_(&allocator), inside_(inside) {}
-
 std::intptr_t MemoryCalls::mmap(std::uintptr_t address, std::size_t length, int protection, int flags, int descriptor,
                                 std::uint64_t offset) noexcept {
-  AllocatorCore& core = *allocator_->core();
+  AllocatorCore& core = *core_;
   const Extent enclave = core.registry().enclave();
   std::uint64_t size = 0;
   if (length == 0) return -kEINVAL;
@@ -242,7 +239,7 @@ std::intptr_t MemoryCalls::mmap(std::uintptr_t address, std::size_t length, int 
 int MemoryCalls::munmap(std::uintptr_t address, std::size_t length) noexcept {
   Extent range;
   if (const int bad = decode_range(address, length, &range); bad != 0) return bad;
-  AllocatorCore& core = *allocator_->core();
+  AllocatorCore& core = *core_;
   const Parts parts = cut(range, core.registry().enclave());
   // The outside parts first: only they can be refused for a pin.
   int result = unmap_outside(core, parts.below);
@@ -259,7 +256,7 @@ int MemoryCalls::mprotect(std::uintptr_t address, std::size_t length, int protec
   if (length == 0) return 0;
   Extent range;
   if (decode_range(address, length, &range) != 0) return -kENOMEM;
-  AllocatorCore& core = *allocator_->core();
+  AllocatorCore& core = *core_;
   const Parts parts = cut(range, core.registry().enclave());
   if ((protection & kProtExec) && (!parts.below.empty() || !parts.above.empty())) return -kEACCES;
   // In ascending order, as Linux walks, and up to the first hole.

@@ -37,7 +37,7 @@ struct alignas(kCacheLine) Region {
 
   // ---- Fixed while the region stands ----
   std::size_t book_bytes = 0;
-  void (*gone)(void* context, RegionId id, Extent extent) = nullptr;
+  void (*gone)(void* context, std::uint64_t region_id, std::uintptr_t base, std::size_t size) = nullptr;
   void* gone_context = nullptr;
   std::size_t largest_block = 0;
   std::size_t boundary = 0;

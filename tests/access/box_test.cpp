@@ -31,7 +31,7 @@ namespace {
 
 using access_test::GuardedMemory;
 
-class BoxTest : public testing::Test {
+class HandleTest : public testing::Test {
  protected:
   void SetUp() override {
     auto port = ProcessPort::create();
@@ -65,12 +65,12 @@ class BoxTest : public testing::Test {
   Allocator allocator_;
 };
 
-using Box_ = BoxTest;
-using Block_ = BoxTest;
-using Threat32_AttachedAgain = BoxTest;
-using Threat48_BoxPadding = BoxTest;
+using BoxTest = HandleTest;
+using BlockTest = HandleTest;
+using Threat32_AttachedAgain = HandleTest;
+using Threat48_BoxPadding = HandleTest;
 
-TEST_F(Box_, CarriesAnObject) {
+TEST_F(BoxTest, CarriesAnObject) {
   auto box = Box<Order>::create(allocator_, Order{7, {1, 2, 3}, 9});
   ASSERT_TRUE(box.ok()) << error_text(box.error());
   EXPECT_FALSE(box->stale());
@@ -87,7 +87,7 @@ TEST_F(Box_, CarriesAnObject) {
   EXPECT_TRUE(box->reset().ok());
 }
 
-TEST_F(Box_, MovesItsObject) {
+TEST_F(BoxTest, MovesItsObject) {
   auto first = std::move(*Box<int>::create(allocator_, 1));
   auto second = std::move(*Box<int>::create(allocator_, 2));
   first = std::move(second);
@@ -98,7 +98,7 @@ TEST_F(Box_, MovesItsObject) {
   EXPECT_EQ(*third.load(), 2);
 }
 
-TEST_F(Box_, ReleaseGivesTheObjectUp) {
+TEST_F(BoxTest, ReleaseGivesTheObjectUp) {
   auto box = std::move(*Box<std::uint64_t>::create(allocator_, 5));
   const untrusted_ptr<std::uint64_t> object = box.release();
   EXPECT_FALSE(static_cast<bool>(box));
@@ -106,7 +106,7 @@ TEST_F(Box_, ReleaseGivesTheObjectUp) {
   EXPECT_TRUE(allocator_.deallocate(untrusted_bytes::unsafe_from_address(object.address())).ok());
 }
 
-TEST_F(Box_, TellsWhenItsRegionIsRevoked) {
+TEST_F(BoxTest, TellsWhenItsRegionIsRevoked) {
   const RegionId region = attach();
   auto box = std::move(*Box<int>::create(allocator_, 3, Placement::in_pool(region)));
   EXPECT_EQ(box.region(), region);
@@ -148,7 +148,7 @@ TEST_F(Threat48_BoxPadding, TheSlotBehindTheObjectIsZero) {
   for (int i = 0; i < 16; ++i) EXPECT_EQ(outside[i], 0) << i;
 }
 
-TEST_F(Block_, GivesItsBytes) {
+TEST_F(BlockTest, GivesItsBytes) {
   auto block = Block::create(allocator_, 100, 64);
   ASSERT_TRUE(block.ok());
   EXPECT_EQ(block->size(), 100u);
@@ -167,13 +167,13 @@ TEST_F(Block_, GivesItsBytes) {
   EXPECT_TRUE(none.reset().ok());
 }
 
-TEST_F(Block_, RefusalsAreTheAllocators) {
+TEST_F(BlockTest, RefusalsAreTheAllocators) {
   EXPECT_EQ(Block::create(allocator_, 0).error(), Error::kInvalidArgument);
   EXPECT_EQ(Block::create(allocator_, 8, 3).error(), Error::kInvalidArgument);
   EXPECT_EQ(Block::create(allocator_, 8, 8, Placement::on_device(77)).error(), Error::kNotFound);
 }
 
-TEST_F(Block_, TellsWhenSomeoneElseFreedIt) {
+TEST_F(BlockTest, TellsWhenSomeoneElseFreedIt) {
   auto block = std::move(*Block::create(allocator_, 4096 * 4));
   ASSERT_TRUE(
       allocator_.deallocate(untrusted_bytes::unsafe_from_address(block.bytes()->address())).ok());

@@ -1,0 +1,273 @@
+/* exclave: the whole library for C, and for whatever speaks C (Rust, Go, Zig).
+ *
+ * What each function does, its errors, its cost and what it trusts are written once, in the C++ header of the same
+ * part: allocator.hpp, memory_calls.hpp, access.hpp, ring.hpp, process_port.hpp. Here, too:
+ * - No error changes anything. Every function that can fail answers an exclave_error; a NULL where an object or a
+ *   result is expected is EXCLAVE_INVALID_ARGUMENT.
+ * - exclave_address is an untrusted address: never dereference it, use exclave_copy_in and exclave_copy_out.
+ * - All functions are thread-safe but create and destroy. */
+#ifndef EXCLAVE_H
+#define EXCLAVE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "exclave/port.h"
+
+#if defined(__GNUC__)
+#define EXCLAVE_C_API __attribute__((visibility("default")))
+#define EXCLAVE_MUST_USE __attribute__((warn_unused_result))
+#else
+#define EXCLAVE_C_API
+#define EXCLAVE_MUST_USE
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+#define EXCLAVE_ABI_VERSION 0
+
+typedef uintptr_t exclave_address;
+typedef uint64_t exclave_region_id; /* 0: none */
+typedef uint64_t exclave_pin_id;    /* 0: none */
+typedef struct exclave_allocator exclave_allocator;
+typedef struct exclave_process_port exclave_process_port;
+typedef struct exclave_process_memory exclave_process_memory;
+
+typedef enum exclave_error {
+  EXCLAVE_OK = 0,
+  EXCLAVE_INVALID_ARGUMENT = 1,
+  EXCLAVE_OUT_OF_MEMORY = 2,
+  EXCLAVE_OUT_OF_TRUSTED_MEMORY = 3,
+  EXCLAVE_QUOTA = 4,
+  EXCLAVE_HOST_REFUSED = 5,
+  EXCLAVE_HOST_LIED = 6,
+  EXCLAVE_INSIDE_ENCLAVE = 7,
+  EXCLAVE_OVERLAP = 8,
+  EXCLAVE_NOT_FOUND = 9,
+  EXCLAVE_BUSY = 10,
+  EXCLAVE_PINNED = 11,
+  EXCLAVE_DOUBLE_FREE = 12,
+  EXCLAVE_INTERIOR_FREE = 13,
+  EXCLAVE_FOREIGN_FREE = 14,
+  EXCLAVE_STALE = 15,
+  EXCLAVE_WRONG_SIZE = 16,
+  EXCLAVE_NOT_PERMITTED = 17,
+  EXCLAVE_REENTERED = 18,
+  EXCLAVE_WOULD_BLOCK = 19,
+  EXCLAVE_TOO_MANY_THREADS = 20
+} exclave_error;
+
+/* One line for people; never NULL. */
+EXCLAVE_C_API const char* exclave_error_text(exclave_error error);
+
+/* ---- The allocator ---- */
+
+/* Fill with exclave_config_init, then change what you want. Fields as in exclave::Config. */
+typedef struct exclave_config {
+  size_t quota_bytes;
+  size_t grow_min_bytes;
+  size_t grow_max_bytes;
+  size_t keep_free_bytes;
+  bool scrub_on_free;
+  void (*misuse)(void* context, int32_t error, exclave_address address, size_t size_bytes); /* an exclave_error */
+  void* misuse_context;
+  bool (*rescue)(void* context, size_t size_bytes); /* true: try again */
+  void* rescue_context;
+} exclave_config;
+
+EXCLAVE_C_API void exclave_config_init(exclave_config* config);
+
+/* config may be NULL: the defaults. The port is copied, what its context points to must stay. */
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_create(const struct exclave_port* port,
+                                                            const exclave_config* config,
+                                                            exclave_allocator** allocator);
+EXCLAVE_C_API void exclave_destroy(exclave_allocator* allocator); /* NULL is allowed */
+
+/* ---- Regions ---- */
+
+enum { EXCLAVE_PROTECTION_NONE = 0, EXCLAVE_PROTECTION_READ = 1, EXCLAVE_PROTECTION_WRITE = 2 };
+typedef enum exclave_role { EXCLAVE_POOL = 0, EXCLAVE_MAPPING = 1, EXCLAVE_FORBIDDEN = 2 } exclave_role;
+typedef enum exclave_detach_mode {
+  EXCLAVE_DETACH_BUSY = 0,
+  EXCLAVE_DETACH_DRAIN = 1,
+  EXCLAVE_DETACH_REVOKE = 2
+} exclave_detach_mode;
+#define EXCLAVE_NO_DEVICE_ADDRESS (~(uint64_t)0)
+
+/* Fill with exclave_attach_options_init. Fields as in exclave::AttachOptions. */
+typedef struct exclave_attach_options {
+  exclave_role role;
+  unsigned protection;
+  uint32_t device;
+  uint64_t device_base;
+  bool open_to_all;
+  size_t largest_block;
+  size_t boundary;
+  void (*gone)(void* context, exclave_region_id id, exclave_address base, size_t size_bytes);
+  void* gone_context;
+} exclave_attach_options;
+
+typedef struct exclave_region_info {
+  exclave_region_id id;
+  exclave_address base;
+  size_t size_bytes;
+  exclave_role role;
+  unsigned protection;
+  bool grown;
+  bool draining;
+  uint32_t device;
+  uint64_t device_base;
+} exclave_region_info;
+
+EXCLAVE_C_API void exclave_attach_options_init(exclave_attach_options* options);
+/* options may be NULL: a pool. id may be NULL. */
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_attach(exclave_allocator* allocator, exclave_address base,
+                                                            size_t size_bytes, const exclave_attach_options* options,
+                                                            exclave_region_id* id);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_detach(exclave_allocator* allocator, exclave_address base,
+                                                            size_t size_bytes, exclave_detach_mode mode);
+/* info may be NULL. */
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_query(const exclave_allocator* allocator,
+                                                           exclave_address address, size_t size_bytes,
+                                                           exclave_region_info* info);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_validate(const exclave_allocator* allocator,
+                                                              exclave_address address, size_t size_bytes,
+                                                              unsigned needed_protection);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_device_address(const exclave_allocator* allocator,
+                                                                    exclave_address address, uint64_t* device_address);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_pin(exclave_allocator* allocator, exclave_address base,
+                                                         size_t size_bytes, exclave_pin_id* pin);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_unpin(exclave_allocator* allocator, exclave_pin_id pin);
+
+/* ---- Blocks ---- */
+
+typedef enum exclave_place { EXCLAVE_ANYWHERE = 0, EXCLAVE_IN_POOL = 1, EXCLAVE_ON_DEVICE = 2 } exclave_place;
+typedef struct exclave_placement {
+  exclave_place place;
+  uint32_t device;        /* EXCLAVE_ON_DEVICE */
+  exclave_region_id pool; /* EXCLAVE_IN_POOL */
+} exclave_placement;
+
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_allocate(exclave_allocator* allocator, size_t size_bytes,
+                                                              exclave_address* block);
+/* where may be NULL: anywhere. */
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_allocate_at(exclave_allocator* allocator, size_t size_bytes,
+                                                                 size_t alignment, const exclave_placement* where,
+                                                                 exclave_address* block);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_allocate_zeroed(exclave_allocator* allocator, size_t size_bytes,
+                                                                     size_t alignment, const exclave_placement* where,
+                                                                     exclave_address* block);
+/* *block is the old block on the way in (0 allocates) and the new one on the way out; unchanged on error. */
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_reallocate(exclave_allocator* allocator, exclave_address* block,
+                                                                size_t size_bytes, size_t alignment,
+                                                                const exclave_placement* where);
+EXCLAVE_C_API exclave_error exclave_deallocate(exclave_allocator* allocator, exclave_address block);
+EXCLAVE_C_API exclave_error exclave_deallocate_sized(exclave_allocator* allocator, exclave_address block,
+                                                     size_t size_bytes, size_t alignment);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_usable_size(const exclave_allocator* allocator,
+                                                                 exclave_address block, size_t* size_bytes);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_region_of(const exclave_allocator* allocator,
+                                                               exclave_address block, exclave_region_id* region);
+EXCLAVE_C_API exclave_error exclave_deallocate_handle(exclave_allocator* allocator, exclave_address block,
+                                                      exclave_region_id region);
+
+EXCLAVE_C_API void exclave_flush_thread(exclave_allocator* allocator);
+EXCLAVE_C_API void exclave_trim(exclave_allocator* allocator);
+
+/* ---- Looking ---- */
+
+typedef enum exclave_run_kind { EXCLAVE_RUN_FREE = 0, EXCLAVE_RUN_BLOCK = 1, EXCLAVE_RUN_SLAB = 2 } exclave_run_kind;
+typedef struct exclave_run_info {
+  exclave_address base;
+  size_t size_bytes;
+  exclave_run_kind kind;
+  uint32_t slot_bytes, slots, live_slots, cached_slots, owner;
+  bool pinned;
+} exclave_run_info;
+
+/* Fields as in exclave::Statistics. */
+typedef struct exclave_statistics {
+  size_t reserved_bytes, live_bytes, cached_bytes, free_bytes, overhead_bytes, grown_bytes, mapping_bytes;
+  size_t trusted_bytes, trusted_used_bytes, live_blocks, regions, pins;
+  uint64_t host_reserve_calls, host_release_calls, host_map_calls, host_unmap_calls, host_protect_calls;
+  uint64_t lies_refused, misuse_refused;
+} exclave_statistics;
+
+EXCLAVE_C_API void exclave_get_statistics(const exclave_allocator* allocator, exclave_statistics* statistics);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_next_region(const exclave_allocator* allocator,
+                                                                 exclave_address address, exclave_region_info* info);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_next_run(const exclave_allocator* allocator,
+                                                              exclave_address address, exclave_run_info* info);
+EXCLAVE_C_API bool exclave_validate_books(const exclave_allocator* allocator);
+
+/* ---- The boundary. Addresses validated by the caller: blocks, or ranges that exclave_validate allowed. ---- */
+
+EXCLAVE_C_API void exclave_copy_out(exclave_address to, const void* from, size_t size_bytes);
+/* to is 8-aligned; zeros up to the next multiple of 8 follow. No slow tail. */
+EXCLAVE_C_API void exclave_copy_out_padded(exclave_address to, const void* from, size_t size_bytes);
+EXCLAVE_C_API void exclave_copy_in(void* to, exclave_address from, size_t size_bytes);
+EXCLAVE_C_API void exclave_fill_zero(exclave_address to, size_t size_bytes);
+EXCLAVE_C_API void exclave_copy_across(exclave_address to, exclave_address from, size_t size_bytes);
+/* One access each, naturally aligned. */
+EXCLAVE_C_API uint32_t exclave_load_u32(exclave_address from);
+EXCLAVE_C_API uint64_t exclave_load_u64(exclave_address from);
+EXCLAVE_C_API void exclave_store_u32(exclave_address to, uint32_t value);
+EXCLAVE_C_API void exclave_store_u64(exclave_address to, uint64_t value);
+
+/* A byte ring; layout and rules in ring.hpp. The struct is one side's trusted state: initialise it with the function,
+ * leave its inside alone. */
+typedef struct exclave_ring_producer {
+  uint64_t state[5];
+} exclave_ring_producer;
+typedef struct exclave_ring_consumer {
+  uint64_t state[4];
+} exclave_ring_consumer;
+
+EXCLAVE_C_API size_t exclave_ring_bytes(size_t capacity);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_ring_producer_init(exclave_ring_producer* ring,
+                                                                        exclave_address memory, size_t size_bytes);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_ring_consumer_init(exclave_ring_consumer* ring,
+                                                                        exclave_address memory, size_t size_bytes);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_ring_write(exclave_ring_producer* ring, const void* bytes,
+                                                                size_t size_bytes);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_ring_read(exclave_ring_consumer* ring, void* bytes,
+                                                               size_t size_bytes);
+
+/* ---- The application's memory calls: results as the Linux system calls', 0 or an address or a negative errno ---- */
+
+EXCLAVE_C_API intptr_t exclave_mmap(exclave_allocator* allocator, const struct exclave_enclave_memory* inside,
+                                    exclave_address address, size_t length, int protection, int flags, int descriptor,
+                                    uint64_t offset);
+EXCLAVE_C_API int exclave_munmap(exclave_allocator* allocator, const struct exclave_enclave_memory* inside,
+                                 exclave_address address, size_t length);
+EXCLAVE_C_API int exclave_mprotect(exclave_allocator* allocator, const struct exclave_enclave_memory* inside,
+                                   exclave_address address, size_t length, int protection);
+
+/* ---- The process port (not in builds for other ports) ---- */
+
+typedef struct exclave_process_options {
+  size_t book_bytes;
+  size_t enclave_bytes;
+  bool huge_pages;
+  bool shared;
+} exclave_process_options;
+
+EXCLAVE_C_API void exclave_process_options_init(exclave_process_options* options);
+/* options may be NULL. */
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_process_port_create(const exclave_process_options* options,
+                                                                         exclave_process_port** port);
+EXCLAVE_C_API void exclave_process_port_destroy(exclave_process_port* port);
+EXCLAVE_C_API struct exclave_port exclave_process_port_table(exclave_process_port* port);
+/* The simple manager of the enclave's own memory, and its table for the memory calls. */
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_process_memory_create(exclave_process_port* port,
+                                                                           exclave_process_memory** memory);
+EXCLAVE_C_API void exclave_process_memory_destroy(exclave_process_memory* memory);
+EXCLAVE_C_API struct exclave_enclave_memory exclave_process_memory_table(exclave_process_memory* memory);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
