@@ -292,9 +292,9 @@ void HostileHost::during_calls(std::function<void(HostCall)> hook) {
   hook_ = std::move(hook);
 }
 
-void HostileHost::hold(HostCall call) {
+void HostileHost::hold(HostCall call, unsigned calls) {
   const std::lock_guard lock(mutex_);
-  held_[index_of(call)] = true;
+  hold_[index_of(call)] = calls;
 }
 
 bool HostileHost::wait_until_held(unsigned calls, std::chrono::milliseconds at_most) {
@@ -304,13 +304,19 @@ bool HostileHost::wait_until_held(unsigned calls, std::chrono::milliseconds at_m
 
 void HostileHost::let_go() {
   const std::lock_guard lock(mutex_);
-  held_.fill(false);
+  hold_.fill(0);
+  ++let_go_;
   changed_.notify_all();
 }
 
 void HostileHost::set_delay(std::chrono::microseconds delay) {
   const std::lock_guard lock(mutex_);
   delay_ = delay;
+}
+
+void HostileHost::tolerate_overlaps(bool tolerate) {
+  const std::lock_guard lock(mutex_);
+  tolerate_overlaps_ = tolerate;
 }
 
 void HostileHost::set_overlap_target(Extent known) {
@@ -430,10 +436,12 @@ HostileHost::Plan HostileHost::begin(HostCall call) {
   if (!fits(plan.lie, call)) plan.lie = Lie::kNone;
   const auto hook = hook_;
   const auto delay = delay_;
-  if (held_[i]) {
+  if (hold_[i] != 0) {
+    --hold_[i];
     ++waiting_;
+    const std::uint64_t since = let_go_;
     changed_.notify_all();
-    changed_.wait(lock, [&] { return !held_[i]; });
+    changed_.wait(lock, [&] { return let_go_ != since; });
     --waiting_;
   }
   lock.unlock();
@@ -451,6 +459,17 @@ HostReply HostileHost::finish(HostCall call, Lie lie, HostReply reply, std::size
 void HostileHost::note_handed_out(Extent extent, bool reserved, bool real) {
   const std::lock_guard lock(mutex_);
   ranges_.push_back({extent, reserved, real});
+}
+
+// A lie that may be believed: there is no shame in giving it back.
+void HostileHost::note_if_believed(Lie lie, const HostReply& reply, std::size_t bytes,
+                                   bool reserved) {
+  const bool overlap = lie == Lie::kOverlapExact || lie == Lie::kOverlapNested ||
+                       lie == Lie::kOverlapPartly || lie == Lie::kSameTwice;
+  const std::lock_guard lock(mutex_);
+  if (reply.error == 0 && (!can_be_seen(lie) || (overlap && tolerate_overlaps_))) {
+    ranges_.push_back({{reply.address, bytes}, reserved, false});
+  }
 }
 
 void HostileHost::complain(HostCall call, std::uintptr_t address, std::size_t bytes,
@@ -621,9 +640,7 @@ HostReply HostileHost::host_reserve(std::size_t bytes, std::size_t alignment) no
     }
   } else {
     reply = lie_about(plan, bytes, alignment, 0);
-    // A lie that cannot be seen is believed, and there is no shame in giving it back.
-    if (reply.error == 0 && !can_be_seen(plan.lie))
-      note_handed_out({reply.address, bytes}, true, false);
+    note_if_believed(plan.lie, reply, bytes, true);
   }
   return finish(HostCall::kReserve, plan.lie, reply, bytes);
 }
@@ -659,8 +676,7 @@ HostReply HostileHost::host_map(const MapRequest& request) noexcept {
     }
   } else {
     reply = lie_about(plan, request.size, kPageBytes, fixed ? request.hint : 0);
-    if (reply.error == 0 && !can_be_seen(plan.lie))
-      note_handed_out({reply.address, request.size}, false, false);
+    note_if_believed(plan.lie, reply, request.size, false);
   }
   return finish(HostCall::kMap, plan.lie, reply, request.size);
 }

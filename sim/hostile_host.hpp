@@ -124,12 +124,16 @@ class HostileHost {
   // Runs in each host call, before it is answered, on the calling thread with no lock held. It may
   // call the library.
   void during_calls(std::function<void(HostCall)> hook);
-  // Calls of this kind wait until let_go.
-  void hold(HostCall call);
+  // The next calls of this kind wait until let_go; the others go on.
+  void hold(HostCall call, unsigned calls = 1);
   bool wait_until_held(unsigned calls,
                        std::chrono::milliseconds at_most = std::chrono::seconds(10));
   void let_go();
   void set_delay(std::chrono::microseconds delay);  // of Lie::kLate
+  // What was handed out and what the library believes may differ, rightly: after a refused release,
+  // or while another thread's release is on its way. Then an overlap may be believed, and giving
+  // such a range back is no violation.
+  void tolerate_overlaps(bool tolerate);
   // A known range for the lies of overlap; without one they take the last range that was handed
   // out.
   void set_overlap_target(Extent known);
@@ -184,6 +188,7 @@ class HostileHost {
   HostReply reserve_honestly(std::size_t bytes, std::size_t alignment, Lie lie);
   HostReply reserve_beside_enclave(std::size_t bytes, bool below);
   void note_handed_out(Extent extent, bool reserved, bool real);
+  void note_if_believed(Lie lie, const HostReply& reply, std::size_t bytes, bool reserved);
   void complain(HostCall call, std::uintptr_t address, std::size_t bytes, const char* why);
 
   bool covered_by_mappings_locked(Extent extent) const;
@@ -203,7 +208,8 @@ class HostileHost {
   std::array<std::deque<Lie>, kHostCalls> scripts_;
   std::array<std::uint64_t, kHostCalls> fail_at_{};  // counts down
   std::array<std::uint64_t, kHostCalls> calls_{};
-  std::array<bool, kHostCalls> held_{};
+  std::array<unsigned, kHostCalls> hold_{};  // how many are still to be held
+  std::uint64_t let_go_ = 0;
   unsigned waiting_ = 0;
   unsigned percent_ = 0;
   std::vector<Lie> random_lies_;
@@ -211,6 +217,7 @@ class HostileHost {
   std::function<void(Extent, bool)> memory_hook_;
   std::chrono::microseconds delay_{2000};
   Extent overlap_target_{};
+  bool tolerate_overlaps_ = false;
   std::vector<Range> ranges_;
   std::vector<Extent> strays_;  // mapped by us, believed gone by the library
   std::vector<Event> events_;

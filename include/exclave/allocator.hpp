@@ -1,9 +1,10 @@
 // The allocator of untrusted memory: regions, blocks, pins. All its books are in trusted memory.
 //
-// Thread safety: every method may be called from any thread at any time, except create and destruction.
-// Trust: a pointer argument may be any value; it is looked up in the trusted books and never read through. Only
-// allocate_zeroed, reallocate (when it moves) and scrubbing write to blocks, and only reallocate reads from one.
-// Reentry: a call from a signal handler inside another call on the same thread works or answers kReentered.
+// Thread safety: every method may be called from any thread at any time, except create and
+// destruction. Trust: a pointer argument may be any value; it is looked up in the trusted books and
+// never read through. Only allocate_zeroed, reallocate (when it moves) and scrubbing write to
+// blocks, and only reallocate reads from one. Reentry: a call from a signal handler inside another
+// call on the same thread works or answers kReentered.
 #pragma once
 
 #include "exclave/port.hpp"
@@ -26,30 +27,34 @@ struct PinId {
 class EXCLAVE_API Allocator {
  public:
   // Copies port and config. The allocator itself lies in the port's trusted memory.
-  // Errors: kInvalidArgument (config or port out of shape), kOutOfTrustedMemory. Calls no host function.
+  // Errors: kInvalidArgument (config or port out of shape), kOutOfTrustedMemory. Calls no host
+  // function.
   static Result<Allocator> create(const PortTable& port, const Config& config = {}) noexcept;
 
   constexpr Allocator() noexcept = default;
   Allocator(Allocator&& other) noexcept;
   Allocator& operator=(Allocator&& other) noexcept;
-  // Gives grown regions back to the host (pinned ones are left to leak outside) and all books back to the port.
+  // Gives grown regions back to the host (pinned ones are left to leak outside) and all books back
+  // to the port.
   ~Allocator();
 
   // ---- Regions ----
 
-  // Inserts a committed, page-aligned untrusted range. O(log regions), plus the books of a pool (0.03 % of it).
-  // Errors, all without change: kInvalidArgument (empty, unaligned, wrapping, non-canonical, constraints out of shape),
-  // kInsideEnclave, kOverlap, kOutOfTrustedMemory.
+  // Inserts a committed, page-aligned untrusted range. O(log regions), plus the books of a pool
+  // (0.03 % of it). Errors, all without change: kInvalidArgument (empty, unaligned, wrapping,
+  // non-canonical, constraints out of shape), kInsideEnclave, kOverlap, kOutOfTrustedMemory.
   Result<RegionId> attach(Extent range, const AttachOptions& options = {}) noexcept;
 
-  // Removes a range that was attached. A mapping may lose any page-aligned part; a pool or a forbidden window goes
-  // whole, by its exact range. The host is not called: the range stays mapped.
-  // Errors, all without change: kInvalidArgument, kNotFound (unknown, grown, partial pool, holes), kBusy, kPinned.
-  // With kDrain, success means that the region is gone or will go with its last block (see AttachOptions::gone).
+  // Removes a range that was attached. A mapping may lose any page-aligned part; a pool or a
+  // forbidden window goes whole, by its exact range. The host is not called: the range stays
+  // mapped. Errors, all without change: kInvalidArgument, kNotFound (unknown, grown, partial pool,
+  // holes), kBusy, kPinned. With kDrain, success means that the region is gone or will go with its
+  // last block (see AttachOptions::gone).
   Status detach(Extent range, DetachMode mode = DetachMode::kBusy) noexcept;
 
-  // The region in which [address, address + size_bytes) wholly lies. Lock-free, a few nanoseconds. size_bytes 0 asks
-  // for the single address. Errors: kNotFound (also on wrap, straddling and in-enclave ranges).
+  // The region in which [address, address + size_bytes) wholly lies. Lock-free, a few nanoseconds.
+  // size_bytes 0 asks for the single address. Errors: kNotFound (also on wrap, straddling and
+  // in-enclave ranges).
   Result<RegionInfo> query(std::uintptr_t address, std::size_t size_bytes) const noexcept;
 
   // Like query, and makes a pointer of it when the region's protection allows what is needed.
@@ -60,47 +65,53 @@ class EXCLAVE_API Allocator {
   // The device's address of this byte. Errors: kNotFound (no region, or it has no device address).
   Result<std::uint64_t> device_address(untrusted_bytes pointer) const noexcept;
 
-  // Keeps a range for a device or an I/O in flight: a whole pool (a registered buffer: it stays attached, its blocks
-  // come and go), part of one live block (if freed, it is not handed out again until unpinned), or pages of mappings.
-  // Errors: kInvalidArgument, kNotFound (not wholly in one live block, pool or mapping), kOutOfTrustedMemory.
+  // Keeps a range for a device or an I/O in flight: a whole pool (a registered buffer: it stays
+  // attached, its blocks come and go), part of one live block (if freed, it is not handed out again
+  // until unpinned), or pages of mappings. Errors: kInvalidArgument, kNotFound (not wholly in one
+  // live block, pool or mapping), kOutOfTrustedMemory.
   Result<PinId> pin(Extent range) noexcept;
   // Errors: kNotFound (not a live pin).
   Status unpin(PinId pin) noexcept;
 
   // ---- Blocks ----
 
-  // At least size_bytes (1 to one region's worth) at the alignment (a power of two up to 1 GiB). Small sizes on memory
-  // that the allocator grew take no lock; it calls the host only to grow.
-  // Errors, all without change: kInvalidArgument, kOutOfMemory, kQuota, kHostRefused, kHostLied, kOutOfTrustedMemory,
-  // kNotFound (no such pool or device), kReentered, kTooManyThreads.
+  // At least size_bytes (1 to one region's worth) at the alignment (a power of two up to 1 GiB).
+  // Small sizes on memory that the allocator grew take no lock; it calls the host only to grow.
+  // Errors, all without change: kInvalidArgument, kOutOfMemory, kQuota, kHostRefused, kHostLied,
+  // kOutOfTrustedMemory, kNotFound (no such pool or device), kReentered, kTooManyThreads.
   Result<untrusted_bytes> allocate(std::size_t size_bytes) noexcept;
-  Result<untrusted_bytes> allocate(std::size_t size_bytes, std::size_t alignment, Placement where = {}) noexcept;
+  Result<untrusted_bytes> allocate(std::size_t size_bytes, std::size_t alignment,
+                                   Placement where = {}) noexcept;
   // The same, with zeros written through the boundary. The host can change them at any time.
   Result<untrusted_bytes> allocate_zeroed(std::size_t size_bytes, std::size_t alignment = 16,
                                           Placement where = {}) noexcept;
-  // Moves a block to a new size if it does not fit in place; contents up to the smaller size go along. On error the
-  // old block is untouched. A null block allocates. Errors: as allocate and deallocate.
-  Result<untrusted_bytes> reallocate(untrusted_bytes block, std::size_t size_bytes, std::size_t alignment = 16,
-                                     Placement where = {}) noexcept;
+  // Moves a block to a new size if it does not fit in place; contents up to the smaller size go
+  // along. On error the old block is untouched. A null block allocates. Errors: as allocate and
+  // deallocate.
+  Result<untrusted_bytes> reallocate(untrusted_bytes block, std::size_t size_bytes,
+                                     std::size_t alignment = 16, Placement where = {}) noexcept;
 
-  // Frees a block. Null is allowed. A bad free changes nothing, is told to Config::misuse, and answers
-  // kDoubleFree, kInteriorFree or kForeignFree; kReentered changes nothing either.
+  // Frees a block. Null is allowed. A bad free changes nothing, is told to Config::misuse, and
+  // answers kDoubleFree, kInteriorFree or kForeignFree; kReentered changes nothing either.
   Status deallocate(untrusted_bytes block) noexcept;
   // The same, and kWrongSize unless a block of that size and alignment is what stands there.
-  Status deallocate(untrusted_bytes block, std::size_t size_bytes, std::size_t alignment = 16) noexcept;
+  Status deallocate(untrusted_bytes block, std::size_t size_bytes,
+                    std::size_t alignment = 16) noexcept;
 
   // Bytes that the caller may use. Errors: as deallocate, without telling Config::misuse.
   Result<std::size_t> usable_size(untrusted_bytes block) const noexcept;
 
   // The region of a live block, for handles that must tell a stale block. Errors: as usable_size.
   Result<RegionId> region_of(untrusted_bytes block) const noexcept;
-  // deallocate for handles: kStale, without telling Config::misuse, when the region is not there any more.
+  // deallocate for handles: kStale, without telling Config::misuse, when the region is not there
+  // any more.
   Status deallocate_handle(untrusted_bytes block, RegionId region) noexcept;
 
   // ---- Threads ----
 
-  // Returns this thread's cached blocks. The process port does so at thread exit; other ports call it when a thread
-  // ends or goes idle. Never required: a slot that is used again finds its heap as it was left.
+  // Returns this thread's cached blocks. The process port does so at thread exit; other ports call
+  // it when a thread ends or goes idle. Never required: a slot that is used again finds its heap as
+  // it was left.
   void flush_thread() noexcept;
   // Gives every wholly free grown region back to the host, whatever Config::keep_free_bytes says.
   void trim() noexcept;
@@ -109,11 +120,14 @@ class EXCLAVE_API Allocator {
 
   // Walks the books. Exact when no other call runs; otherwise a close picture.
   Statistics statistics() const noexcept;
-  // The first region that ends above the address; for iteration while regions come and go. Error: kNotFound at the end.
+  // The first region that ends above the address; for iteration while regions come and go. Error:
+  // kNotFound at the end.
   Result<RegionInfo> next_region(std::uintptr_t address) const noexcept;
-  // The free stretch, block or slab that holds the address; go on at its end. Error: kNotFound (not in a pool region).
+  // The free stretch, block or slab that holds the address; go on at its end. Error: kNotFound (not
+  // in a pool region).
   Result<RunInfo> next_run(std::uintptr_t address) const noexcept;
-  // Checks every invariant of the books; false names none but means a bug. For tests: no other call may run.
+  // Checks every invariant of the books; false names none but means a bug. For tests: no other call
+  // may run.
   bool validate_books() const noexcept;
 
   core::AllocatorCore* core() const noexcept { return core_; }

@@ -1,10 +1,12 @@
 /* exclave: the whole library for C, and for whatever speaks C (Rust, Go, Zig).
  *
- * What each function does, its errors, its cost and what it trusts are written once, in the C++ header of the same
- * part: allocator.hpp, memory_calls.hpp, access.hpp, ring.hpp, process_port.hpp. Here, too:
- * - No error changes anything. Every function that can fail answers an exclave_error; a NULL where an object or a
- *   result is expected is EXCLAVE_INVALID_ARGUMENT.
- * - exclave_address is an untrusted address: never dereference it, use exclave_copy_in and exclave_copy_out.
+ * What each function does, its errors, its cost and what it trusts are written once, in the C++
+ * header of the same part: allocator.hpp, memory_calls.hpp, access.hpp, ring.hpp, process_port.hpp.
+ * Here, too:
+ * - No error changes anything. Every function that can fail answers an exclave_error; a NULL where
+ * an object or a result is expected is EXCLAVE_INVALID_ARGUMENT.
+ * - exclave_address is an untrusted address: never dereference it, use exclave_copy_in and
+ * exclave_copy_out.
  * - All functions are thread-safe but create and destroy. */
 #ifndef EXCLAVE_H
 #define EXCLAVE_H
@@ -72,7 +74,8 @@ typedef struct exclave_config {
   size_t grow_max_bytes;
   size_t keep_free_bytes;
   bool scrub_on_free;
-  void (*misuse)(void* context, int32_t error, exclave_address address, size_t size_bytes); /* an exclave_error */
+  void (*misuse)(void* context, int32_t error, exclave_address address,
+                 size_t size_bytes); /* an exclave_error */
   void* misuse_context;
   bool (*rescue)(void* context, size_t size_bytes); /* true: try again */
   void* rescue_context;
@@ -89,7 +92,11 @@ EXCLAVE_C_API void exclave_destroy(exclave_allocator* allocator); /* NULL is all
 /* ---- Regions ---- */
 
 enum { EXCLAVE_PROTECTION_NONE = 0, EXCLAVE_PROTECTION_READ = 1, EXCLAVE_PROTECTION_WRITE = 2 };
-typedef enum exclave_role { EXCLAVE_POOL = 0, EXCLAVE_MAPPING = 1, EXCLAVE_FORBIDDEN = 2 } exclave_role;
+typedef enum exclave_role {
+  EXCLAVE_POOL = 0,
+  EXCLAVE_MAPPING = 1,
+  EXCLAVE_FORBIDDEN = 2
+} exclave_role;
 typedef enum exclave_detach_mode {
   EXCLAVE_DETACH_BUSY = 0,
   EXCLAVE_DETACH_DRAIN = 1,
@@ -124,54 +131,75 @@ typedef struct exclave_region_info {
 
 EXCLAVE_C_API void exclave_attach_options_init(exclave_attach_options* options);
 /* options may be NULL: a pool. id may be NULL. */
-EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_attach(exclave_allocator* allocator, exclave_address base,
-                                                            size_t size_bytes, const exclave_attach_options* options,
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_attach(exclave_allocator* allocator,
+                                                            exclave_address base, size_t size_bytes,
+                                                            const exclave_attach_options* options,
                                                             exclave_region_id* id);
-EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_detach(exclave_allocator* allocator, exclave_address base,
-                                                            size_t size_bytes, exclave_detach_mode mode);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_detach(exclave_allocator* allocator,
+                                                            exclave_address base, size_t size_bytes,
+                                                            exclave_detach_mode mode);
 /* info may be NULL. */
 EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_query(const exclave_allocator* allocator,
-                                                           exclave_address address, size_t size_bytes,
+                                                           exclave_address address,
+                                                           size_t size_bytes,
                                                            exclave_region_info* info);
 EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_validate(const exclave_allocator* allocator,
-                                                              exclave_address address, size_t size_bytes,
+                                                              exclave_address address,
+                                                              size_t size_bytes,
                                                               unsigned needed_protection);
-EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_device_address(const exclave_allocator* allocator,
-                                                                    exclave_address address, uint64_t* device_address);
-EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_pin(exclave_allocator* allocator, exclave_address base,
-                                                         size_t size_bytes, exclave_pin_id* pin);
-EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_unpin(exclave_allocator* allocator, exclave_pin_id pin);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_device_address(
+    const exclave_allocator* allocator, exclave_address address, uint64_t* device_address);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_pin(exclave_allocator* allocator,
+                                                         exclave_address base, size_t size_bytes,
+                                                         exclave_pin_id* pin);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_unpin(exclave_allocator* allocator,
+                                                           exclave_pin_id pin);
 
 /* ---- Blocks ---- */
 
-typedef enum exclave_place { EXCLAVE_ANYWHERE = 0, EXCLAVE_IN_POOL = 1, EXCLAVE_ON_DEVICE = 2 } exclave_place;
+typedef enum exclave_place {
+  EXCLAVE_ANYWHERE = 0,
+  EXCLAVE_IN_POOL = 1,
+  EXCLAVE_ON_DEVICE = 2
+} exclave_place;
 typedef struct exclave_placement {
   exclave_place place;
   uint32_t device;        /* EXCLAVE_ON_DEVICE */
   exclave_region_id pool; /* EXCLAVE_IN_POOL */
 } exclave_placement;
 
-EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_allocate(exclave_allocator* allocator, size_t size_bytes,
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_allocate(exclave_allocator* allocator,
+                                                              size_t size_bytes,
                                                               exclave_address* block);
 /* where may be NULL: anywhere. */
-EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_allocate_at(exclave_allocator* allocator, size_t size_bytes,
-                                                                 size_t alignment, const exclave_placement* where,
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_allocate_at(exclave_allocator* allocator,
+                                                                 size_t size_bytes,
+                                                                 size_t alignment,
+                                                                 const exclave_placement* where,
                                                                  exclave_address* block);
-EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_allocate_zeroed(exclave_allocator* allocator, size_t size_bytes,
-                                                                     size_t alignment, const exclave_placement* where,
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_allocate_zeroed(exclave_allocator* allocator,
+                                                                     size_t size_bytes,
+                                                                     size_t alignment,
+                                                                     const exclave_placement* where,
                                                                      exclave_address* block);
-/* *block is the old block on the way in (0 allocates) and the new one on the way out; unchanged on error. */
-EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_reallocate(exclave_allocator* allocator, exclave_address* block,
+/* *block is the old block on the way in (0 allocates) and the new one on the way out; unchanged on
+ * error. */
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_reallocate(exclave_allocator* allocator,
+                                                                exclave_address* block,
                                                                 size_t size_bytes, size_t alignment,
                                                                 const exclave_placement* where);
 EXCLAVE_C_API exclave_error exclave_deallocate(exclave_allocator* allocator, exclave_address block);
-EXCLAVE_C_API exclave_error exclave_deallocate_sized(exclave_allocator* allocator, exclave_address block,
-                                                     size_t size_bytes, size_t alignment);
+EXCLAVE_C_API exclave_error exclave_deallocate_sized(exclave_allocator* allocator,
+                                                     exclave_address block, size_t size_bytes,
+                                                     size_t alignment);
 EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_usable_size(const exclave_allocator* allocator,
-                                                                 exclave_address block, size_t* size_bytes);
+                                                                 exclave_address block,
+                                                                 size_t* size_bytes);
 EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_region_of(const exclave_allocator* allocator,
-                                                               exclave_address block, exclave_region_id* region);
-EXCLAVE_C_API exclave_error exclave_deallocate_handle(exclave_allocator* allocator, exclave_address block,
+                                                               exclave_address block,
+                                                               exclave_region_id* region);
+EXCLAVE_C_API exclave_error exclave_deallocate_handle(exclave_allocator* allocator,
+                                                      exclave_address block,
                                                       exclave_region_id region);
 
 EXCLAVE_C_API void exclave_flush_thread(exclave_allocator* allocator);
@@ -179,7 +207,11 @@ EXCLAVE_C_API void exclave_trim(exclave_allocator* allocator);
 
 /* ---- Looking ---- */
 
-typedef enum exclave_run_kind { EXCLAVE_RUN_FREE = 0, EXCLAVE_RUN_BLOCK = 1, EXCLAVE_RUN_SLAB = 2 } exclave_run_kind;
+typedef enum exclave_run_kind {
+  EXCLAVE_RUN_FREE = 0,
+  EXCLAVE_RUN_BLOCK = 1,
+  EXCLAVE_RUN_SLAB = 2
+} exclave_run_kind;
 typedef struct exclave_run_info {
   exclave_address base;
   size_t size_bytes;
@@ -190,20 +222,26 @@ typedef struct exclave_run_info {
 
 /* Fields as in exclave::Statistics. */
 typedef struct exclave_statistics {
-  size_t reserved_bytes, live_bytes, cached_bytes, free_bytes, overhead_bytes, grown_bytes, mapping_bytes;
+  size_t reserved_bytes, live_bytes, cached_bytes, free_bytes, overhead_bytes, grown_bytes,
+      mapping_bytes;
   size_t trusted_bytes, trusted_used_bytes, live_blocks, regions, pins;
-  uint64_t host_reserve_calls, host_release_calls, host_map_calls, host_unmap_calls, host_protect_calls;
+  uint64_t host_reserve_calls, host_release_calls, host_map_calls, host_unmap_calls,
+      host_protect_calls;
   uint64_t lies_refused, misuse_refused;
 } exclave_statistics;
 
-EXCLAVE_C_API void exclave_get_statistics(const exclave_allocator* allocator, exclave_statistics* statistics);
+EXCLAVE_C_API void exclave_get_statistics(const exclave_allocator* allocator,
+                                          exclave_statistics* statistics);
 EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_next_region(const exclave_allocator* allocator,
-                                                                 exclave_address address, exclave_region_info* info);
+                                                                 exclave_address address,
+                                                                 exclave_region_info* info);
 EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_next_run(const exclave_allocator* allocator,
-                                                              exclave_address address, exclave_run_info* info);
+                                                              exclave_address address,
+                                                              exclave_run_info* info);
 EXCLAVE_C_API bool exclave_validate_books(const exclave_allocator* allocator);
 
-/* ---- The boundary. Addresses validated by the caller: blocks, or ranges that exclave_validate allowed. ---- */
+/* ---- The boundary. Addresses validated by the caller: blocks, or ranges that exclave_validate
+ * allowed. ---- */
 
 EXCLAVE_C_API void exclave_copy_out(exclave_address to, const void* from, size_t size_bytes);
 /* to is 8-aligned; zeros up to the next multiple of 8 follow. No slow tail. */
@@ -217,8 +255,8 @@ EXCLAVE_C_API uint64_t exclave_load_u64(exclave_address from);
 EXCLAVE_C_API void exclave_store_u32(exclave_address to, uint32_t value);
 EXCLAVE_C_API void exclave_store_u64(exclave_address to, uint64_t value);
 
-/* A byte ring; layout and rules in ring.hpp. The struct is one side's trusted state: initialise it with the function,
- * leave its inside alone. */
+/* A byte ring; layout and rules in ring.hpp. The struct is one side's trusted state: initialise it
+ * with the function, leave its inside alone. */
 typedef struct exclave_ring_producer {
   uint64_t state[5];
 } exclave_ring_producer;
@@ -228,22 +266,29 @@ typedef struct exclave_ring_consumer {
 
 EXCLAVE_C_API size_t exclave_ring_bytes(size_t capacity);
 EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_ring_producer_init(exclave_ring_producer* ring,
-                                                                        exclave_address memory, size_t size_bytes);
+                                                                        exclave_address memory,
+                                                                        size_t size_bytes);
 EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_ring_consumer_init(exclave_ring_consumer* ring,
-                                                                        exclave_address memory, size_t size_bytes);
-EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_ring_write(exclave_ring_producer* ring, const void* bytes,
+                                                                        exclave_address memory,
+                                                                        size_t size_bytes);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_ring_write(exclave_ring_producer* ring,
+                                                                const void* bytes,
                                                                 size_t size_bytes);
-EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_ring_read(exclave_ring_consumer* ring, void* bytes,
-                                                               size_t size_bytes);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_ring_read(exclave_ring_consumer* ring,
+                                                               void* bytes, size_t size_bytes);
 
-/* ---- The application's memory calls: results as the Linux system calls', 0 or an address or a negative errno ---- */
+/* ---- The application's memory calls: results as the Linux system calls', 0 or an address or a
+ * negative errno ---- */
 
-EXCLAVE_C_API intptr_t exclave_mmap(exclave_allocator* allocator, const struct exclave_enclave_memory* inside,
-                                    exclave_address address, size_t length, int protection, int flags, int descriptor,
-                                    uint64_t offset);
-EXCLAVE_C_API int exclave_munmap(exclave_allocator* allocator, const struct exclave_enclave_memory* inside,
+EXCLAVE_C_API intptr_t exclave_mmap(exclave_allocator* allocator,
+                                    const struct exclave_enclave_memory* inside,
+                                    exclave_address address, size_t length, int protection,
+                                    int flags, int descriptor, uint64_t offset);
+EXCLAVE_C_API int exclave_munmap(exclave_allocator* allocator,
+                                 const struct exclave_enclave_memory* inside,
                                  exclave_address address, size_t length);
-EXCLAVE_C_API int exclave_mprotect(exclave_allocator* allocator, const struct exclave_enclave_memory* inside,
+EXCLAVE_C_API int exclave_mprotect(exclave_allocator* allocator,
+                                   const struct exclave_enclave_memory* inside,
                                    exclave_address address, size_t length, int protection);
 
 /* ---- The process port (not in builds for other ports) ---- */
@@ -257,15 +302,16 @@ typedef struct exclave_process_options {
 
 EXCLAVE_C_API void exclave_process_options_init(exclave_process_options* options);
 /* options may be NULL. */
-EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_process_port_create(const exclave_process_options* options,
-                                                                         exclave_process_port** port);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error
+exclave_process_port_create(const exclave_process_options* options, exclave_process_port** port);
 EXCLAVE_C_API void exclave_process_port_destroy(exclave_process_port* port);
 EXCLAVE_C_API struct exclave_port exclave_process_port_table(exclave_process_port* port);
 /* The simple manager of the enclave's own memory, and its table for the memory calls. */
-EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_process_memory_create(exclave_process_port* port,
-                                                                           exclave_process_memory** memory);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error
+exclave_process_memory_create(exclave_process_port* port, exclave_process_memory** memory);
 EXCLAVE_C_API void exclave_process_memory_destroy(exclave_process_memory* memory);
-EXCLAVE_C_API struct exclave_enclave_memory exclave_process_memory_table(exclave_process_memory* memory);
+EXCLAVE_C_API struct exclave_enclave_memory exclave_process_memory_table(
+    exclave_process_memory* memory);
 
 #ifdef __cplusplus
 }

@@ -1,11 +1,12 @@
 /* The Port contract: what a platform supplies. One table of functions, for C, C++ and Rust alike.
  *
- * The library copies the table into trusted memory when an allocator is created. Functions named host_* leave
- * the enclave; whatever they answer is verified before it is believed, and no lock is held while they run. They may be
- * called from several threads at once, may fail, may call back into the library. The others are trusted.
+ * The library copies the table into trusted memory when an allocator is created. Functions named
+ * host_* leave the enclave; whatever they answer is verified before it is believed, and no lock is
+ * held while they run. They may be called from several threads at once, may fail, may call back
+ * into the library. The others are trusted.
  *
- * The one part that is not in the table is the thread slot: it is on the hot path and is fixed when the library is
- * compiled (EXCLAVE_THREAD_SLOT_HEADER; docs/porting.md). */
+ * The one part that is not in the table is the thread slot: it is on the hot path and is fixed when
+ * the library is compiled (EXCLAVE_THREAD_SLOT_HEADER; docs/porting.md). */
 #ifndef EXCLAVE_PORT_H
 #define EXCLAVE_PORT_H
 
@@ -27,12 +28,13 @@ struct exclave_extent {
   size_t size;
 };
 
-/* A mapping of a device or of shared memory. offset is an opaque token that only the device understands. */
+/* A mapping of a device or of shared memory. offset is an opaque token that only the device
+ * understands. */
 struct exclave_map_request {
-  uintptr_t hint;   /* 0: anywhere */
-  size_t size;      /* bytes, a multiple of a page */
-  int protection;   /* PROT_READ | PROT_WRITE bits */
-  int flags;        /* MAP_* bits of Linux, passed on as they came */
+  uintptr_t hint; /* 0: anywhere */
+  size_t size;    /* bytes, a multiple of a page */
+  int protection; /* PROT_READ | PROT_WRITE bits */
+  int flags;      /* MAP_* bits of Linux, passed on as they came */
   int descriptor;
   uint64_t offset;
 };
@@ -42,19 +44,21 @@ struct exclave_port {
 
   /* Trusted. The enclave's own range; constant. No untrusted address lies in it. */
   struct exclave_extent (*enclave)(void* context);
-  /* Trusted. The window in which trusted_reserve answers: inside the enclave, at most 32 GiB; constant. */
+  /* Trusted. The window in which trusted_reserve answers: inside the enclave, at most 32 GiB;
+   * constant. */
   struct exclave_extent (*book_window)(void* context);
-  /* Trusted. Zero-filled, page-aligned trusted memory for the books; NULL when there is none left. bytes is a
-   * multiple of a page. May be called under a lock, so it must not leave the enclave. */
+  /* Trusted. Zero-filled, page-aligned trusted memory for the books; NULL when there is none left.
+   * bytes is a multiple of a page. May be called under a lock, so it must not leave the enclave. */
   void* (*trusted_reserve)(void* context, size_t bytes);
   /* Trusted. Takes back exactly what one trusted_reserve gave. */
   void (*trusted_release)(void* context, void* memory, size_t bytes);
-  /* Trusted. Fills memory with random bytes from a source the host does not control (RDRAND); 0 on success. */
+  /* Trusted. Fills memory with random bytes from a source the host does not control (RDRAND); 0 on
+   * success. */
   int (*entropy)(void* context, void* memory, size_t bytes);
 
   /* Host calls. */
-  /* Fresh committed read-write untrusted memory: bytes and alignment are multiples of a page, powers of two for
-   * alignment. */
+  /* Fresh committed read-write untrusted memory: bytes and alignment are multiples of a page,
+   * powers of two for alignment. */
   struct exclave_host_reply (*host_reserve)(void* context, size_t bytes, size_t alignment);
   /* Takes back a range that host_reserve gave, whole; 0 or an errno. */
   int (*host_release)(void* context, uintptr_t address, size_t bytes);
@@ -64,16 +68,17 @@ struct exclave_port {
   int (*host_protect)(void* context, uintptr_t address, size_t bytes, int protection);
 };
 
-/* The enclave's own memory manager, as the runtime implements it: the inside half of the memory calls. Each answers
- * as the Linux system call would: 0 or an address, or a negative errno. Trusted; called with no lock held. */
+/* The enclave's own memory manager, as the runtime implements it: the inside half of the memory
+ * calls. Each answers as the Linux system call would: 0 or an address, or a negative errno.
+ * Trusted; called with no lock held. */
 struct exclave_enclave_memory {
   void* context;
-  intptr_t (*map)(void* context, uintptr_t address, size_t size, int protection, int flags, int descriptor,
-                  uint64_t offset);
+  intptr_t (*map)(void* context, uintptr_t address, size_t size, int protection, int flags,
+                  int descriptor, uint64_t offset);
   int (*unmap)(void* context, uintptr_t address, size_t size);
   int (*protect)(void* context, uintptr_t address, size_t size, int protection);
-  /* Policy: 1 if this mmap is of a device or of shared memory that must lie outside; 0 keeps it inside. NULL: all
-   * stay inside. */
+  /* Policy: 1 if this mmap is of a device or of shared memory that must lie outside; 0 keeps it
+   * inside. NULL: all stay inside. */
   int (*lies_outside)(void* context, int protection, int flags, int descriptor, uint64_t offset);
 };
 

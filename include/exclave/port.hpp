@@ -20,20 +20,31 @@ T& object(void* context) noexcept {
 }
 }  // namespace detail
 
-// What a platform written in C++ supplies; port.h says what each function must do and whom it may trust.
+// What a platform written in C++ supplies; port.h says what each function must do and whom it may
+// trust.
 template <class P>
-concept Port = requires(P port, std::size_t bytes, void* memory, std::uintptr_t address, int protection,
-                        const MapRequest& request) {
-  { port.enclave() } noexcept -> std::same_as<Extent>;
-  { port.book_window() } noexcept -> std::same_as<Extent>;
-  { port.trusted_reserve(bytes) } noexcept -> std::same_as<void*>;
-  { port.trusted_release(memory, bytes) } noexcept;
-  { port.entropy(memory, bytes) } noexcept -> std::same_as<bool>;
-  { port.host_reserve(bytes, bytes) } noexcept -> std::same_as<HostReply>;
-  { port.host_release(address, bytes) } noexcept -> std::same_as<int>;
-  { port.host_map(request) } noexcept -> std::same_as<HostReply>;
-  { port.host_unmap(address, bytes) } noexcept -> std::same_as<int>;
-  { port.host_protect(address, bytes, protection) } noexcept -> std::same_as<int>;
+concept Port = requires(P port, std::size_t bytes, void* memory, std::uintptr_t address,
+                        int protection, const MapRequest& request) {
+  { port.enclave() }
+  noexcept->std::same_as<Extent>;
+  { port.book_window() }
+  noexcept->std::same_as<Extent>;
+  { port.trusted_reserve(bytes) }
+  noexcept->std::same_as<void*>;
+  { port.trusted_release(memory, bytes) }
+  noexcept;
+  { port.entropy(memory, bytes) }
+  noexcept->std::same_as<bool>;
+  { port.host_reserve(bytes, bytes) }
+  noexcept->std::same_as<HostReply>;
+  { port.host_release(address, bytes) }
+  noexcept->std::same_as<int>;
+  { port.host_map(request) }
+  noexcept->std::same_as<HostReply>;
+  { port.host_unmap(address, bytes) }
+  noexcept->std::same_as<int>;
+  { port.host_protect(address, bytes, protection) }
+  noexcept->std::same_as<int>;
 };
 
 // Binds a port object to the table. The object must outlive every allocator made from the table.
@@ -49,7 +60,9 @@ constexpr PortTable bind_port(P& port) noexcept {
     const Extent e = detail::object<P>(c).book_window();
     return {e.base, e.size};
   };
-  table.trusted_reserve = [](void* c, std::size_t bytes) { return detail::object<P>(c).trusted_reserve(bytes); };
+  table.trusted_reserve = [](void* c, std::size_t bytes) {
+    return detail::object<P>(c).trusted_reserve(bytes);
+  };
   table.trusted_release = [](void* c, void* memory, std::size_t bytes) {
     detail::object<P>(c).trusted_release(memory, bytes);
   };
@@ -62,7 +75,9 @@ constexpr PortTable bind_port(P& port) noexcept {
   table.host_release = [](void* c, std::uintptr_t address, std::size_t bytes) {
     return detail::object<P>(c).host_release(address, bytes);
   };
-  table.host_map = [](void* c, const MapRequest* request) { return detail::object<P>(c).host_map(*request); };
+  table.host_map = [](void* c, const MapRequest* request) {
+    return detail::object<P>(c).host_map(*request);
+  };
   table.host_unmap = [](void* c, std::uintptr_t address, std::size_t bytes) {
     return detail::object<P>(c).host_unmap(address, bytes);
   };
@@ -74,26 +89,34 @@ constexpr PortTable bind_port(P& port) noexcept {
 
 // The inside half of the memory calls; port.h says what each function must do.
 template <class M>
-concept EnclaveMemory = requires(M memory, std::uintptr_t address, std::size_t size, int bits, std::uint64_t offset) {
-  { memory.map(address, size, bits, bits, bits, offset) } noexcept -> std::same_as<std::intptr_t>;
-  { memory.unmap(address, size) } noexcept -> std::same_as<int>;
-  { memory.protect(address, size, bits) } noexcept -> std::same_as<int>;
-  { memory.lies_outside(bits, bits, bits, offset) } noexcept -> std::same_as<bool>;
+concept EnclaveMemory = requires(M memory, std::uintptr_t address, std::size_t size, int bits,
+                                 std::uint64_t offset) {
+  { memory.map(address, size, bits, bits, bits, offset) }
+  noexcept->std::same_as<std::intptr_t>;
+  { memory.unmap(address, size) }
+  noexcept->std::same_as<int>;
+  { memory.protect(address, size, bits) }
+  noexcept->std::same_as<int>;
+  { memory.lies_outside(bits, bits, bits, offset) }
+  noexcept->std::same_as<bool>;
 };
 
 template <EnclaveMemory M>
 constexpr EnclaveMemoryTable bind_enclave_memory(M& memory) noexcept {
   EnclaveMemoryTable table{};
   table.context = &memory;
-  table.map = [](void* c, std::uintptr_t address, std::size_t size, int protection, int flags, int descriptor,
-                 std::uint64_t offset) {
+  table.map = [](void* c, std::uintptr_t address, std::size_t size, int protection, int flags,
+                 int descriptor, std::uint64_t offset) {
     return detail::object<M>(c).map(address, size, protection, flags, descriptor, offset);
   };
-  table.unmap = [](void* c, std::uintptr_t address, std::size_t size) { return detail::object<M>(c).unmap(address, size); };
+  table.unmap = [](void* c, std::uintptr_t address, std::size_t size) {
+    return detail::object<M>(c).unmap(address, size);
+  };
   table.protect = [](void* c, std::uintptr_t address, std::size_t size, int protection) {
     return detail::object<M>(c).protect(address, size, protection);
   };
-  table.lies_outside = [](void* c, int protection, int flags, int descriptor, std::uint64_t offset) {
+  table.lies_outside = [](void* c, int protection, int flags, int descriptor,
+                          std::uint64_t offset) {
     return detail::object<M>(c).lies_outside(protection, flags, descriptor, offset) ? 1 : 0;
   };
   return table;

@@ -10,26 +10,27 @@ namespace exclave {
 // The numbers are the ABI: exclave.h repeats them, and a test holds the two lists together.
 enum class Error : std::int32_t {
   kNone = 0,
-  kInvalidArgument = 1,      // the shape of the call is wrong: zero, unaligned, wrapping, not a power of two
-  kOutOfMemory = 2,          // no untrusted memory fits, and the host gave none
-  kOutOfTrustedMemory = 3,   // the port has no room left for the books
-  kQuota = 4,                // the host would have to be asked for more than the quota allows
-  kHostRefused = 5,          // the host answered with an error
-  kHostLied = 6,             // the host's answer failed verification; nothing of it is believed
-  kInsideEnclave = 7,        // the range lies in, or straddles, the enclave's own range
-  kOverlap = 8,              // the range overlaps a region that is already known
-  kNotFound = 9,             // no such region, range or block
-  kBusy = 10,                // blocks live in the region
-  kPinned = 11,              // a device or an I/O in flight still uses the range
-  kDoubleFree = 12,          // the block is free already
-  kInteriorFree = 13,        // the address points into a block, not at its start
-  kForeignFree = 14,         // no block of this allocator was ever there, or its region is gone
-  kStale = 15,               // the handle's region is gone; another may stand at its addresses
-  kWrongSize = 16,           // the size or alignment given is not the block's
-  kNotPermitted = 17,        // the protection or the role of the region forbids it
-  kReentered = 18,           // called from a signal handler or callback inside a call that holds the lock
-  kWouldBlock = 19,          // the ring has no room, or no data
-  kTooManyThreads = 20,      // the port's thread slot is out of range
+  kInvalidArgument =
+      1,  // the shape of the call is wrong: zero, unaligned, wrapping, not a power of two
+  kOutOfMemory = 2,         // no untrusted memory fits, and the host gave none
+  kOutOfTrustedMemory = 3,  // the port has no room left for the books
+  kQuota = 4,               // the host would have to be asked for more than the quota allows
+  kHostRefused = 5,         // the host answered with an error
+  kHostLied = 6,            // the host's answer failed verification; nothing of it is believed
+  kInsideEnclave = 7,       // the range lies in, or straddles, the enclave's own range
+  kOverlap = 8,             // the range overlaps a region that is already known
+  kNotFound = 9,            // no such region, range or block
+  kBusy = 10,               // blocks live in the region
+  kPinned = 11,             // a device or an I/O in flight still uses the range
+  kDoubleFree = 12,         // the block is free already
+  kInteriorFree = 13,       // the address points into a block, not at its start
+  kForeignFree = 14,        // no block of this allocator was ever there, or its region is gone
+  kStale = 15,              // the handle's region is gone; another may stand at its addresses
+  kWrongSize = 16,          // the size or alignment given is not the block's
+  kNotPermitted = 17,       // the protection or the role of the region forbids it
+  kReentered = 18,   // called from a signal handler or callback inside a call that holds the lock
+  kWouldBlock = 19,  // the ring has no room, or no data
+  kTooManyThreads = 20,  // the port's thread slot is out of range
 };
 
 // One line for people; never null.

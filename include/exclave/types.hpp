@@ -75,12 +75,13 @@ struct AttachOptions {
   bool open_to_all = false;
   // Pools only. Largest block in bytes; 0: no limit.
   std::size_t largest_block = 0;
-  // Pools only. No block crosses a multiple of it, in CPU and device addresses; 0: none; else a power of
-  // two of at least a page, and device_base must agree with the base modulo it.
+  // Pools only. No block crosses a multiple of it, in CPU and device addresses; 0: none; else a
+  // power of two of at least a page, and device_base must agree with the base modulo it.
   std::size_t boundary = 0;
   // Called once when the region is gone, on the thread that made it go, with no lock held.
   // For a mapping that goes in parts, once for each part. region_id is RegionId::value.
-  void (*gone)(void* context, std::uint64_t region_id, std::uintptr_t base, std::size_t size_bytes) = nullptr;
+  void (*gone)(void* context, std::uint64_t region_id, std::uintptr_t base,
+               std::size_t size_bytes) = nullptr;
   void* gone_context = nullptr;
 };
 
@@ -100,11 +101,12 @@ struct RunInfo {
   enum class Kind : std::uint8_t { kFree, kBlock, kSlab };
   Extent extent{};
   Kind kind = Kind::kFree;
-  std::uint32_t slot_bytes = 0;    // slabs
-  std::uint32_t slots = 0;         // slabs
-  std::uint32_t live_slots = 0;    // slabs
-  std::uint32_t cached_slots = 0;  // slabs: in thread caches, or freed by another thread and not yet folded
-  std::uint32_t owner = 0;         // slabs: thread slot + 1 of the owning heap; 0: a shared heap
+  std::uint32_t slot_bytes = 0;  // slabs
+  std::uint32_t slots = 0;       // slabs
+  std::uint32_t live_slots = 0;  // slabs
+  std::uint32_t cached_slots =
+      0;  // slabs: in thread caches, or freed by another thread and not yet folded
+  std::uint32_t owner = 0;  // slabs: thread slot + 1 of the owning heap; 0: a shared heap
   bool pinned = false;
 };
 
@@ -118,11 +120,13 @@ struct Config {
   std::size_t keep_free_bytes = std::size_t{64} << 20;
   // Overwrite each block with zeros when it is freed. Costs one write of the block.
   bool scrub_on_free = false;
-  // Told of each bad free, with no lock held, on the thread that made it: the Error as its number, the address, and
-  // the size given, 0 if none. It may stop the program.
-  void (*misuse)(void* context, std::int32_t error, std::uintptr_t address, std::size_t size_bytes) = nullptr;
+  // Told of each bad free, with no lock held, on the thread that made it: the Error as its number,
+  // the address, and the size given, 0 if none. It may stop the program.
+  void (*misuse)(void* context, std::int32_t error, std::uintptr_t address,
+                 std::size_t size_bytes) = nullptr;
   void* misuse_context = nullptr;
-  // Asked once before an allocation fails, with no lock held: free something and return true to retry.
+  // Asked once before an allocation fails, with no lock held: free something and return true to
+  // retry.
   bool (*rescue)(void* context, std::size_t size_bytes) = nullptr;
   void* rescue_context = nullptr;
 };
@@ -130,13 +134,13 @@ struct Config {
 struct Statistics {
   // Grown and pool regions: live + cached + free + overhead == reserved.
   std::size_t reserved_bytes = 0;
-  std::size_t live_bytes = 0;      // held by callers, in whole slots and pages
-  std::size_t cached_bytes = 0;    // in thread caches, or freed and not yet folded or unpinned
-  std::size_t free_bytes = 0;      // free page runs and free slots
-  std::size_t overhead_bytes = 0;  // tails of slabs that hold no slot
-  std::size_t grown_bytes = 0;     // the part of reserved_bytes that the host gave
-  std::size_t mapping_bytes = 0;   // tracked mappings; not part of reserved_bytes
-  std::size_t trusted_bytes = 0;   // trusted memory taken from the port for the books
+  std::size_t live_bytes = 0;          // held by callers, in whole slots and pages
+  std::size_t cached_bytes = 0;        // in thread caches, or freed and not yet folded or unpinned
+  std::size_t free_bytes = 0;          // free page runs and free slots
+  std::size_t overhead_bytes = 0;      // tails of slabs that hold no slot
+  std::size_t grown_bytes = 0;         // the part of reserved_bytes that the host gave
+  std::size_t mapping_bytes = 0;       // tracked mappings; not part of reserved_bytes
+  std::size_t trusted_bytes = 0;       // trusted memory taken from the port for the books
   std::size_t trusted_used_bytes = 0;  // the part of it in use
   std::size_t live_blocks = 0;
   std::size_t regions = 0;

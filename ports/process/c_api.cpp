@@ -6,7 +6,9 @@
 
 namespace {
 
-exclave::ProcessPort* port_of(exclave_process_port* port) { return reinterpret_cast<exclave::ProcessPort*>(port); }
+exclave::ProcessPort* port_of(exclave_process_port* port) {
+  return reinterpret_cast<exclave::ProcessPort*>(port);
+}
 exclave::ProcessEnclaveMemory* memory_of(exclave_process_memory* memory) {
   return reinterpret_cast<exclave::ProcessEnclaveMemory*>(memory);
 }
@@ -21,7 +23,8 @@ void exclave_process_options_init(exclave_process_options* options) {
   *options = {from.book_bytes, from.enclave_bytes, from.huge_pages, from.shared};
 }
 
-exclave_error exclave_process_port_create(const exclave_process_options* options, exclave_process_port** port) {
+exclave_error exclave_process_port_create(const exclave_process_options* options,
+                                          exclave_process_port** port) {
   if (port == nullptr) return EXCLAVE_INVALID_ARGUMENT;
   exclave::ProcessPort::Options to;
   if (options != nullptr) {
@@ -43,18 +46,23 @@ exclave_port exclave_process_port_table(exclave_process_port* port) {
   return port != nullptr ? port_of(port)->table() : exclave_port{};
 }
 
-exclave_error exclave_process_memory_create(exclave_process_port* port, exclave_process_memory** memory) {
+exclave_error exclave_process_memory_create(exclave_process_port* port,
+                                            exclave_process_memory** memory) {
   if (port == nullptr || memory == nullptr) return EXCLAVE_INVALID_ARGUMENT;
-  auto* const made = new (std::nothrow) exclave::ProcessEnclaveMemory(port_of(port)->enclave_heap());
+  auto* const made =
+      new (std::nothrow) exclave::ProcessEnclaveMemory(port_of(port)->enclave_heap());
   if (made == nullptr) return EXCLAVE_OUT_OF_TRUSTED_MEMORY;
   *memory = reinterpret_cast<exclave_process_memory*>(made);
   return EXCLAVE_OK;
 }
 
-void exclave_process_memory_destroy(exclave_process_memory* memory) { delete memory_of(memory); }
+void exclave_process_memory_destroy(exclave_process_memory* memory) {
+  delete memory_of(memory);
+}
 
 exclave_enclave_memory exclave_process_memory_table(exclave_process_memory* memory) {
-  return memory != nullptr ? exclave::bind_enclave_memory(*memory_of(memory)) : exclave_enclave_memory{};
+  return memory != nullptr ? exclave::bind_enclave_memory(*memory_of(memory))
+                           : exclave_enclave_memory{};
 }
 
 }  // extern "C"

@@ -1,5 +1,5 @@
-// A set of integers as bits with summary words above them: insert, erase and find in O(log64 n), a few cache lines.
-// The words lie in storage that the owner supplies, zero-filled.
+// A set of integers as bits with summary words above them: insert, erase and find in O(log64 n), a
+// few cache lines. The words lie in storage that the owner supplies, zero-filled.
 #pragma once
 
 #include <cstddef>

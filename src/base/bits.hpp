@@ -6,7 +6,9 @@
 
 namespace exclave {
 
-constexpr bool is_power_of_two(std::uint64_t value) noexcept { return value != 0 && (value & (value - 1)) == 0; }
+constexpr bool is_power_of_two(std::uint64_t value) noexcept {
+  return value != 0 && (value & (value - 1)) == 0;
+}
 
 // Precondition: value != 0.
 constexpr unsigned floor_log2(std::uint64_t value) noexcept {
@@ -30,7 +32,8 @@ constexpr std::uint64_t align_down(std::uint64_t value, std::uint64_t alignment)
 constexpr std::uint64_t align_up(std::uint64_t value, std::uint64_t alignment) noexcept {
   return (value + alignment - 1) & ~(alignment - 1);
 }
-constexpr bool checked_align_up(std::uint64_t value, std::uint64_t alignment, std::uint64_t* out) noexcept {
+constexpr bool checked_align_up(std::uint64_t value, std::uint64_t alignment,
+                                std::uint64_t* out) noexcept {
   std::uint64_t sum = 0;
   if (__builtin_add_overflow(value, alignment - 1, &sum)) return false;
   *out = align_down(sum, alignment);

@@ -2,8 +2,8 @@
 #pragma once
 
 // Always on: the books contradict themselves, and going on would be worse than stopping.
-#define EXCLAVE_CHECK(condition) \
-  do {                           \
+#define EXCLAVE_CHECK(condition)                             \
+  do {                                                       \
     if (__builtin_expect(!(condition), 0)) __builtin_trap(); \
   } while (false)
 

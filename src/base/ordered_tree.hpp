@@ -1,5 +1,6 @@
-// An intrusive treap: nodes in key order, O(log n) expected, however hostile the keys, because the priorities come from
-// trusted randomness. Nodes may carry a summary of their subtree (Traits::update).
+// An intrusive treap: nodes in key order, O(log n) expected, however hostile the keys, because the
+// priorities come from trusted randomness. Nodes may carry a summary of their subtree
+// (Traits::update).
 #pragma once
 
 #include <cstdint>
@@ -13,7 +14,8 @@ struct TreeLinks {
   std::uint64_t priority = 0;
 };
 
-// Traits: static TreeLinks<Node>& links(Node&); static std::uintptr_t key(const Node&); static void update(Node&).
+// Traits: static TreeLinks<Node>& links(Node&); static std::uintptr_t key(const Node&); static void
+// update(Node&).
 template <class Node, class Traits>
 class OrderedTree {
  public:
@@ -135,11 +137,13 @@ class OrderedTree {
     Traits::update(*where);
   }
 
-  std::int64_t validate_at(Node* n, std::uintptr_t low, std::uintptr_t high, std::uint64_t priority) const noexcept {
+  std::int64_t validate_at(Node* n, std::uintptr_t low, std::uintptr_t high,
+                           std::uint64_t priority) const noexcept {
     if (n == nullptr) return 0;
     const TreeLinks<Node>& links = Traits::links(*n);
     const std::uintptr_t key = Traits::key(*n);
-    if (key < low || key > high || links.priority > priority || !Traits::summary_holds(*n)) return -1;
+    if (key < low || key > high || links.priority > priority || !Traits::summary_holds(*n))
+      return -1;
     const std::int64_t left = validate_at(links.left, low, key, links.priority);
     const std::int64_t right = validate_at(links.right, key, high, links.priority);
     return left < 0 || right < 0 ? -1 : left + right + 1;

@@ -1,6 +1,6 @@
-// A spin lock with a rank. Ranks are taken in ascending order, and no host call is made under any of them: the debug
-// build stops when either rule is broken. A thread never meets its own lock: nested calls are told apart before any
-// lock is taken (heap/thread_gate.hpp).
+// A spin lock with a rank. Ranks are taken in ascending order, and no host call is made under any
+// of them: the debug build stops when either rule is broken. A thread never meets its own lock:
+// nested calls are told apart before any lock is taken (heap/thread_gate.hpp).
 #pragma once
 
 #include <atomic>
@@ -20,7 +20,8 @@ enum class LockRank : std::uint8_t {
   kBooks = 4,     // trusted memory for the books
 };
 
-// Ranks that the current thread holds, one bit each; debug builds only. Lives in port/, which knows the thread.
+// Ranks that the current thread holds, one bit each; debug builds only. Lives in port/, which knows
+// the thread.
 void note_lock(LockRank rank) noexcept;
 void note_unlock(LockRank rank) noexcept;
 void check_no_lock_held() noexcept;

@@ -17,14 +17,17 @@ inline constexpr unsigned kUnitShift = 14;
 inline constexpr std::size_t kUnitBytes = std::size_t{1} << kUnitShift;
 inline constexpr unsigned kPagesPerUnit = 1u << (kUnitShift - kPageShift);
 
-// The lower half of the canonical addresses, where a 47-bit Linux process lives. No region lies above it.
+// The lower half of the canonical addresses, where a 47-bit Linux process lives. No region lies
+// above it.
 inline constexpr unsigned kAddressBits = 47;
 inline constexpr std::uintptr_t kAddressLimit = std::uintptr_t{1} << kAddressBits;
 
 inline constexpr std::size_t kMaxAlignment = std::size_t{1} << 30;
 inline constexpr std::size_t kCacheLine = 64;
 
-constexpr std::uint64_t pages_for(std::size_t bytes) noexcept { return ceil_div(bytes, kPageBytes); }
+constexpr std::uint64_t pages_for(std::size_t bytes) noexcept {
+  return ceil_div(bytes, kPageBytes);
+}
 
 // Nonempty, page-aligned, not wrapping, in the lower half, and not at page zero.
 constexpr bool is_page_range(Extent range) noexcept {

@@ -1,4 +1,5 @@
-// The C ABI: translates and forwards, and knows nothing else. An exclave_allocator is the core by another name.
+// The C ABI: translates and forwards, and knows nothing else. An exclave_allocator is the core by
+// another name.
 #include "exclave/exclave.h"
 
 #include <new>
@@ -16,7 +17,8 @@ using exclave::Status;
 using exclave::untrusted_bytes;
 using exclave::core::AllocatorCore;
 
-static_assert(EXCLAVE_TOO_MANY_THREADS == static_cast<int>(Error::kTooManyThreads), "the two lists of errors are one");
+static_assert(EXCLAVE_TOO_MANY_THREADS == static_cast<int>(Error::kTooManyThreads),
+              "the two lists of errors are one");
 static_assert(EXCLAVE_DETACH_REVOKE == static_cast<int>(exclave::DetachMode::kRevoke));
 static_assert(EXCLAVE_FORBIDDEN == static_cast<int>(exclave::Role::kForbidden));
 static_assert(EXCLAVE_ON_DEVICE == static_cast<int>(exclave::Placement::Kind::kDevice));
@@ -24,10 +26,16 @@ static_assert(EXCLAVE_RUN_SLAB == static_cast<int>(exclave::RunInfo::Kind::kSlab
 static_assert(sizeof(exclave_ring_producer) == sizeof(exclave::RingProducer));
 static_assert(sizeof(exclave_ring_consumer) == sizeof(exclave::RingConsumer));
 
-exclave_error c_error(Error error) noexcept { return static_cast<exclave_error>(error); }
-exclave_error c_error(Status status) noexcept { return c_error(status.error()); }
+exclave_error c_error(Error error) noexcept {
+  return static_cast<exclave_error>(error);
+}
+exclave_error c_error(Status status) noexcept {
+  return c_error(status.error());
+}
 
-AllocatorCore& core_of(exclave_allocator* allocator) noexcept { return *reinterpret_cast<AllocatorCore*>(allocator); }
+AllocatorCore& core_of(exclave_allocator* allocator) noexcept {
+  return *reinterpret_cast<AllocatorCore*>(allocator);
+}
 // Looking does not change what a caller can see; the core takes its locks all the same.
 AllocatorCore& core_of(const exclave_allocator* allocator) noexcept {
   return core_of(const_cast<exclave_allocator*>(allocator));
@@ -38,7 +46,8 @@ exclave::Placement placement_of(const exclave_placement* where) noexcept {
   return {static_cast<exclave::Placement::Kind>(where->place), where->device, {where->pool}};
 }
 bool is_placement(const exclave_placement* where) noexcept {
-  return where == nullptr || (where->place >= EXCLAVE_ANYWHERE && where->place <= EXCLAVE_ON_DEVICE);
+  return where == nullptr ||
+         (where->place >= EXCLAVE_ANYWHERE && where->place <= EXCLAVE_ON_DEVICE);
 }
 
 exclave_error answer(const Result<untrusted_bytes>& result, exclave_address* block) noexcept {
@@ -87,7 +96,8 @@ exclave::Config config_of(const exclave_config& from) noexcept {
 }
 
 exclave::untrusted_span<std::byte> ring_memory(exclave_address memory, size_t size_bytes) noexcept {
-  return exclave::untrusted_span<std::byte>::unsafe_from(untrusted_bytes::unsafe_from_address(memory), size_bytes);
+  return exclave::untrusted_span<std::byte>::unsafe_from(
+      untrusted_bytes::unsafe_from_address(memory), size_bytes);
 }
 
 constexpr exclave_error kBadArgument = EXCLAVE_INVALID_ARGUMENT;
@@ -97,18 +107,28 @@ constexpr int kEinval = -22;
 
 extern "C" {
 
-const char* exclave_error_text(exclave_error error) { return exclave::error_text(static_cast<Error>(error)); }
+const char* exclave_error_text(exclave_error error) {
+  return exclave::error_text(static_cast<Error>(error));
+}
 
 // ---- The allocator ----
 
 void exclave_config_init(exclave_config* config) {
   if (config == nullptr) return;
   const exclave::Config from;
-  *config = {from.quota_bytes, from.grow_min_bytes, from.grow_max_bytes, from.keep_free_bytes, from.scrub_on_free,
-             nullptr,          nullptr,             nullptr,             nullptr};
+  *config = {from.quota_bytes,
+             from.grow_min_bytes,
+             from.grow_max_bytes,
+             from.keep_free_bytes,
+             from.scrub_on_free,
+             nullptr,
+             nullptr,
+             nullptr,
+             nullptr};
 }
 
-exclave_error exclave_create(const exclave_port* port, const exclave_config* config, exclave_allocator** allocator) {
+exclave_error exclave_create(const exclave_port* port, const exclave_config* config,
+                             exclave_allocator** allocator) {
   if (port == nullptr || allocator == nullptr) return kBadArgument;
   const Result<AllocatorCore*> core =
       AllocatorCore::create(*port, config != nullptr ? config_of(*config) : exclave::Config{});
@@ -140,7 +160,8 @@ exclave_error exclave_attach(exclave_allocator* allocator, exclave_address base,
                              const exclave_attach_options* options, exclave_region_id* id) {
   if (allocator == nullptr) return kBadArgument;
   // Out of range here would be out of range of the C++ enumerations.
-  if (options != nullptr && (options->protection > 3 || options->role > EXCLAVE_FORBIDDEN)) return kBadArgument;
+  if (options != nullptr && (options->protection > 3 || options->role > EXCLAVE_FORBIDDEN))
+    return kBadArgument;
   const Result<exclave::RegionId> region = core_of(allocator).attach(
       {base, size_bytes}, options != nullptr ? options_of(*options) : exclave::AttachOptions{});
   if (region.ok() && id != nullptr) *id = region->value;
@@ -150,23 +171,25 @@ exclave_error exclave_attach(exclave_allocator* allocator, exclave_address base,
 exclave_error exclave_detach(exclave_allocator* allocator, exclave_address base, size_t size_bytes,
                              exclave_detach_mode mode) {
   if (allocator == nullptr || mode > EXCLAVE_DETACH_REVOKE) return kBadArgument;
-  return c_error(core_of(allocator).detach({base, size_bytes}, static_cast<exclave::DetachMode>(mode)));
+  return c_error(
+      core_of(allocator).detach({base, size_bytes}, static_cast<exclave::DetachMode>(mode)));
 }
 
-exclave_error exclave_query(const exclave_allocator* allocator, exclave_address address, size_t size_bytes,
-                            exclave_region_info* info) {
+exclave_error exclave_query(const exclave_allocator* allocator, exclave_address address,
+                            size_t size_bytes, exclave_region_info* info) {
   if (allocator == nullptr) return kBadArgument;
   const Result<exclave::RegionInfo> found = core_of(allocator).query(address, size_bytes);
   if (found.ok() && info != nullptr) *info = info_of(*found);
   return c_error(found.error());
 }
 
-exclave_error exclave_validate(const exclave_allocator* allocator, exclave_address address, size_t size_bytes,
-                               unsigned needed_protection) {
+exclave_error exclave_validate(const exclave_allocator* allocator, exclave_address address,
+                               size_t size_bytes, unsigned needed_protection) {
   if (allocator == nullptr || needed_protection > 3) return kBadArgument;
-  return c_error(core_of(allocator)
-                     .validate_range(address, size_bytes, static_cast<exclave::Protection>(needed_protection))
-                     .error());
+  return c_error(
+      core_of(allocator)
+          .validate_range(address, size_bytes, static_cast<exclave::Protection>(needed_protection))
+          .error());
 }
 
 exclave_error exclave_device_address(const exclave_allocator* allocator, exclave_address address,
@@ -177,7 +200,8 @@ exclave_error exclave_device_address(const exclave_allocator* allocator, exclave
   return c_error(found.error());
 }
 
-exclave_error exclave_pin(exclave_allocator* allocator, exclave_address base, size_t size_bytes, exclave_pin_id* pin) {
+exclave_error exclave_pin(exclave_allocator* allocator, exclave_address base, size_t size_bytes,
+                          exclave_pin_id* pin) {
   if (allocator == nullptr || pin == nullptr) return kBadArgument;
   const Result<exclave::PinId> made = core_of(allocator).pin({base, size_bytes});
   if (made.ok()) *pin = made->value;
@@ -190,7 +214,8 @@ exclave_error exclave_unpin(exclave_allocator* allocator, exclave_pin_id pin) {
 
 // ---- Blocks ----
 
-exclave_error exclave_allocate(exclave_allocator* allocator, size_t size_bytes, exclave_address* block) {
+exclave_error exclave_allocate(exclave_allocator* allocator, size_t size_bytes,
+                               exclave_address* block) {
   if (allocator == nullptr || block == nullptr) return kBadArgument;
   return answer(core_of(allocator).allocate(size_bytes), block);
 }
@@ -201,36 +226,43 @@ exclave_error exclave_allocate_at(exclave_allocator* allocator, size_t size_byte
   return answer(core_of(allocator).allocate(size_bytes, alignment, placement_of(where)), block);
 }
 
-exclave_error exclave_allocate_zeroed(exclave_allocator* allocator, size_t size_bytes, size_t alignment,
-                                      const exclave_placement* where, exclave_address* block) {
+exclave_error exclave_allocate_zeroed(exclave_allocator* allocator, size_t size_bytes,
+                                      size_t alignment, const exclave_placement* where,
+                                      exclave_address* block) {
   if (allocator == nullptr || block == nullptr || !is_placement(where)) return kBadArgument;
-  return answer(core_of(allocator).allocate_zeroed(size_bytes, alignment, placement_of(where)), block);
+  return answer(core_of(allocator).allocate_zeroed(size_bytes, alignment, placement_of(where)),
+                block);
 }
 
-exclave_error exclave_reallocate(exclave_allocator* allocator, exclave_address* block, size_t size_bytes,
-                                 size_t alignment, const exclave_placement* where) {
+exclave_error exclave_reallocate(exclave_allocator* allocator, exclave_address* block,
+                                 size_t size_bytes, size_t alignment,
+                                 const exclave_placement* where) {
   if (allocator == nullptr || block == nullptr || !is_placement(where)) return kBadArgument;
-  return answer(core_of(allocator).reallocate(*block, size_bytes, alignment, placement_of(where)), block);
+  return answer(core_of(allocator).reallocate(*block, size_bytes, alignment, placement_of(where)),
+                block);
 }
 
 exclave_error exclave_deallocate(exclave_allocator* allocator, exclave_address block) {
   return allocator == nullptr ? kBadArgument : c_error(core_of(allocator).deallocate(block));
 }
 
-exclave_error exclave_deallocate_sized(exclave_allocator* allocator, exclave_address block, size_t size_bytes,
-                                       size_t alignment) {
-  return allocator == nullptr ? kBadArgument
-                              : c_error(core_of(allocator).deallocate_sized(block, size_bytes, alignment));
+exclave_error exclave_deallocate_sized(exclave_allocator* allocator, exclave_address block,
+                                       size_t size_bytes, size_t alignment) {
+  return allocator == nullptr
+             ? kBadArgument
+             : c_error(core_of(allocator).deallocate_sized(block, size_bytes, alignment));
 }
 
-exclave_error exclave_usable_size(const exclave_allocator* allocator, exclave_address block, size_t* size_bytes) {
+exclave_error exclave_usable_size(const exclave_allocator* allocator, exclave_address block,
+                                  size_t* size_bytes) {
   if (allocator == nullptr || size_bytes == nullptr) return kBadArgument;
   const Result<std::size_t> found = core_of(allocator).usable_size(block);
   if (found.ok()) *size_bytes = *found;
   return c_error(found.error());
 }
 
-exclave_error exclave_region_of(const exclave_allocator* allocator, exclave_address block, exclave_region_id* region) {
+exclave_error exclave_region_of(const exclave_allocator* allocator, exclave_address block,
+                                exclave_region_id* region) {
   if (allocator == nullptr || region == nullptr) return kBadArgument;
   const Result<exclave::RegionId> found = core_of(allocator).region_of(block);
   if (found.ok()) *region = found->value;
@@ -239,7 +271,8 @@ exclave_error exclave_region_of(const exclave_allocator* allocator, exclave_addr
 
 exclave_error exclave_deallocate_handle(exclave_allocator* allocator, exclave_address block,
                                         exclave_region_id region) {
-  return allocator == nullptr ? kBadArgument : c_error(core_of(allocator).deallocate_handle(block, {region}));
+  return allocator == nullptr ? kBadArgument
+                              : c_error(core_of(allocator).deallocate_handle(block, {region}));
 }
 
 void exclave_flush_thread(exclave_allocator* allocator) {
@@ -255,10 +288,11 @@ void exclave_trim(exclave_allocator* allocator) {
 void exclave_get_statistics(const exclave_allocator* allocator, exclave_statistics* statistics) {
   if (allocator == nullptr || statistics == nullptr) return;
   const exclave::Statistics s = core_of(allocator).statistics();
-  *statistics = {s.reserved_bytes,     s.live_bytes,         s.cached_bytes,   s.free_bytes,       s.overhead_bytes,
-                 s.grown_bytes,        s.mapping_bytes,      s.trusted_bytes,  s.trusted_used_bytes, s.live_blocks,
-                 s.regions,            s.pins,               s.host_reserve_calls, s.host_release_calls,
-                 s.host_map_calls,     s.host_unmap_calls,   s.host_protect_calls, s.lies_refused, s.misuse_refused};
+  *statistics = {s.reserved_bytes,     s.live_bytes,         s.cached_bytes,   s.free_bytes,
+                 s.overhead_bytes,     s.grown_bytes,        s.mapping_bytes,  s.trusted_bytes,
+                 s.trusted_used_bytes, s.live_blocks,        s.regions,        s.pins,
+                 s.host_reserve_calls, s.host_release_calls, s.host_map_calls, s.host_unmap_calls,
+                 s.host_protect_calls, s.lies_refused,       s.misuse_refused};
 }
 
 exclave_error exclave_next_region(const exclave_allocator* allocator, exclave_address address,
@@ -269,13 +303,14 @@ exclave_error exclave_next_region(const exclave_allocator* allocator, exclave_ad
   return c_error(found.error());
 }
 
-exclave_error exclave_next_run(const exclave_allocator* allocator, exclave_address address, exclave_run_info* info) {
+exclave_error exclave_next_run(const exclave_allocator* allocator, exclave_address address,
+                               exclave_run_info* info) {
   if (allocator == nullptr || info == nullptr) return kBadArgument;
   const Result<exclave::RunInfo> run = core_of(allocator).next_run(address);
   if (run.ok()) {
-    *info = {run->extent.base, run->extent.size, static_cast<exclave_run_kind>(run->kind),
-             run->slot_bytes,  run->slots,       run->live_slots,
-             run->cached_slots, run->owner,      run->pinned};
+    *info = {run->extent.base,  run->extent.size, static_cast<exclave_run_kind>(run->kind),
+             run->slot_bytes,   run->slots,       run->live_slots,
+             run->cached_slots, run->owner,       run->pinned};
   }
   return c_error(run.error());
 }
@@ -295,58 +330,82 @@ void exclave_copy_out_padded(exclave_address to, const void* from, size_t size_b
 void exclave_copy_in(void* to, exclave_address from, size_t size_bytes) {
   exclave::detail::copy_in_bytes(to, from, size_bytes);
 }
-void exclave_fill_zero(exclave_address to, size_t size_bytes) { exclave::detail::fill_zero_bytes(to, size_bytes); }
+void exclave_fill_zero(exclave_address to, size_t size_bytes) {
+  exclave::detail::fill_zero_bytes(to, size_bytes);
+}
 void exclave_copy_across(exclave_address to, exclave_address from, size_t size_bytes) {
   exclave::detail::copy_across_bytes(to, from, size_bytes);
 }
-uint32_t exclave_load_u32(exclave_address from) { return exclave::detail::load_u32(from); }
-uint64_t exclave_load_u64(exclave_address from) { return exclave::detail::load_u64(from); }
-void exclave_store_u32(exclave_address to, uint32_t value) { exclave::detail::store_u32(to, value); }
-void exclave_store_u64(exclave_address to, uint64_t value) { exclave::detail::store_u64(to, value); }
+uint32_t exclave_load_u32(exclave_address from) {
+  return exclave::detail::load_u32(from);
+}
+uint64_t exclave_load_u64(exclave_address from) {
+  return exclave::detail::load_u64(from);
+}
+void exclave_store_u32(exclave_address to, uint32_t value) {
+  exclave::detail::store_u32(to, value);
+}
+void exclave_store_u64(exclave_address to, uint64_t value) {
+  exclave::detail::store_u64(to, value);
+}
 
-size_t exclave_ring_bytes(size_t capacity) { return exclave::RingLayout::bytes_for(capacity); }
+size_t exclave_ring_bytes(size_t capacity) {
+  return exclave::RingLayout::bytes_for(capacity);
+}
 
-exclave_error exclave_ring_producer_init(exclave_ring_producer* ring, exclave_address memory, size_t size_bytes) {
+exclave_error exclave_ring_producer_init(exclave_ring_producer* ring, exclave_address memory,
+                                         size_t size_bytes) {
   if (ring == nullptr) return kBadArgument;
-  Result<exclave::RingProducer> made = exclave::RingProducer::create(ring_memory(memory, size_bytes));
-  if (made.ok()) ::new (static_cast<void*>(ring)) exclave::RingProducer(static_cast<exclave::RingProducer&&>(*made));
+  Result<exclave::RingProducer> made =
+      exclave::RingProducer::create(ring_memory(memory, size_bytes));
+  if (made.ok())
+    ::new (static_cast<void*>(ring))
+        exclave::RingProducer(static_cast<exclave::RingProducer&&>(*made));
   return c_error(made.error());
 }
 
-exclave_error exclave_ring_consumer_init(exclave_ring_consumer* ring, exclave_address memory, size_t size_bytes) {
+exclave_error exclave_ring_consumer_init(exclave_ring_consumer* ring, exclave_address memory,
+                                         size_t size_bytes) {
   if (ring == nullptr) return kBadArgument;
-  Result<exclave::RingConsumer> made = exclave::RingConsumer::create(ring_memory(memory, size_bytes));
-  if (made.ok()) ::new (static_cast<void*>(ring)) exclave::RingConsumer(static_cast<exclave::RingConsumer&&>(*made));
+  Result<exclave::RingConsumer> made =
+      exclave::RingConsumer::create(ring_memory(memory, size_bytes));
+  if (made.ok())
+    ::new (static_cast<void*>(ring))
+        exclave::RingConsumer(static_cast<exclave::RingConsumer&&>(*made));
   return c_error(made.error());
 }
 
-exclave_error exclave_ring_write(exclave_ring_producer* ring, const void* bytes, size_t size_bytes) {
+exclave_error exclave_ring_write(exclave_ring_producer* ring, const void* bytes,
+                                 size_t size_bytes) {
   if (ring == nullptr || (bytes == nullptr && size_bytes != 0)) return kBadArgument;
-  return c_error(reinterpret_cast<exclave::RingProducer*>(ring)->write({static_cast<const std::byte*>(bytes), size_bytes}));
+  return c_error(reinterpret_cast<exclave::RingProducer*>(ring)->write(
+      {static_cast<const std::byte*>(bytes), size_bytes}));
 }
 
 exclave_error exclave_ring_read(exclave_ring_consumer* ring, void* bytes, size_t size_bytes) {
   if (ring == nullptr || (bytes == nullptr && size_bytes != 0)) return kBadArgument;
-  return c_error(reinterpret_cast<exclave::RingConsumer*>(ring)->read({static_cast<std::byte*>(bytes), size_bytes}));
+  return c_error(reinterpret_cast<exclave::RingConsumer*>(ring)->read(
+      {static_cast<std::byte*>(bytes), size_bytes}));
 }
 
 // ---- The memory calls ----
 
-intptr_t exclave_mmap(exclave_allocator* allocator, const exclave_enclave_memory* inside, exclave_address address,
-                      size_t length, int protection, int flags, int descriptor, uint64_t offset) {
+intptr_t exclave_mmap(exclave_allocator* allocator, const exclave_enclave_memory* inside,
+                      exclave_address address, size_t length, int protection, int flags,
+                      int descriptor, uint64_t offset) {
   if (allocator == nullptr || inside == nullptr) return kEinval;
   return exclave::MemoryCalls(core_of(allocator), *inside)
       .mmap(address, length, protection, flags, descriptor, offset);
 }
 
-int exclave_munmap(exclave_allocator* allocator, const exclave_enclave_memory* inside, exclave_address address,
-                   size_t length) {
+int exclave_munmap(exclave_allocator* allocator, const exclave_enclave_memory* inside,
+                   exclave_address address, size_t length) {
   if (allocator == nullptr || inside == nullptr) return kEinval;
   return exclave::MemoryCalls(core_of(allocator), *inside).munmap(address, length);
 }
 
-int exclave_mprotect(exclave_allocator* allocator, const exclave_enclave_memory* inside, exclave_address address,
-                     size_t length, int protection) {
+int exclave_mprotect(exclave_allocator* allocator, const exclave_enclave_memory* inside,
+                     exclave_address address, size_t length, int protection) {
   if (allocator == nullptr || inside == nullptr) return kEinval;
   return exclave::MemoryCalls(core_of(allocator), *inside).mprotect(address, length, protection);
 }

@@ -13,7 +13,9 @@ Result<Allocator> Allocator::create(const PortTable& port, const Config& config)
   return allocator;
 }
 
-Allocator::Allocator(Allocator&& other) noexcept : core_(other.core_) { other.core_ = nullptr; }
+Allocator::Allocator(Allocator&& other) noexcept : core_(other.core_) {
+  other.core_ = nullptr;
+}
 
 Allocator& Allocator::operator=(Allocator&& other) noexcept {
   if (this != &other) {
@@ -31,7 +33,9 @@ Allocator::~Allocator() {
 Result<RegionId> Allocator::attach(Extent range, const AttachOptions& options) noexcept {
   return core_->attach(range, options);
 }
-Status Allocator::detach(Extent range, DetachMode mode) noexcept { return core_->detach(range, mode); }
+Status Allocator::detach(Extent range, DetachMode mode) noexcept {
+  return core_->detach(range, mode);
+}
 
 Result<RegionInfo> Allocator::query(std::uintptr_t address, std::size_t size_bytes) const noexcept {
   return core_->query(address, size_bytes);
@@ -46,23 +50,33 @@ Result<std::uint64_t> Allocator::device_address(untrusted_bytes pointer) const n
   return core_->device_address(pointer.address());
 }
 
-Result<PinId> Allocator::pin(Extent range) noexcept { return core_->pin(range); }
-Status Allocator::unpin(PinId pin) noexcept { return core_->unpin(pin); }
+Result<PinId> Allocator::pin(Extent range) noexcept {
+  return core_->pin(range);
+}
+Status Allocator::unpin(PinId pin) noexcept {
+  return core_->unpin(pin);
+}
 
-Result<untrusted_bytes> Allocator::allocate(std::size_t size_bytes) noexcept { return core_->allocate(size_bytes); }
-Result<untrusted_bytes> Allocator::allocate(std::size_t size_bytes, std::size_t alignment, Placement where) noexcept {
+Result<untrusted_bytes> Allocator::allocate(std::size_t size_bytes) noexcept {
+  return core_->allocate(size_bytes);
+}
+Result<untrusted_bytes> Allocator::allocate(std::size_t size_bytes, std::size_t alignment,
+                                            Placement where) noexcept {
   return core_->allocate(size_bytes, alignment, where);
 }
 Result<untrusted_bytes> Allocator::allocate_zeroed(std::size_t size_bytes, std::size_t alignment,
                                                    Placement where) noexcept {
   return core_->allocate_zeroed(size_bytes, alignment, where);
 }
-Result<untrusted_bytes> Allocator::reallocate(untrusted_bytes block, std::size_t size_bytes, std::size_t alignment,
-                                              Placement where) noexcept {
+Result<untrusted_bytes> Allocator::reallocate(untrusted_bytes block, std::size_t size_bytes,
+                                              std::size_t alignment, Placement where) noexcept {
   return core_->reallocate(block.address(), size_bytes, alignment, where);
 }
-Status Allocator::deallocate(untrusted_bytes block) noexcept { return core_->deallocate(block.address()); }
-Status Allocator::deallocate(untrusted_bytes block, std::size_t size_bytes, std::size_t alignment) noexcept {
+Status Allocator::deallocate(untrusted_bytes block) noexcept {
+  return core_->deallocate(block.address());
+}
+Status Allocator::deallocate(untrusted_bytes block, std::size_t size_bytes,
+                             std::size_t alignment) noexcept {
   return core_->deallocate_sized(block.address(), size_bytes, alignment);
 }
 Result<std::size_t> Allocator::usable_size(untrusted_bytes block) const noexcept {
@@ -75,11 +89,23 @@ Status Allocator::deallocate_handle(untrusted_bytes block, RegionId region) noex
   return core_->deallocate_handle(block.address(), region);
 }
 
-void Allocator::flush_thread() noexcept { core_->flush_thread(); }
-void Allocator::trim() noexcept { core_->trim(); }
-Statistics Allocator::statistics() const noexcept { return core_->statistics(); }
-Result<RegionInfo> Allocator::next_region(std::uintptr_t address) const noexcept { return core_->next_region(address); }
-Result<RunInfo> Allocator::next_run(std::uintptr_t address) const noexcept { return core_->next_run(address); }
-bool Allocator::validate_books() const noexcept { return core_->validate(); }
+void Allocator::flush_thread() noexcept {
+  core_->flush_thread();
+}
+void Allocator::trim() noexcept {
+  core_->trim();
+}
+Statistics Allocator::statistics() const noexcept {
+  return core_->statistics();
+}
+Result<RegionInfo> Allocator::next_region(std::uintptr_t address) const noexcept {
+  return core_->next_region(address);
+}
+Result<RunInfo> Allocator::next_run(std::uintptr_t address) const noexcept {
+  return core_->next_run(address);
+}
+bool Allocator::validate_books() const noexcept {
+  return core_->validate();
+}
 
 }  // namespace exclave

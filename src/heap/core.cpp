@@ -13,7 +13,8 @@ constexpr std::size_t kCoreBytes = align_up(sizeof(AllocatorCore), kPageBytes);
 // Growth is in whole units, at least one slab's worth.
 Status adjust(Config& config) noexcept {
   constexpr std::size_t kLeast = std::size_t{256} << 10;
-  if (config.grow_min_bytes > kAddressLimit || config.grow_max_bytes > kAddressLimit) return Error::kInvalidArgument;
+  if (config.grow_min_bytes > kAddressLimit || config.grow_max_bytes > kAddressLimit)
+    return Error::kInvalidArgument;
   if (config.grow_min_bytes < kLeast) config.grow_min_bytes = kLeast;
   if (config.grow_max_bytes < config.grow_min_bytes) config.grow_max_bytes = config.grow_min_bytes;
   config.grow_min_bytes = align_up(config.grow_min_bytes, kUnitBytes);
@@ -70,7 +71,8 @@ Status AllocatorCore::open() noexcept {
 
 void AllocatorCore::destroy(AllocatorCore* core) noexcept {
   unregister_thread_exit(&on_thread_exit, core);
-  // Grown regions go back, used or not; pinned ones stay outside, for a device may still write there.
+  // Grown regions go back, used or not; pinned ones stay outside, for a device may still write
+  // there.
   for (std::uintptr_t at = 0;;) {
     const Result<RegionInfo> info = core->registry_.next(at);
     if (!info.ok()) break;
@@ -82,7 +84,8 @@ void AllocatorCore::destroy(AllocatorCore* core) noexcept {
       Region* const region = core->registry_.region_at_locked(info->extent.base);
       pinned = region == nullptr || core->registry_.is_pinned_locked(*region);
     }
-    if (!pinned) (void)core->port_.host_release(core->port_.context, info->extent.base, info->extent.size);
+    if (!pinned)
+      (void)core->port_.host_release(core->port_.context, info->extent.base, info->extent.size);
   }
   const PortTable port = core->port_;
   core->books_.close();
@@ -109,7 +112,8 @@ AllocatorCore::Gate::Gate(AllocatorCore& core) noexcept : core_(core) {
 }
 
 Heap* AllocatorCore::make_heap_slow(std::uint32_t slot) noexcept {
-  // Relaxed: only the slot's own thread reads and writes its entry, and the port orders one thread after the other.
+  // Relaxed: only the slot's own thread reads and writes its entry, and the port orders one thread
+  // after the other.
   LockGuard guard(pool_lists_);
   Heap* heap = idle_heaps_;
   if (heap != nullptr) {
@@ -131,9 +135,12 @@ Heap* AllocatorCore::make_heap_slow(std::uint32_t slot) noexcept {
 void AllocatorCore::on_thread_exit(void* context, std::uint32_t slot) noexcept {
   AllocatorCore& core = *static_cast<AllocatorCore*>(context);
   Heap* const heap = core.heaps_[slot].load(std::memory_order_relaxed);
-  if (heap == nullptr || heap->gate_closed()) return;
-  core.retire_heap_slow(*heap);
+  if (heap == nullptr) return;
+  // The next thread of this slot starts afresh. A thread that ends in the middle of a call
+  // (pthread_exit in a signal handler) leaves its heap as it is: its blocks can be freed, its slabs
+  // are not used again.
   core.heaps_[slot].store(nullptr, std::memory_order_relaxed);
+  if (!heap->gate_closed()) core.retire_heap_slow(*heap);
 }
 
 // The thread is ending: its slabs go to the orphans, where the next thread finds them.
@@ -183,7 +190,8 @@ void AllocatorCore::trim() noexcept {
 
 void AllocatorCore::report_folded(Heap& heap) noexcept {
   std::uintptr_t last = 0;
-  for (std::uint64_t n = heap.take_double_frees(&last); n != 0; --n) (void)report(Error::kDoubleFree, last, 0);
+  for (std::uint64_t n = heap.take_double_frees(&last); n != 0; --n)
+    (void)report(Error::kDoubleFree, last, 0);
 }
 
 // ---- Host calls for the memory calls ----

@@ -1,8 +1,9 @@
-// The allocator that puts the rooms together: thread heaps over grown regions, shared heaps over attached pools,
-// growth and give-back, pins, and the look-ups that the public face answers with.
+// The allocator that puts the rooms together: thread heaps over grown regions, shared heaps over
+// attached pools, growth and give-back, pins, and the look-ups that the public face answers with.
 //
-// Read core_blocks.cpp for the life of a block: allocate and deallocate come first there, and end in heap.hpp's pop
-// and push. core_regions.cpp has regions and pins, core_looking.cpp statistics, iteration and validation.
+// Read core_blocks.cpp for the life of a block: allocate and deallocate come first there, and end
+// in heap.hpp's pop and push. core_regions.cpp has regions and pins, core_looking.cpp statistics,
+// iteration and validation.
 #pragma once
 
 #include <atomic>
@@ -31,8 +32,10 @@ class AllocatorCore {
 
   // ---- Blocks (core_blocks.cpp); see Allocator ----
   Result<untrusted_bytes> allocate(std::size_t size) noexcept;
-  Result<untrusted_bytes> allocate(std::size_t size, std::size_t alignment, Placement where) noexcept;
-  Result<untrusted_bytes> allocate_zeroed(std::size_t size, std::size_t alignment, Placement where) noexcept;
+  Result<untrusted_bytes> allocate(std::size_t size, std::size_t alignment,
+                                   Placement where) noexcept;
+  Result<untrusted_bytes> allocate_zeroed(std::size_t size, std::size_t alignment,
+                                          Placement where) noexcept;
   Result<untrusted_bytes> reallocate(std::uintptr_t block, std::size_t size, std::size_t alignment,
                                      Placement where) noexcept;
   Status deallocate(std::uintptr_t block) noexcept;
@@ -51,15 +54,18 @@ class AllocatorCore {
   Result<RegionInfo> query(std::uintptr_t address, std::size_t size) const noexcept {
     return registry_.query(address, size);
   }
-  Result<untrusted_bytes> validate_range(std::uintptr_t address, std::size_t size, Protection needed) const noexcept;
+  Result<untrusted_bytes> validate_range(std::uintptr_t address, std::size_t size,
+                                         Protection needed) const noexcept;
   Result<std::uint64_t> device_address(std::uintptr_t address) const noexcept;
 
   // ---- For the memory calls (core_regions.cpp) ----
   // A chain of mappings that left the books, in ascending order, by Region::links.right.
-  // Takes every page of mappings in the range out of the books. holes_ok: skip what is not a mapping; else kNotFound.
-  // Errors, without change: kNotFound, kPinned, kBusy (a call of this very thread is under way there),
-  // kOutOfTrustedMemory.
+  // Takes every page of mappings in the range out of the books. holes_ok: skip what is not a
+  // mapping; else kNotFound. Errors, without change: kNotFound, kPinned, kBusy (a call of this very
+  // thread is under way there), kOutOfTrustedMemory.
   Result<Region*> take_mappings_out(Extent range, bool holes_ok) noexcept;
+  // Would anything stand in the way of that? Errors: kPinned, kBusy.
+  Status check_mappings(Extent range) noexcept;
   // The host refused: the mapping stands again, unless another took its place meanwhile.
   void put_mapping_back(Region& mapping) noexcept;
   class Gate;
@@ -76,11 +82,14 @@ class AllocatorCore {
 
   // ---- Looking (core_looking.cpp); see Allocator ----
   Statistics statistics() noexcept;
-  Result<RegionInfo> next_region(std::uintptr_t address) noexcept { return registry_.next(address); }
+  Result<RegionInfo> next_region(std::uintptr_t address) noexcept {
+    return registry_.next(address);
+  }
   Result<RunInfo> next_run(std::uintptr_t address) noexcept;
   bool validate() noexcept;
 
-  // Marks this thread as inside the allocator while a slow operation runs. A nested call finds the gate closed.
+  // Marks this thread as inside the allocator while a slow operation runs. A nested call finds the
+  // gate closed.
   class Gate {
    public:
     explicit Gate(AllocatorCore& core) noexcept;
@@ -108,25 +117,32 @@ class AllocatorCore {
   // ---- Threads ----
   Heap* my_heap() const noexcept {
     const std::uint32_t slot = current_thread_slot();
-    return EXCLAVE_LIKELY(slot < kMaxThreadSlots) ? heaps_[slot].load(std::memory_order_relaxed) : nullptr;
+    return EXCLAVE_LIKELY(slot < kMaxThreadSlots) ? heaps_[slot].load(std::memory_order_relaxed)
+                                                  : nullptr;
   }
   Heap* make_heap_slow(std::uint32_t slot) noexcept;
   static void on_thread_exit(void* context, std::uint32_t slot) noexcept;
   void retire_heap_slow(Heap& heap) noexcept;
 
   // ---- Allocation ----
-  Result<untrusted_bytes> allocate_slow(std::size_t size, std::size_t alignment, Placement where) noexcept;
-  Result<untrusted_bytes> allocate_placed(Gate& gate, std::size_t size, std::size_t alignment, Placement where) noexcept;
+  Result<untrusted_bytes> allocate_slow(std::size_t size, std::size_t alignment,
+                                        Placement where) noexcept;
+  Result<untrusted_bytes> allocate_placed(Gate& gate, std::size_t size, std::size_t alignment,
+                                          Placement where) noexcept;
   Result<untrusted_bytes> allocate_grown(Gate& gate, const SizePlan& plan) noexcept;
   Result<untrusted_bytes> allocate_small_slow(Gate& gate, SizeClass c) noexcept;
   Result<untrusted_bytes> allocate_pages(Gate& gate, const SizePlan& plan) noexcept;
-  Result<untrusted_bytes> allocate_in(Pool& pool, RegionId id, std::size_t size, std::size_t alignment) noexcept;
-  Result<untrusted_bytes> allocate_in_locked(Pool& pool, std::size_t size, std::size_t alignment) noexcept
+  Result<untrusted_bytes> allocate_in(Pool& pool, RegionId id, std::size_t size,
+                                      std::size_t alignment) noexcept;
+  Result<untrusted_bytes> allocate_in_locked(Pool& pool, std::size_t size,
+                                             std::size_t alignment) noexcept
       EXCLAVE_REQUIRES(pool.shared.lock);
-  Result<untrusted_bytes> allocate_on_device(DeviceTag tag, std::size_t size, std::size_t alignment) noexcept;
+  Result<untrusted_bytes> allocate_on_device(DeviceTag tag, std::size_t size,
+                                             std::size_t alignment) noexcept;
   Result<untrusted_bytes> allocate_open(std::size_t size, std::size_t alignment) noexcept;
   Result<untrusted_bytes> allocate_first(Pool*& first, Pool* Pool::*next, std::size_t size,
-                                         std::size_t alignment) noexcept EXCLAVE_REQUIRES(pool_lists_);
+                                         std::size_t alignment) noexcept
+      EXCLAVE_REQUIRES(pool_lists_);
   bool adopt_orphan(Heap& heap, SizeClass c) noexcept;
 
   // One host call: counted, under no lock, and with the gate open, for the host may call back in.
@@ -139,7 +155,9 @@ class AllocatorCore {
 #endif
       heap_.open_gate();
     }
-    ~HostCall() { heap_.close_gate(); }
+    ~HostCall() {
+      heap_.close_gate();
+    }
     HostCall(const HostCall&) = delete;
     HostCall& operator=(const HostCall&) = delete;
 
@@ -153,7 +171,8 @@ class AllocatorCore {
   void give_idle_back(Gate& gate, std::size_t keep_bytes) noexcept;
 
   // ---- Frees ----
-  Status deallocate_slow(std::uintptr_t block, const std::size_t* size, std::size_t alignment) noexcept;
+  Status deallocate_slow(std::uintptr_t block, const std::size_t* size,
+                         std::size_t alignment) noexcept;
   Status deallocate_nested(std::uintptr_t block) noexcept;
   Status free_block(Gate& gate, std::uintptr_t block, const SizePlan* plan) noexcept;
   Status free_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept;
@@ -180,19 +199,24 @@ class AllocatorCore {
   Result<Found> find_live(std::uintptr_t block) const noexcept;
   bool fits_plan(const Found& found, const SizePlan& plan) const noexcept;
 
+  // Errors: kPinned, kBusy, kNotFound; kWouldBlock while another thread's call is under way there.
+  Status look_at_mappings_locked(Extent range, bool holes_ok, Region** first,
+                                 Region** last) noexcept EXCLAVE_REQUIRES(registry_.lock());
+
   // ---- Pools and pins ----
   Pool* find_pool(RegionId id) noexcept;
   Result<RegionId> attach_pool(Extent range, const AttachOptions& options) noexcept;
   Status detach_pool(Gate& gate, RegionId id, DetachMode mode) noexcept;
-  // Takes the region out of the pool, the registry and the lists; *gone gets its book, to be finished without a lock.
-  // Errors, without change: kPinned.
+  // Takes the region out of the pool, the registry and the lists; *gone gets its book, to be
+  // finished without a lock. Errors, without change: kPinned.
   Status close_pool_locked(Pool& pool, Region** gone) noexcept EXCLAVE_REQUIRES(pool_lists_)
       EXCLAVE_REQUIRES(pool.shared.lock);
   void finish_drain(Gate& gate, Pool& pool, RegionId id) noexcept;
   Pool* take_pool_locked() noexcept EXCLAVE_REQUIRES(pool_lists_);
   Device* device_locked(DeviceTag tag) noexcept EXCLAVE_REQUIRES(pool_lists_);
   Status mark_pinned(Region& region, Extent range) noexcept;
-  Extent block_around(Region& region, std::uintptr_t address, std::atomic<SlotState>** state) noexcept;
+  Extent block_around(Region& region, std::uintptr_t address,
+                      std::atomic<SlotState>** state) noexcept;
 
   struct DeviceTraits {
     static TreeLinks<Device>& links(Device& device) noexcept { return device.links; }
@@ -231,7 +255,8 @@ class AllocatorCore {
   std::atomic<bool> has_orphans_{false};
 
   std::atomic<std::size_t> grown_bytes_{0};
-  std::atomic<std::uint64_t> reserve_calls_{0}, release_calls_{0}, map_calls_{0}, unmap_calls_{0}, protect_calls_{0};
+  std::atomic<std::uint64_t> reserve_calls_{0}, release_calls_{0}, map_calls_{0}, unmap_calls_{0},
+      protect_calls_{0};
   std::atomic<std::uint64_t> lies_{0}, misuses_{0};
 };
 

@@ -1,4 +1,5 @@
-// The life of a block. The fast paths come first; everything below them is where they end up now and then.
+// The life of a block. The fast paths come first; everything below them is where they end up now
+// and then.
 #include "access/copy.hpp"
 #include "base/check.hpp"
 #include "heap/core.hpp"
@@ -16,7 +17,8 @@ Result<SizePlan> plan_for(std::size_t size, std::size_t alignment) noexcept {
   }
   SizePlan plan;
   if (size <= kMaxSmallBytes && alignment <= kMaxSmallAlignment) {
-    plan.size_class = alignment <= kDefaultAlignment ? size_class_of(size) : size_class_of(size, alignment);
+    plan.size_class =
+        alignment <= kDefaultAlignment ? size_class_of(size) : size_class_of(size, alignment);
   }
   if (plan.size_class == kSizeClasses) {
     plan.pages = pages_for(size);
@@ -25,7 +27,9 @@ Result<SizePlan> plan_for(std::size_t size, std::size_t alignment) noexcept {
   return plan;
 }
 
-untrusted_bytes pointer(std::uintptr_t address) noexcept { return untrusted_bytes::unsafe_from_address(address); }
+untrusted_bytes pointer(std::uintptr_t address) noexcept {
+  return untrusted_bytes::unsafe_from_address(address);
+}
 
 }  // namespace
 
@@ -48,12 +52,13 @@ Status AllocatorCore::deallocate(std::uintptr_t block) noexcept {
   Heap* const heap = my_heap();
   const SlotRef found = Heap::find_slot(books_, registry_, block);
   if (EXCLAVE_LIKELY(heap != nullptr && found.slot != Slab::kNoSlot &&
-                     found.slab->owner.load(std::memory_order_acquire) == heap->self() && !heap->gate_closed() &&
-                     !scrub_)) {
+                     found.slab->owner.load(std::memory_order_acquire) == heap->self() &&
+                     !heap->gate_closed() && !scrub_)) {
     std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
     heap->close_gate();
-    const bool done = state->load(std::memory_order_relaxed) == SlotState::kLive &&
-                      heap->push(found.slab->size_class.load(std::memory_order_relaxed), block, state);
+    const bool done =
+        state->load(std::memory_order_relaxed) == SlotState::kLive &&
+        heap->push(found.slab->size_class.load(std::memory_order_relaxed), block, state);
     heap->open_gate();
     if (EXCLAVE_LIKELY(done)) return {};
   }
@@ -62,8 +67,10 @@ Status AllocatorCore::deallocate(std::uintptr_t block) noexcept {
 
 // ---- Allocation ----
 
-Result<untrusted_bytes> AllocatorCore::allocate(std::size_t size, std::size_t alignment, Placement where) noexcept {
-  if (alignment <= kDefaultAlignment && is_power_of_two(alignment) && where.kind == Placement::Kind::kAnywhere) {
+Result<untrusted_bytes> AllocatorCore::allocate(std::size_t size, std::size_t alignment,
+                                                Placement where) noexcept {
+  if (alignment <= kDefaultAlignment && is_power_of_two(alignment) &&
+      where.kind == Placement::Kind::kAnywhere) {
     return allocate(size);
   }
   return allocate_slow(size, alignment, where);
@@ -93,7 +100,8 @@ Result<untrusted_bytes> AllocatorCore::allocate_slow(std::size_t size, std::size
   }
 }
 
-Result<untrusted_bytes> AllocatorCore::allocate_placed(Gate& gate, std::size_t size, std::size_t alignment,
+Result<untrusted_bytes> AllocatorCore::allocate_placed(Gate& gate, std::size_t size,
+                                                       std::size_t alignment,
                                                        Placement where) noexcept {
   const Result<SizePlan> plan = plan_for(size, alignment);
   if (!plan.ok()) return plan.error();
@@ -111,7 +119,8 @@ Result<untrusted_bytes> AllocatorCore::allocate_placed(Gate& gate, std::size_t s
     const Result<untrusted_bytes> block = allocate_open(size, alignment);
     if (block.ok()) return block;
   }
-  return plan->size_class != kSizeClasses ? allocate_small_slow(gate, plan->size_class) : allocate_pages(gate, *plan);
+  return plan->size_class != kSizeClasses ? allocate_small_slow(gate, plan->size_class)
+                                          : allocate_pages(gate, *plan);
 }
 
 Result<untrusted_bytes> AllocatorCore::allocate_small_slow(Gate& gate, SizeClass c) noexcept {
@@ -120,13 +129,18 @@ Result<untrusted_bytes> AllocatorCore::allocate_small_slow(Gate& gate, SizeClass
     if (const std::uintptr_t block = heap.pop(c); block != 0) return pointer(block);
     if (heap.refill_slow(c) || adopt_orphan(heap, c)) continue;
     const Status added = heap.add_slab_slow(c, nullptr);
-    if (added.ok()) continue;
+    if (added.ok()) {
+      if (heap.refill_slow(c)) continue;
+      return Error::kOutOfTrustedMemory;  // a slab, and no room for a stack to serve it from
+    }
     if (added.error() != Error::kOutOfMemory) return added.error();
-    const Result<Region*> grown = grow(gate, slab_units(c) * kUnitBytes, slab_units(c) * kUnitBytes);
+    const Result<Region*> grown =
+        grow(gate, slab_units(c) * kUnitBytes, slab_units(c) * kUnitBytes);
     if (grown.ok()) continue;
     // Last of all, what this thread keeps for other sizes.
     heap.flush_slow();
-    if (heap.refill_slow(c) || heap.add_slab_slow(c, nullptr).ok()) continue;
+    if (heap.refill_slow(c) || (heap.add_slab_slow(c, nullptr).ok() && heap.refill_slow(c)))
+      continue;
     return grown.error();
   }
 }
@@ -135,7 +149,8 @@ Result<untrusted_bytes> AllocatorCore::allocate_pages(Gate& gate, const SizePlan
   Result<PageRun> run = grown_.allocate_block(plan.pages, plan.align_order);
   // Others may take what was grown for us; not for ever.
   for (int tries = 0; !run.ok() && tries < 4; ++tries) {
-    const Result<Region*> region = grow(gate, plan.pages * kPageBytes, std::size_t{kPageBytes} << plan.align_order);
+    const Result<Region*> region =
+        grow(gate, plan.pages * kPageBytes, std::size_t{kPageBytes} << plan.align_order);
     if (region.ok()) {
       run = grown_.allocate_block_in(**region, plan.pages, plan.align_order);
       continue;
@@ -177,7 +192,8 @@ Result<untrusted_bytes> AllocatorCore::allocate_in_locked(Pool& pool, std::size_
     // A power of two at its own alignment crosses no boundary that is at least as large.
     if (size > region.boundary) return Error::kOutOfMemory;
     if (plan->size_class != kSizeClasses) {
-      plan->size_class = size_class_of(std::size_t{1} << ceil_log2(size_class_bytes(plan->size_class)));
+      plan->size_class =
+          size_class_of(std::size_t{1} << ceil_log2(size_class_bytes(plan->size_class)));
       if (size_class_bytes(plan->size_class) > region.boundary) plan->size_class = kSizeClasses;
     }
     const unsigned whole = ceil_log2(pages_for(size));
@@ -190,7 +206,8 @@ Result<untrusted_bytes> AllocatorCore::allocate_in_locked(Pool& pool, std::size_
   std::uintptr_t block = 0;
   if (const SizeClass c = plan->size_class; c != kSizeClasses) {
     block = heap.pop(c);
-    if (block == 0 && (heap.refill_slow(c) || (heap.add_slab_slow(c, &region).ok() && heap.refill_slow(c)))) {
+    if (block == 0 &&
+        (heap.refill_slow(c) || (heap.add_slab_slow(c, &region).ok() && heap.refill_slow(c)))) {
       block = heap.pop(c);
     }
     if (block == 0) {
@@ -217,16 +234,19 @@ Result<untrusted_bytes> AllocatorCore::allocate_on_device(DeviceTag tag, std::si
                                                           std::size_t alignment) noexcept {
   LockGuard guard(pool_lists_);
   Device* const device = devices_.at_or_before(tag);
-  if (tag == 0 || device == nullptr || device->tag != tag || device->first == nullptr) return Error::kNotFound;
+  if (tag == 0 || device == nullptr || device->tag != tag || device->first == nullptr)
+    return Error::kNotFound;
   return allocate_first(device->first, &Pool::next, size, alignment);
 }
 
-Result<untrusted_bytes> AllocatorCore::allocate_open(std::size_t size, std::size_t alignment) noexcept {
+Result<untrusted_bytes> AllocatorCore::allocate_open(std::size_t size,
+                                                     std::size_t alignment) noexcept {
   LockGuard guard(pool_lists_);
   return allocate_first(open_, &Pool::next_open, size, alignment);
 }
 
-Result<untrusted_bytes> AllocatorCore::allocate_first(Pool*& first, Pool* Pool::*next, std::size_t size,
+Result<untrusted_bytes> AllocatorCore::allocate_first(Pool*& first, Pool* Pool::*next,
+                                                      std::size_t size,
                                                       std::size_t alignment) noexcept {
   for (Pool** link = &first; *link != nullptr; link = &((*link)->*next)) {
     Pool& pool = **link;
@@ -251,8 +271,8 @@ Result<untrusted_bytes> AllocatorCore::allocate_zeroed(std::size_t size, std::si
   return block;
 }
 
-Result<untrusted_bytes> AllocatorCore::reallocate(std::uintptr_t block, std::size_t size, std::size_t alignment,
-                                                  Placement where) noexcept {
+Result<untrusted_bytes> AllocatorCore::reallocate(std::uintptr_t block, std::size_t size,
+                                                  std::size_t alignment, Placement where) noexcept {
   if (block == 0) return allocate(size, alignment, where);
   const Result<SizePlan> plan = plan_for(size, alignment);
   if (!plan.ok()) return plan.error();
@@ -261,17 +281,22 @@ Result<untrusted_bytes> AllocatorCore::reallocate(std::uintptr_t block, std::siz
   const bool attached = !found->region->grown.load(std::memory_order_relaxed);
   if (is_aligned(block, alignment)) {
     // In place: the size class is the same, or the tail pages can go.
-    if (plan->size_class != kSizeClasses && found->usable == size_class_bytes(plan->size_class)) return pointer(block);
-    if (plan->size_class == kSizeClasses && found->usable >= plan->pages * kPageBytes && !found->pinned) {
+    if (plan->size_class != kSizeClasses && found->usable == size_class_bytes(plan->size_class))
+      return pointer(block);
+    if (plan->size_class == kSizeClasses && found->usable >= plan->pages * kPageBytes &&
+        !found->pinned) {
       if (found->usable == plan->pages * kPageBytes) return pointer(block);
       Gate gate(*this);
       if (!gate.status().ok()) return gate.status().error();
-      PagePool* const pages = static_cast<PagePool*>(found->region->page_pool.load(std::memory_order_acquire));
-      if (pages != nullptr && pages->shrink_block(*found->region, block, plan->pages).ok()) return pointer(block);
+      PagePool* const pages =
+          static_cast<PagePool*>(found->region->page_pool.load(std::memory_order_acquire));
+      if (pages != nullptr && pages->shrink_block(*found->region, block, plan->pages).ok())
+        return pointer(block);
     }
   }
   // A block of an attached pool stays there unless another place is asked for.
-  if (attached && where.kind == Placement::Kind::kAnywhere) where = Placement::in_pool(found->region->region_id());
+  if (attached && where.kind == Placement::Kind::kAnywhere)
+    where = Placement::in_pool(found->region->region_id());
   const Result<untrusted_bytes> moved = allocate(size, alignment, where);
   if (!moved.ok()) return moved;
   detail::copy_across_bytes(moved->address(), block, found->usable < size ? found->usable : size);
@@ -284,7 +309,8 @@ Result<untrusted_bytes> AllocatorCore::reallocate(std::uintptr_t block, std::siz
 
 // ---- Growth ----
 
-// Asks for more than is needed, so that the next blocks find it here; for just enough when that is refused.
+// Asks for more than is needed, so that the next blocks find it here; for just enough when that is
+// refused.
 Result<Region*> AllocatorCore::grow(Gate& gate, std::size_t bytes, std::size_t alignment) noexcept {
   bytes = align_up(bytes, kUnitBytes);
   std::size_t step = grown_bytes_.load(std::memory_order_relaxed);
@@ -295,7 +321,8 @@ Result<Region*> AllocatorCore::grow(Gate& gate, std::size_t bytes, std::size_t a
   return region.ok() ? region : grow_by(gate, bytes, alignment);
 }
 
-Result<Region*> AllocatorCore::grow_by(Gate& gate, std::size_t bytes, std::size_t alignment) noexcept {
+Result<Region*> AllocatorCore::grow_by(Gate& gate, std::size_t bytes,
+                                       std::size_t alignment) noexcept {
   std::size_t held = grown_bytes_.load(std::memory_order_relaxed);
   do {
     if (held > config_.quota_bytes || bytes > config_.quota_bytes - held) return Error::kQuota;
@@ -360,17 +387,20 @@ void AllocatorCore::give_idle_back(Gate& gate, std::size_t keep_bytes) noexcept 
 
 // ---- Frees ----
 
-Status AllocatorCore::deallocate_sized(std::uintptr_t block, std::size_t size, std::size_t alignment) noexcept {
+Status AllocatorCore::deallocate_sized(std::uintptr_t block, std::size_t size,
+                                       std::size_t alignment) noexcept {
   return deallocate_slow(block, &size, alignment);
 }
 
-Status AllocatorCore::deallocate_slow(std::uintptr_t block, const std::size_t* size, std::size_t alignment) noexcept {
+Status AllocatorCore::deallocate_slow(std::uintptr_t block, const std::size_t* size,
+                                      std::size_t alignment) noexcept {
   if (block == 0) return {};
   const std::size_t told_size = size != nullptr ? *size : 0;
   SizePlan plan;
   if (size != nullptr) {
     const Result<SizePlan> made = plan_for(*size, alignment);
-    if (!made.ok() || !is_aligned(block, alignment)) return report(Error::kWrongSize, block, told_size);
+    if (!made.ok() || !is_aligned(block, alignment))
+      return report(Error::kWrongSize, block, told_size);
     plan = *made;
   }
   Status freed;
@@ -409,7 +439,8 @@ Status AllocatorCore::free_block(Gate& gate, std::uintptr_t block, const SizePla
 // A pinned block is kept until the last pin goes; anything else that is not live was free already.
 Status AllocatorCore::free_unless_live(std::atomic<SlotState>* state) noexcept {
   SlotState expected = SlotState::kPinned;
-  if (state->compare_exchange_strong(expected, SlotState::kPinnedFreed, std::memory_order_acq_rel)) return {};
+  if (state->compare_exchange_strong(expected, SlotState::kPinnedFreed, std::memory_order_acq_rel))
+    return {};
   return Error::kDoubleFree;
 }
 
@@ -423,7 +454,8 @@ Status AllocatorCore::free_own(Heap& heap, const SlotRef& found, std::uintptr_t 
   return {};
 }
 
-Status AllocatorCore::free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t block, bool* moved) noexcept {
+Status AllocatorCore::free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t block,
+                                  bool* moved) noexcept {
   Status freed;
   Pool* drained = nullptr;
   RegionId id{};
@@ -431,7 +463,8 @@ Status AllocatorCore::free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t
     LockGuard guard(shared.lock);
     // Verified again under the lock: the slab may have gone or changed hands.
     const SlotRef found = Heap::find_slot(books_, registry_, block);
-    if (found.slot == Slab::kNoSlot || found.slab->owner.load(std::memory_order_acquire) != shared.heap.self()) {
+    if (found.slot == Slab::kNoSlot ||
+        found.slab->owner.load(std::memory_order_acquire) != shared.heap.self()) {
       *moved = true;
       return {};
     }
@@ -450,11 +483,12 @@ Status AllocatorCore::free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t
   return freed;
 }
 
-Status AllocatorCore::free_remote(Heap& mine, Heap& owner, const SlotRef& found, std::uintptr_t block) noexcept {
+Status AllocatorCore::free_remote(Heap& mine, Heap& owner, const SlotRef& found,
+                                  std::uintptr_t block) noexcept {
   std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
   SlotState expected = SlotState::kLive;
-  // Release pairs with the acquire in take_back: what the caller wrote about the block came before. From here on the slot
-  // holds its slab in place.
+  // Release pairs with the acquire in take_back: what the caller wrote about the block came before.
+  // From here on the slot holds its slab in place.
   if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel)) {
     return free_unless_live(state);
   }
@@ -493,7 +527,8 @@ void AllocatorCore::send_outboxes(Heap& heap) noexcept {
   }
 }
 
-// What was posted to a heap without a thread: its slabs have other owners by now, who find the slots by sweeping.
+// What was posted to a heap without a thread: its slabs have other owners by now, who find the
+// slots by sweeping.
 void AllocatorCore::settle_abandoned(Heap& heap) noexcept {
   for (Batch* batch = heap.take_inbox(); batch != nullptr;) {
     Batch* const next = batch->next;
@@ -501,7 +536,8 @@ void AllocatorCore::settle_abandoned(Heap& heap) noexcept {
       const SlotRef found = Heap::find_slot(books_, registry_, batch->blocks[i]);
       EXCLAVE_CHECK(found.slab != nullptr && found.slot != Slab::kNoSlot);
       std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
-      if (state->load(std::memory_order_acquire) == SlotState::kRemote) Heap::defer(books_, *found.slab, state);
+      if (state->load(std::memory_order_acquire) == SlotState::kRemote)
+        Heap::defer(books_, *found.slab, state);
     }
     books_.release(BookKind::kPlain, batch, sizeof(Batch));
     batch = next;
@@ -523,7 +559,8 @@ Status AllocatorCore::deallocate_nested(std::uintptr_t block) noexcept {
 
 Status AllocatorCore::free_pages(Gate& gate, std::uintptr_t block) noexcept {
   Region* const region = registry_.find(block);
-  if (region == nullptr || region->role.load(std::memory_order_relaxed) != Role::kPool) return Error::kForeignFree;
+  if (region == nullptr || region->role.load(std::memory_order_relaxed) != Role::kPool)
+    return Error::kForeignFree;
   bool kept = false;
   Pool* const pool = static_cast<Pool*>(region->pool.load(std::memory_order_acquire));
   if (pool == nullptr) return grown_.free_block(*region, block, &kept);
@@ -531,7 +568,8 @@ Status AllocatorCore::free_pages(Gate& gate, std::uintptr_t block) noexcept {
   {
     LockGuard guard(pool->shared.lock);
     if (pool->region != region) return Error::kForeignFree;
-    if (const Status freed = pool->pages.free_block(*region, block, &kept); !freed.ok()) return freed;
+    if (const Status freed = pool->pages.free_block(*region, block, &kept); !freed.ok())
+      return freed;
     if (!kept) pool->live -= 1;
     if (!pool->draining || pool->live != 0) return {};
     id = pool->id;
@@ -553,7 +591,8 @@ Result<AllocatorCore::Found> AllocatorCore::find_live(std::uintptr_t block) cons
   if (region == nullptr || region->unit_of(block) == nullptr) return Error::kForeignFree;
   const SlotRef found = Heap::find_slot(books_, registry_, block);
   if (found.slab == nullptr) {
-    PagePool* const pages = static_cast<PagePool*>(region->page_pool.load(std::memory_order_acquire));
+    PagePool* const pages =
+        static_cast<PagePool*>(region->page_pool.load(std::memory_order_acquire));
     if (pages == nullptr) return Error::kForeignFree;
     const Result<PageBlock> run = pages->find_block(*region, block);
     if (!run.ok()) return run.error();
@@ -562,7 +601,8 @@ Result<AllocatorCore::Found> AllocatorCore::find_live(std::uintptr_t block) cons
   if (found.slot == Slab::kNoSlot) return Error::kInteriorFree;
   const SlotState state = found.slab->states()[found.slot].load(std::memory_order_acquire);
   if (state != SlotState::kLive && state != SlotState::kPinned) return Error::kDoubleFree;
-  return Found{found.slab->slot_bytes.load(std::memory_order_relaxed), state == SlotState::kPinned, region};
+  return Found{found.slab->slot_bytes.load(std::memory_order_relaxed), state == SlotState::kPinned,
+               region};
 }
 
 // Is this what a request of the plan would have been given here?

@@ -1,5 +1,5 @@
-// Statistics, iteration and validation: everything is counted from the books when somebody asks, so that the fast paths count
-// nothing.
+// Statistics, iteration and validation: everything is counted from the books when somebody asks, so
+// that the fast paths count nothing.
 #include "heap/core.hpp"
 
 namespace exclave::core {
@@ -13,7 +13,8 @@ Result<RunInfo> AllocatorCore::next_run(std::uintptr_t address) noexcept {
 Result<RunInfo> AllocatorCore::run_at(std::uintptr_t address) noexcept {
   Region* const region = registry_.find(address);
   PagePool* const pages =
-      region == nullptr ? nullptr : static_cast<PagePool*>(region->page_pool.load(std::memory_order_acquire));
+      region == nullptr ? nullptr
+                        : static_cast<PagePool*>(region->page_pool.load(std::memory_order_acquire));
   if (pages == nullptr) return Error::kNotFound;
   const PagePool::Piece piece = pages->piece_at(*region, address);
   RunInfo info;
@@ -33,8 +34,8 @@ Result<RunInfo> AllocatorCore::run_at(std::uintptr_t address) noexcept {
   const std::uint32_t pinned = slab.count(SlotState::kPinned);
   const std::uint32_t kept = slab.count(SlotState::kPinnedFreed);
   info.live_slots = slab.count(SlotState::kLive) + pinned;
-  info.cached_slots =
-      slab.count(SlotState::kCached) + slab.count(SlotState::kRemote) + slab.count(SlotState::kDeferred) + kept;
+  info.cached_slots = slab.count(SlotState::kCached) + slab.count(SlotState::kRemote) +
+                      slab.count(SlotState::kDeferred) + kept;
   info.pinned = pinned + kept != 0;
   info.owner = books_.at<Heap>(owner)->label();
   return info;
@@ -125,8 +126,8 @@ bool AllocatorCore::validate() noexcept {
     if (info->grown != (pool == nullptr)) return false;
     if (pool == nullptr) continue;
     LockGuard guard(pool->shared.lock);
-    if (pool->region != region || pool->id != info->id || pool->live != live || !pool->shared.heap.validate() ||
-        !pool->pages.validate()) {
+    if (pool->region != region || pool->id != info->id || pool->live != live ||
+        !pool->shared.heap.validate() || !pool->pages.validate()) {
       return false;
     }
   }

@@ -1,4 +1,5 @@
-// Regions as callers see them: attach and detach, pins, and the parts of the memory calls that change the books.
+// Regions as callers see them: attach and detach, pins, and the parts of the memory calls that
+// change the books.
 #include <new>
 
 #include "base/check.hpp"
@@ -21,10 +22,18 @@ Status check_options(Extent range, const AttachOptions& options) noexcept {
   }
   if (options.protection != Protection::kReadWrite) return Error::kInvalidArgument;
   if (options.boundary == 0) return {};
-  if (!is_power_of_two(options.boundary) || options.boundary < kPageBytes) return Error::kInvalidArgument;
+  if (!is_power_of_two(options.boundary) || options.boundary < kPageBytes)
+    return Error::kInvalidArgument;
   const bool agrees = options.device_base == kNoDeviceAddress ||
                       is_aligned(options.device_base - range.base, options.boundary);
   return agrees ? Status{} : Error::kInvalidArgument;
+}
+
+// Precondition: they overlap.
+Extent common(Extent a, Extent b) noexcept {
+  const std::uintptr_t low = a.base > b.base ? a.base : b.base;
+  const std::uintptr_t high = a.end() < b.end() ? a.end() : b.end();
+  return {low, high - low};
 }
 
 }  // namespace
@@ -61,7 +70,8 @@ Pool* AllocatorCore::take_pool_locked() noexcept {
 }
 
 Device* AllocatorCore::device_locked(DeviceTag tag) noexcept {
-  if (Device* const device = devices_.at_or_before(tag); device != nullptr && device->tag == tag) return device;
+  if (Device* const device = devices_.at_or_before(tag); device != nullptr && device->tag == tag)
+    return device;
   void* const memory = books_.allocate(BookKind::kPlain, sizeof(Device));
   if (memory == nullptr) return nullptr;
   Device* const device = ::new (memory) Device;
@@ -74,7 +84,9 @@ Result<RegionId> AllocatorCore::attach_pool(Extent range, const AttachOptions& o
   LockGuard lists(pool_lists_);
   Device* const device = options.device != 0 ? device_locked(options.device) : nullptr;
   Pool* const pool = take_pool_locked();
-  Status made = pool == nullptr || (options.device != 0 && device == nullptr) ? Error::kOutOfTrustedMemory : Error::kNone;
+  Status made = pool == nullptr || (options.device != 0 && device == nullptr)
+                    ? Error::kOutOfTrustedMemory
+                    : Error::kNone;
   Region* region = nullptr;
   if (made.ok()) {
     const Result<Region*> created = registry_.create(range, options, false);
@@ -191,7 +203,8 @@ Status AllocatorCore::close_pool_locked(Pool& pool, Region** gone) noexcept {
   pool.shared.heap.dissolve_slow();
   pool.pages.remove(region);
   pools_.erase(pool);
-  if (Device* const device = devices_.at_or_before(region.device.load(std::memory_order_relaxed)); device != nullptr) {
+  if (Device* const device = devices_.at_or_before(region.device.load(std::memory_order_relaxed));
+      device != nullptr) {
     for (Pool** link = &device->first; *link != nullptr; link = &(*link)->next) {
       if (*link != &pool) continue;
       *link = pool.next;
@@ -263,7 +276,8 @@ Result<std::uint64_t> AllocatorCore::device_address(std::uintptr_t address) cons
 
 Result<PinId> AllocatorCore::pin(Extent range) noexcept {
   std::uintptr_t end = 0;
-  if (range.size == 0 || __builtin_add_overflow(range.base, range.size, &end)) return Error::kInvalidArgument;
+  if (range.size == 0 || __builtin_add_overflow(range.base, range.size, &end))
+    return Error::kInvalidArgument;
   Gate gate(*this);
   if (!gate.status().ok()) return gate.status().error();
   LockGuard guard(registry_.lock());
@@ -278,7 +292,8 @@ Result<PinId> AllocatorCore::pin(Extent range) noexcept {
       const Extent pages{first, align_up(end, kPageBytes) - first};
       for (std::uintptr_t at = pages.base; at < pages.end();) {
         Region* const piece = registry_.region_at_locked(at);
-        if (piece == nullptr || piece->role.load(std::memory_order_relaxed) != Role::kMapping) return Error::kNotFound;
+        if (piece == nullptr || piece->role.load(std::memory_order_relaxed) != Role::kMapping)
+          return Error::kNotFound;
         at = piece->extent().end();
       }
       return registry_.pins_locked().add(pages, false);
@@ -302,7 +317,8 @@ Result<PinId> AllocatorCore::pin(Extent range) noexcept {
 }
 
 // The slot, or block of pages, that the address lies in.
-Extent AllocatorCore::block_around(Region& region, std::uintptr_t address, std::atomic<SlotState>** state) noexcept {
+Extent AllocatorCore::block_around(Region& region, std::uintptr_t address,
+                                   std::atomic<SlotState>** state) noexcept {
   *state = nullptr;
   const SlotRef found = Heap::find_slot(books_, registry_, address);
   if (found.slab != nullptr) {
@@ -326,11 +342,13 @@ Status AllocatorCore::mark_pinned(Region& region, Extent range) noexcept {
   const Extent block = block_around(region, range.base, &state);
   if (block.empty() || !block.covers(range)) return Error::kNotFound;
   if (state == nullptr) {
-    PagePool* const pages = static_cast<PagePool*>(region.page_pool.load(std::memory_order_acquire));
+    PagePool* const pages =
+        static_cast<PagePool*>(region.page_pool.load(std::memory_order_acquire));
     return pages->pin_block(region, range).error();
   }
   SlotState expected = SlotState::kLive;
-  if (state->compare_exchange_strong(expected, SlotState::kPinned, std::memory_order_acq_rel)) return {};
+  if (state->compare_exchange_strong(expected, SlotState::kPinned, std::memory_order_acq_rel))
+    return {};
   return expected == SlotState::kPinned ? Error::kNone : Error::kNotFound;
 }
 
@@ -338,8 +356,7 @@ Status AllocatorCore::unpin(PinId id) noexcept {
   Gate gate(*this);
   if (!gate.status().ok()) return gate.status();
   Pool* pool = nullptr;
-  bool freed_pages = false;
-  std::uintptr_t freed_slot = 0;
+  std::uintptr_t freed = 0;
   {
     LockGuard guard(registry_.lock());
     const Result<Pin> pin = registry_.pins_locked().remove(id);
@@ -355,26 +372,27 @@ Status AllocatorCore::unpin(PinId id) noexcept {
       EXCLAVE_CHECK(!block.empty());
       if (registry_.pins_locked().overlaps(block)) return {};
       if (state == nullptr) {
-        PagePool* const pages = static_cast<PagePool*>(region->page_pool.load(std::memory_order_acquire));
+        PagePool* const pages =
+            static_cast<PagePool*>(region->page_pool.load(std::memory_order_acquire));
         const Result<PageBlock> unpinned = pages->unpin_block(*region, block.base);
-        freed_pages = unpinned.ok() && unpinned->freed;
+        if (unpinned.ok() && unpinned->freed) freed = block.base;
       } else {
         SlotState expected = SlotState::kPinned;
-        if (!state->compare_exchange_strong(expected, SlotState::kLive, std::memory_order_acq_rel) &&
+        if (!state->compare_exchange_strong(expected, SlotState::kLive,
+                                            std::memory_order_acq_rel) &&
             expected == SlotState::kPinnedFreed) {
           state->store(SlotState::kLive, std::memory_order_release);
-          freed_slot = block.base;
+          freed = block.base;
         }
       }
     }
   }
   // Freed while it was pinned: now it really goes.
-  if (freed_slot != 0) (void)free_block(gate, freed_slot, nullptr);
+  if (freed != 0) (void)free_block(gate, freed, nullptr);
   if (pool != nullptr) {
     RegionId drained{};
     {
       LockGuard guard(pool->shared.lock);
-      if (freed_pages) pool->live -= 1;
       if (pool->draining && pool->live == 0) drained = pool->id;
     }
     if (drained) finish_drain(gate, *pool, drained);
@@ -384,53 +402,61 @@ Status AllocatorCore::unpin(PinId id) noexcept {
 
 // ---- For the memory calls ----
 
-Result<Region*> AllocatorCore::take_mappings_out(Extent range, bool holes_ok) noexcept {
+// Can the mappings in the range go? *first and *last are the outermost ones, null when there is
+// none.
+Status AllocatorCore::look_at_mappings_locked(Extent range, bool holes_ok, Region** first,
+                                              Region** last) noexcept {
   const std::uint32_t me = current_thread_slot() + 1;
+  *first = *last = nullptr;
+  std::uintptr_t covered = range.base;
+  bool elsewhere = false;
+  for (std::uintptr_t at = range.base; at < range.end();) {
+    Region* const region = registry_.first_ending_after_locked(at);
+    if (region == nullptr || region->extent().base >= range.end()) break;
+    const Extent part = common(region->extent(), range);
+    at = region->extent().end();
+    if (region->role.load(std::memory_order_relaxed) != Role::kMapping) continue;
+    if (registry_.pins_locked().overlaps(part)) return Error::kPinned;
+    if (region->in_call == me) return Error::kBusy;
+    elsewhere |= region->in_call != 0;
+    if (*first == nullptr) *first = region;
+    *last = region;
+    if (part.base == covered) covered = part.end();
+  }
+  if (!holes_ok && covered < range.end()) return Error::kNotFound;
+  return elsewhere ? Error::kWouldBlock : Error::kNone;
+}
+
+Status AllocatorCore::check_mappings(Extent range) noexcept {
+  LockGuard guard(registry_.lock());
+  Region* first = nullptr;
+  Region* last = nullptr;
+  const Status looked = look_at_mappings_locked(range, true, &first, &last);
+  return looked.error() == Error::kWouldBlock ? Status{} : looked;
+}
+
+Result<Region*> AllocatorCore::take_mappings_out(Extent range, bool holes_ok) noexcept {
   for (;;) {
     LockGuard guard(registry_.lock());
     // First look, then change: nothing has happened if anything stands in the way.
     Region* first = nullptr;
     Region* last = nullptr;
-    bool wait = false;
-    std::uintptr_t covered = range.base;
-    for (std::uintptr_t at = range.base; at < range.end();) {
-      Region* const region = registry_.first_ending_after_locked(at);
-      if (region == nullptr || region->extent().base >= range.end()) break;
-      at = region->extent().end();
-      if (region->role.load(std::memory_order_relaxed) != Role::kMapping) continue;
-      if (region->in_call == me) return Error::kBusy;
-      wait |= region->in_call != 0;
-      if (first == nullptr) first = region;
-      last = region;
-      if (region->extent().base <= covered) covered = region->extent().end();
-    }
-    if (!holes_ok && covered < range.end()) return Error::kNotFound;
-    if (registry_.pins_locked().overlaps(range) && first != nullptr) {
-      // Pins of blocks in pools lie in the range, too, but are not in the way.
-      for (std::uintptr_t at = range.base; at < range.end();) {
-        Region* const region = registry_.first_ending_after_locked(at);
-        if (region == nullptr || region->extent().base >= range.end()) break;
-        at = region->extent().end();
-        if (region->role.load(std::memory_order_relaxed) != Role::kMapping) continue;
-        const std::uintptr_t low = region->extent().base > range.base ? region->extent().base : range.base;
-        const std::uintptr_t high = at < range.end() ? at : range.end();
-        if (registry_.pins_locked().overlaps({low, high - low})) return Error::kPinned;
-      }
-    }
-    if (wait) continue;  // another thread's mprotect is at the host; it ends by itself
+    const Status looked = look_at_mappings_locked(range, holes_ok, &first, &last);
+    if (looked.error() == Error::kWouldBlock)
+      continue;  // another thread's mprotect is at the host; it ends by itself
+    if (!looked.ok()) return looked.error();
     if (first == nullptr) return static_cast<Region*>(nullptr);
 
     // Cut the edges. A cut moves no byte in or out of the books.
-    const auto inner = [&range](Extent extent) noexcept {
-      const std::uintptr_t low = extent.base > range.base ? extent.base : range.base;
-      const std::uintptr_t high = extent.end() < range.end() ? extent.end() : range.end();
-      return Extent{low, high - low};
-    };
-    const std::uintptr_t first_at = inner(first->extent()).base;
+    const std::uintptr_t first_at = common(first->extent(), range).base;
     if (last != first) {
-      if (Result<Region*> cut = registry_.isolate_locked(*last, inner(last->extent())); !cut.ok()) return cut.error();
+      if (Result<Region*> cut = registry_.isolate_locked(*last, common(last->extent(), range));
+          !cut.ok())
+        return cut.error();
     }
-    if (Result<Region*> cut = registry_.isolate_locked(*first, inner(first->extent())); !cut.ok()) return cut.error();
+    if (Result<Region*> cut = registry_.isolate_locked(*first, common(first->extent(), range));
+        !cut.ok())
+      return cut.error();
 
     Region* chain = nullptr;
     Region** link = &chain;

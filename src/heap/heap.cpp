@@ -5,7 +5,8 @@
 namespace exclave {
 namespace {
 
-// A stack holds at most this many slots and about this many bytes, so that a class in little use keeps little.
+// A stack holds at most this many slots and about this many bytes, so that a class in little use
+// keeps little.
 constexpr std::size_t kFirstSlots = 16;
 constexpr std::size_t kMaxSlots = 256;
 constexpr std::size_t kMaxCachedBytes = std::size_t{128} << 10;
@@ -17,7 +18,8 @@ std::size_t max_slots(SizeClass c) noexcept {
 
 }  // namespace
 
-SlotRef Heap::find_slot(const BookStore& books, const Registry& registry, std::uintptr_t address) noexcept {
+SlotRef Heap::find_slot(const BookStore& books, const Registry& registry,
+                        std::uintptr_t address) noexcept {
   Region* const region = registry.find(address);
   if (EXCLAVE_UNLIKELY(region == nullptr)) return {};
   const std::atomic<UnitEntry>* const unit = region->unit_of(address);
@@ -90,11 +92,13 @@ bool Heap::grow_stack(SizeClass c) noexcept {
   const std::size_t before = static_cast<std::size_t>(stack.limit - stack.bottom);
   const std::size_t after = before == 0 ? kFirstSlots : before * 2;
   if (after > max_slots(c)) return false;
-  FreeSlot* const slots = static_cast<FreeSlot*>(books_.allocate(BookKind::kPlain, after * sizeof(FreeSlot)));
+  FreeSlot* const slots =
+      static_cast<FreeSlot*>(books_.allocate(BookKind::kPlain, after * sizeof(FreeSlot)));
   if (slots == nullptr) return false;
   const std::size_t used = static_cast<std::size_t>(stack.top - stack.bottom);
   for (std::size_t i = 0; i < used; ++i) slots[i] = stack.bottom[i];
-  if (stack.bottom != nullptr) books_.release(BookKind::kPlain, stack.bottom, before * sizeof(FreeSlot));
+  if (stack.bottom != nullptr)
+    books_.release(BookKind::kPlain, stack.bottom, before * sizeof(FreeSlot));
   stack.bottom = slots;
   stack.top = slots + used;
   stack.limit = slots + after;
@@ -106,7 +110,8 @@ void Heap::flush_stack(SizeClass c, std::size_t keep) noexcept {
   const std::size_t used = static_cast<std::size_t>(stack.top - stack.bottom);
   if (used <= keep) return;
   const std::size_t drop = used - keep;
-  for (std::size_t i = 0; i < drop; ++i) give_back(slab_of(stack.bottom[i].block), stack.bottom[i].state);
+  for (std::size_t i = 0; i < drop; ++i)
+    give_back(slab_of(stack.bottom[i].block), stack.bottom[i].state);
   for (std::size_t i = 0; i < keep; ++i) stack.bottom[i] = stack.bottom[drop + i];
   stack.top = stack.bottom + keep;
 }
@@ -155,11 +160,13 @@ Status Heap::add_slab_slow(SizeClass c, Region* only_region) noexcept {
     if (units * kUnitBytes > cap && !least) continue;
     run = pages_.allocate_slab(units);
   }
-  if (!run.ok() && only_region != nullptr && only_region->boundary == 0) run = pages_.allocate_edge_slab(*only_region);
+  if (!run.ok() && only_region != nullptr && only_region->boundary == 0)
+    run = pages_.allocate_edge_slab(*only_region);
   if (!run.ok()) return run.error();
   const std::uint32_t slots = slots_in(run->extent.size, c);
   Slab* const slab =
-      slots == 0 ? nullptr : static_cast<Slab*>(books_.allocate(BookKind::kSlab, Slab::book_bytes(slots)));
+      slots == 0 ? nullptr
+                 : static_cast<Slab*>(books_.allocate(BookKind::kSlab, Slab::book_bytes(slots)));
   if (slab == nullptr) {
     pages_.free_slab(*run);
     return slots == 0 ? Error::kOutOfMemory : Error::kOutOfTrustedMemory;
@@ -260,10 +267,12 @@ void Heap::defer(const BookStore& books, Slab& slab, std::atomic<SlotState>* sta
   }
 }
 
-// A block that came by batch: to the stack if there is room, else to its slab; or on to its new owner.
+// A block that came by batch: to the stack if there is room, else to its slab; or on to its new
+// owner.
 void Heap::take_back(std::uintptr_t block) noexcept {
   const SlotRef found = find_slot(books_, registry_, block);
-  EXCLAVE_CHECK(found.slab != nullptr && found.slot != Slab::kNoSlot);  // kRemote holds the slab in place
+  EXCLAVE_CHECK(found.slab != nullptr &&
+                found.slot != Slab::kNoSlot);  // kRemote holds the slab in place
   std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
   // The owner may have freed it itself at the same moment: then one of the two was a double free.
   if (state->load(std::memory_order_acquire) != SlotState::kRemote) {
@@ -273,7 +282,8 @@ void Heap::take_back(std::uintptr_t block) noexcept {
     defer(books_, *found.slab, state);
   } else {
     folded_ += 1;
-    if (!push(found.slab->size_class.load(std::memory_order_relaxed), block, state)) give_back(*found.slab, state);
+    if (!push(found.slab->size_class.load(std::memory_order_relaxed), block, state))
+      give_back(*found.slab, state);
   }
 }
 
@@ -323,9 +333,9 @@ bool Heap::validate() noexcept {
       for (BookRef at = head; at != 0; at = books_.at<Slab>(at)->next) {
         const Slab& slab = *books_.at<Slab>(at);
         const bool full = head == stack.full && stack.full != 0;
-        if (slab.prev != before || slab.owner.load(std::memory_order_relaxed) != self_ || slab.size_class != c ||
-            slab.count(SlotState::kFree) != slab.free_slots || (slab.free_slots == 0) != slab.listed_full ||
-            slab.listed_full != full) {
+        if (slab.prev != before || slab.owner.load(std::memory_order_relaxed) != self_ ||
+            slab.size_class != c || slab.count(SlotState::kFree) != slab.free_slots ||
+            (slab.free_slots == 0) != slab.listed_full || slab.listed_full != full) {
           return false;
         }
         empty += slab.free_slots == slab.slots.load(std::memory_order_relaxed);
@@ -333,10 +343,13 @@ bool Heap::validate() noexcept {
         before = at;
       }
     }
-    if (empty != stack.empty_slabs || cached != static_cast<std::uint64_t>(stack.top - stack.bottom)) return false;
+    if (empty != stack.empty_slabs ||
+        cached != static_cast<std::uint64_t>(stack.top - stack.bottom))
+      return false;
     for (const FreeSlot* slot = stack.bottom; slot != stack.top; ++slot) {
       const SlotRef found = find_slot(books_, registry_, slot->block);
-      if (found.slab == nullptr || found.slot == Slab::kNoSlot || &found.slab->states()[found.slot] != slot->state ||
+      if (found.slab == nullptr || found.slot == Slab::kNoSlot ||
+          &found.slab->states()[found.slot] != slot->state ||
           slot->state->load(std::memory_order_relaxed) != SlotState::kCached) {
         return false;
       }

@@ -1,12 +1,13 @@
 // A heap: slabs that belong together, and a stack of free slots for each size class.
 //
-// A thread heap belongs to one thread slot and takes no lock. A shared heap (of an attached pool, or of threads that ended)
-// is the same thing used under a lock. Other threads give blocks back by batches in the inbox: the state byte turns
-// kRemote at once, by compare-and-swap, and the owner checks it again when it folds the batch in.
+// A thread heap belongs to one thread slot and takes no lock. A shared heap (of an attached pool,
+// or of threads that ended) is the same thing used under a lock. Other threads give blocks back by
+// batches in the inbox: the state byte turns kRemote at once, by compare-and-swap, and the owner
+// checks it again when it folds the batch in.
 //
-// Invariants (validate()): a slab's free_slots counts its kFree states; each kCached slot stands on the stack of its
-// class exactly once; each slab stands in the list that its free_slots says. Heaps are never given back to the books,
-// so a late reader of Slab::owner always finds a heap.
+// Invariants (validate()): a slab's free_slots counts its kFree states; each kCached slot stands on
+// the stack of its class exactly once; each slab stands in the list that its free_slots says. Heaps
+// are never given back to the books, so a late reader of Slab::owner always finds a heap.
 #pragma once
 
 #include <atomic>
@@ -50,7 +51,8 @@ class alignas(kCacheLine) Heap {
   void set_label(std::uint32_t label) noexcept { label_.store(label, std::memory_order_relaxed); }
 
   // ---- The gate: is this thread inside the heap already? ----
-  // Closed by its own thread on the way in; a nested call, from a signal handler, finds it closed and takes another way.
+  // Closed by its own thread on the way in; a nested call, from a signal handler, finds it closed
+  // and takes another way.
   bool gate_closed() const noexcept { return gate_.load(std::memory_order_relaxed); }
   void close_gate() noexcept {
     gate_.store(true, std::memory_order_relaxed);
@@ -72,7 +74,8 @@ class alignas(kCacheLine) Heap {
     return slot.block;
   }
 
-  // Takes back a slot that was kLive. False, with nothing changed, when the stack is full: make_room.
+  // Takes back a slot that was kLive. False, with nothing changed, when the stack is full:
+  // make_room.
   bool push(SizeClass c, std::uintptr_t block, std::atomic<SlotState>* state) noexcept {
     Stack& stack = stacks_[c];
     if (EXCLAVE_UNLIKELY(stack.top == stack.limit)) return false;
@@ -83,17 +86,19 @@ class alignas(kCacheLine) Heap {
 
   // ---- The slow paths ----
 
-  // Puts slots on the empty stack: from the inbox, else from slabs that have some. False: there are none.
+  // Puts slots on the empty stack: from the inbox, else from slabs that have some. False: there are
+  // none.
   bool refill_slow(SizeClass c) noexcept;
-  // Room on a full stack, by growing it or by giving the older half back to the slabs. False: books are out; then the
-  // caller gives the slot back itself (give_back).
+  // Room on a full stack, by growing it or by giving the older half back to the slabs. False: books
+  // are out; then the caller gives the slot back itself (give_back).
   bool make_room_slow(SizeClass c) noexcept;
   // One slot straight to its slab.
   void give_back(Slab& slab, std::atomic<SlotState>* state) noexcept;
-  // A fresh slab, as large as can be had. only_region: an attached pool's region, whose edges will do, too.
-  // Errors: kOutOfMemory, kOutOfTrustedMemory.
+  // A fresh slab, as large as can be had. only_region: an attached pool's region, whose edges will
+  // do, too. Errors: kOutOfMemory, kOutOfTrustedMemory.
   Status add_slab_slow(SizeClass c, Region* only_region) noexcept;
-  // Takes over a slab with free slots from a shared heap whose lock is held. False: it has none of the class.
+  // Takes over a slab with free slots from a shared heap whose lock is held. False: it has none of
+  // the class.
   bool adopt_slow(Heap& from, SizeClass c) noexcept;
   // Everything cached back to the slabs, and wholly free slabs back to the pages.
   void flush_slow() noexcept;
@@ -109,20 +114,23 @@ class alignas(kCacheLine) Heap {
     Batch* head = inbox_.load(std::memory_order_relaxed);
     do {
       last.next = head;
-      // Release pairs with the acquire in take_inbox: the batch is filled in. Sequentially consistent, because the
-      // poster looks at active() next and the owner the other way round.
-    } while (!inbox_.compare_exchange_weak(head, &first, std::memory_order_seq_cst, std::memory_order_relaxed));
+      // Release pairs with the acquire in take_inbox: the batch is filled in. Sequentially
+      // consistent, because the poster looks at active() next and the owner the other way round.
+    } while (!inbox_.compare_exchange_weak(head, &first, std::memory_order_seq_cst,
+                                           std::memory_order_relaxed));
   }
   Batch* take_inbox() noexcept { return inbox_.exchange(nullptr, std::memory_order_seq_cst); }
   bool has_inbox() const noexcept { return inbox_.load(std::memory_order_relaxed) != nullptr; }
   // Somewhere in its slabs a slot is kDeferred.
   void request_sweep() noexcept { sweep_.store(true, std::memory_order_seq_cst); }
   bool wants_sweep() const noexcept { return sweep_.load(std::memory_order_seq_cst); }
-  // Leaves a freed slot for its slab's owner to find, whoever that is by now. From any thread; takes no lock.
+  // Leaves a freed slot for its slab's owner to find, whoever that is by now. From any thread;
+  // takes no lock.
   static void defer(const BookStore& books, Slab& slab, std::atomic<SlotState>* state) noexcept;
   // Takes in what came by batch and by deferral.
   void fold_slow() noexcept;
-  // Slots taken back by fold_slow that nobody has counted yet: for shared heaps, which count their live blocks.
+  // Slots taken back by fold_slow that nobody has counted yet: for shared heaps, which count their
+  // live blocks.
   std::uint64_t take_folded() noexcept {
     const std::uint64_t n = folded_;
     folded_ = 0;
@@ -142,7 +150,9 @@ class alignas(kCacheLine) Heap {
     Batch* batch = nullptr;
   };
   static constexpr unsigned kOutboxes = 4;
-  Outbox& outbox_for(BookRef owner) noexcept { return outboxes_[(owner ^ (owner >> 2)) % kOutboxes]; }
+  Outbox& outbox_for(BookRef owner) noexcept {
+    return outboxes_[(owner ^ (owner >> 2)) % kOutboxes];
+  }
   Outbox* outboxes() noexcept { return outboxes_; }
 
   bool active() const noexcept { return active_.load(std::memory_order_seq_cst); }
@@ -154,7 +164,8 @@ class alignas(kCacheLine) Heap {
   bool has_slabs() const noexcept;
 
   // The slab and slot that an address names, or none. Safe with any address.
-  static SlotRef find_slot(const BookStore& books, const Registry& registry, std::uintptr_t address) noexcept;
+  static SlotRef find_slot(const BookStore& books, const Registry& registry,
+                           std::uintptr_t address) noexcept;
 
  private:
   // top moves between bottom and limit; all null until first used.

@@ -1,4 +1,5 @@
-// Heaps that several threads share under a lock: the pool of one attached region, and the orphans' heap.
+// Heaps that several threads share under a lock: the pool of one attached region, and the orphans'
+// heap.
 #pragma once
 
 #include "base/spin_lock.hpp"
@@ -18,10 +19,11 @@ struct SharedHeap {
   Pool* const pool;  // null: the orphans, the slabs of threads that ended
 };
 
-// One attached region that blocks are placed in. Never given back to the books, only used again, so that its lock can be
-// taken by whoever found it, however late; then it is verified again.
+// One attached region that blocks are placed in. Never given back to the books, only used again, so
+// that its lock can be taken by whoever found it, however late; then it is verified again.
 struct Pool {
-  Pool(BookStore& books, Registry& registry) noexcept : pages(books), shared(books, registry, pages, this) {}
+  Pool(BookStore& books, Registry& registry) noexcept
+      : pages(books), shared(books, registry, pages, this) {}
 
   PagePool pages;
   SharedHeap shared;

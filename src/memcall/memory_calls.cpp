@@ -1,9 +1,10 @@
 // mmap, munmap and mprotect of the application: decode, validate, perform, verify.
 //
-// Each call is cut at the enclave's edges: what lies inside goes to the enclave's own manager, what lies outside is served
-// here from the registry. Only pages that stand in the books as the application's mappings reach the host. The books
-// change before the host is asked when pages go, and after it answered when pages come. Every host call is made under no lock; a
-// mapping whose protection is at the host is marked, and others wait for it.
+// Each call is cut at the enclave's edges: what lies inside goes to the enclave's own manager, what
+// lies outside is served here from the registry. Only pages that stand in the books as the
+// application's mappings reach the host. The books change before the host is asked when pages go,
+// and after it answered when pages come. Every host call is made under no lock; a mapping whose
+// protection is at the host is marked, and others wait for it.
 #include "exclave/memory_calls.hpp"
 
 #include <initializer_list>
@@ -18,8 +19,8 @@ namespace {
 using core::AllocatorCore;
 using namespace linux_abi;
 
-// The errnos that Linux documents for the call; whatever else the host says is EIO. (An errno of the host's choice could
-// steer the application: an Iago attack.)
+// The errnos that Linux documents for the call; whatever else the host says is EIO. (An errno of
+// the host's choice could steer the application: an Iago attack.)
 int allowed_errno(int error, std::initializer_list<int> documented) noexcept {
   for (const int known : documented) {
     if (error == known) return error;
@@ -27,13 +28,17 @@ int allowed_errno(int error, std::initializer_list<int> documented) noexcept {
   return kEIO;
 }
 
-Protection protection_of(int bits) noexcept { return static_cast<Protection>(bits & (kProtRead | kProtWrite)); }
+Protection protection_of(int bits) noexcept {
+  return static_cast<Protection>(bits & (kProtRead | kProtWrite));
+}
 
-// The page range that an address and a length in bytes stand for. EINVAL: unaligned, empty, wrapping, beyond the lower half.
+// The page range that an address and a length in bytes stand for. EINVAL: unaligned, empty,
+// wrapping, beyond the lower half.
 int decode_range(std::uintptr_t address, std::size_t length, Extent* range) noexcept {
   std::uint64_t size = 0;
-  if (!is_aligned(address, kPageBytes) || length == 0 || !checked_align_up(length, kPageBytes, &size) ||
-      size > kAddressLimit || address > kAddressLimit - size) {
+  if (!is_aligned(address, kPageBytes) || length == 0 ||
+      !checked_align_up(length, kPageBytes, &size) || size > kAddressLimit ||
+      address > kAddressLimit - size) {
     return -kEINVAL;
   }
   *range = {address, size};
@@ -57,13 +62,18 @@ Parts cut(Extent range, Extent enclave) noexcept {
 
 int error_number(Error error) noexcept {
   switch (error) {
-    case Error::kNone: return 0;
-    case Error::kOutOfTrustedMemory: return -kENOMEM;
+    case Error::kNone:
+      return 0;
+    case Error::kOutOfTrustedMemory:
+      return -kENOMEM;
     case Error::kPinned:
     case Error::kBusy:
-    case Error::kReentered: return -kEBUSY;
-    case Error::kTooManyThreads: return -kEAGAIN;
-    default: return -kEINVAL;
+    case Error::kReentered:
+      return -kEBUSY;
+    case Error::kTooManyThreads:
+      return -kEAGAIN;
+    default:
+      return -kEINVAL;
   }
 }
 
@@ -112,10 +122,13 @@ int protect_outside(AllocatorCore& core, Extent range, int bits) noexcept {
     {
       LockGuard guard(registry.lock());
       Region* const mapping = registry.region_at_locked(at);
-      if (mapping == nullptr || mapping->role.load(std::memory_order_relaxed) != Role::kMapping) return -kENOMEM;
+      if (mapping == nullptr || mapping->role.load(std::memory_order_relaxed) != Role::kMapping)
+        return -kENOMEM;
       if (mapping->in_call == me) return -kEBUSY;
-      if (mapping->in_call != 0) continue;  // another thread's call is at the host; it ends by itself
-      const std::uintptr_t end = mapping->extent().end() < range.end() ? mapping->extent().end() : range.end();
+      if (mapping->in_call != 0)
+        continue;  // another thread's call is at the host; it ends by itself
+      const std::uintptr_t end =
+          mapping->extent().end() < range.end() ? mapping->extent().end() : range.end();
       part = {at, end - at};
       const Result<Region*> isolated = registry.isolate_locked(*mapping, part);
       if (!isolated.ok()) return error_number(isolated.error());
@@ -124,7 +137,8 @@ int protect_outside(AllocatorCore& core, Extent range, int bits) noexcept {
       // Until the host has answered, only what holds before and after is promised.
       before = piece->protection.load(std::memory_order_relaxed);
       registry.set_protection_locked(
-          *piece, static_cast<Protection>(static_cast<unsigned>(before) & static_cast<unsigned>(wanted)));
+          *piece,
+          static_cast<Protection>(static_cast<unsigned>(before) & static_cast<unsigned>(wanted)));
     }
     const int error = core.host_protect(gate, part, bits);
     {
@@ -141,14 +155,16 @@ int protect_outside(AllocatorCore& core, Extent range, int bits) noexcept {
 
 // ---- mmap ----
 
-// Nothing that is not the application's may be replaced: a fixed address must lie on free ground or on its own mappings.
+// Nothing that is not the application's may be replaced: a fixed address must lie on free ground or
+// on its own mappings.
 int check_fixed(Registry& registry, Extent range, bool replace) noexcept {
   if (!check_outside(range, registry.enclave()).ok()) return -kEINVAL;
   LockGuard guard(registry.lock());
   for (std::uintptr_t at = range.base; at < range.end();) {
     Region* const region = registry.first_ending_after_locked(at);
     if (region == nullptr || region->extent().base >= range.end()) break;
-    if (region->role.load(std::memory_order_relaxed) != Role::kMapping) return replace ? -kEBUSY : -kEEXIST;
+    if (region->role.load(std::memory_order_relaxed) != Role::kMapping)
+      return replace ? -kEBUSY : -kEEXIST;
     if (!replace) return -kEEXIST;
     at = region->extent().end();
   }
@@ -158,7 +174,9 @@ int check_fixed(Registry& registry, Extent range, bool replace) noexcept {
 std::intptr_t map_outside(AllocatorCore& core, const MapRequest& asked) noexcept {
   constexpr int kBadFlags = kMapAnonymous | kMapGrowsDown;
   const int type = asked.flags & kMapTypeMask;
-  if (asked.flags & kBadFlags || (type != kMapShared && type != kMapPrivate && type != kMapSharedValidate)) return -kEINVAL;
+  if (asked.flags & kBadFlags ||
+      (type != kMapShared && type != kMapPrivate && type != kMapSharedValidate))
+    return -kEINVAL;
   if (asked.protection & kProtExec) return -kEACCES;
   if (asked.protection & ~kProtAll) return -kEINVAL;
   MapRequest request = asked;
@@ -170,8 +188,8 @@ std::intptr_t map_outside(AllocatorCore& core, const MapRequest& asked) noexcept
   if (fixed) {
     const bool replace = (asked.flags & kMapFixedNoReplace) == 0;
     if (const int bad = check_fixed(registry, target, replace); bad != 0) return bad;
-    // What stood there goes first, with its books; and the host may only fill a gap. Were it told to replace, it could
-    // replace what we know nothing of.
+    // What stood there goes first, with its books; and the host may only fill a gap. Were it told
+    // to replace, it could replace what we know nothing of.
     if (replace) {
       if (const int gone = unmap_mappings(core, gate, target); gone != 0) return gone;
     }
@@ -186,8 +204,9 @@ std::intptr_t map_outside(AllocatorCore& core, const MapRequest& asked) noexcept
       core.count_lie();
       return -kEPERM;
     }
-    return -allowed_errno(reply.error, {kEACCES, kEAGAIN, kEBADF, kEEXIST, kEINVAL, kENFILE, kENODEV, kENOMEM, kEOVERFLOW,
-                                        kEPERM, kETXTBSY, kEOPNOTSUPP});
+    return -allowed_errno(reply.error,
+                          {kEACCES, kEAGAIN, kEBADF, kEEXIST, kEINVAL, kENFILE, kENODEV, kENOMEM,
+                           kEOVERFLOW, kEPERM, kETXTBSY, kEOPNOTSUPP});
   }
   AttachOptions options;
   options.role = Role::kMapping;
@@ -207,8 +226,8 @@ std::intptr_t map_outside(AllocatorCore& core, const MapRequest& asked) noexcept
 
 }  // namespace
 
-std::intptr_t MemoryCalls::mmap(std::uintptr_t address, std::size_t length, int protection, int flags, int descriptor,
-                                std::uint64_t offset) noexcept {
+std::intptr_t MemoryCalls::mmap(std::uintptr_t address, std::size_t length, int protection,
+                                int flags, int descriptor, std::uint64_t offset) noexcept {
   AllocatorCore& core = *core_;
   const Extent enclave = core.registry().enclave();
   std::uint64_t size = 0;
@@ -219,8 +238,9 @@ std::intptr_t MemoryCalls::mmap(std::uintptr_t address, std::size_t length, int 
   if (fixed) {
     if (const int bad = decode_range(address, length, &range); bad != 0) return bad;
   }
-  const bool outside = (flags & kMapAnonymous) == 0 && inside_.lies_outside != nullptr &&
-                       inside_.lies_outside(inside_.context, protection, flags, descriptor, offset) != 0;
+  const bool outside =
+      (flags & kMapAnonymous) == 0 && inside_.lies_outside != nullptr &&
+      inside_.lies_outside(inside_.context, protection, flags, descriptor, offset) != 0;
   if (outside) {
     MapRequest request{};
     request.hint = fixed || Extent{address, size}.overlaps(enclave) == false ? address : 0;
@@ -241,7 +261,11 @@ int MemoryCalls::munmap(std::uintptr_t address, std::size_t length) noexcept {
   if (const int bad = decode_range(address, length, &range); bad != 0) return bad;
   AllocatorCore& core = *core_;
   const Parts parts = cut(range, core.registry().enclave());
-  // The outside parts first: only they can be refused for a pin.
+  // Whether a pin stands in the way is asked of all parts before any goes.
+  for (const Extent part : {parts.below, parts.above}) {
+    if (const Status free = part.empty() ? Status{} : core.check_mappings(part); !free.ok())
+      return error_number(free.error());
+  }
   int result = unmap_outside(core, parts.below);
   if (result == 0) result = unmap_outside(core, parts.above);
   if (result == 0 && !parts.inside.empty()) {

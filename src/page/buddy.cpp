@@ -20,7 +20,8 @@ Buddy* Buddy::create(BookStore& books, Extent range) noexcept {
   const std::uint64_t origin = align_down(base, std::uint64_t{1} << top);
   const std::uint64_t end = base + pages - origin;
   std::size_t words = 0;
-  for (unsigned order = 0; order <= top; ++order) words += BitTree::words_for(((end - 1) >> order) + 1);
+  for (unsigned order = 0; order <= top; ++order)
+    words += BitTree::words_for(((end - 1) >> order) + 1);
   const std::size_t bytes = sizeof(Buddy) + words * sizeof(std::uint64_t);
   void* const memory = books.allocate(BookKind::kPlain, bytes);
   if (memory == nullptr) return nullptr;
@@ -148,15 +149,18 @@ std::uint64_t Buddy::free_end(std::uint64_t page) const noexcept {
 }
 
 unsigned Buddy::starting_at(std::uint64_t index) const noexcept {
-  for (unsigned order = 0; order < orders_ && is_aligned(index, std::uint64_t{1} << order); ++order) {
+  for (unsigned order = 0; order < orders_ && is_aligned(index, std::uint64_t{1} << order);
+       ++order) {
     if (index < end_ && contains(index, order)) return order;
   }
   return kMaxOrders;
 }
 
 unsigned Buddy::ending_at(std::uint64_t index) const noexcept {
-  for (unsigned order = 0; order < orders_ && is_aligned(index, std::uint64_t{1} << order); ++order) {
-    if (index >= std::uint64_t{1} << order && contains(index - (std::uint64_t{1} << order), order)) return order;
+  for (unsigned order = 0; order < orders_ && is_aligned(index, std::uint64_t{1} << order);
+       ++order) {
+    if (index >= std::uint64_t{1} << order && contains(index - (std::uint64_t{1} << order), order))
+      return order;
   }
   return kMaxOrders;
 }
@@ -172,14 +176,17 @@ bool Buddy::validate() const noexcept {
   std::uint64_t counted = 0;
   for (unsigned order = 0; order < orders_; ++order) {
     bool any = false;
-    for (std::uint64_t at = tree_[order].find(0); at != BitTree::kNone; at = tree_[order].find(at + 1)) {
+    for (std::uint64_t at = tree_[order].find(0); at != BitTree::kNone;
+         at = tree_[order].find(at + 1)) {
       any = true;
       const std::uint64_t index = at << order;
       const std::uint64_t size = std::uint64_t{1} << order;
       if (index < first_ || index + size > end_) return false;
-      if (order + 1 < orders_ && contains(index ^ size, order)) return false;  // two buddies must have joined
+      if (order + 1 < orders_ && contains(index ^ size, order))
+        return false;  // two buddies must have joined
       for (unsigned above = order + 1; above < orders_; ++above) {
-        if (contains(align_down(index, std::uint64_t{1} << above), above)) return false;  // no block inside another
+        if (contains(align_down(index, std::uint64_t{1} << above), above))
+          return false;  // no block inside another
       }
       counted += size;
     }

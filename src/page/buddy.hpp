@@ -1,8 +1,9 @@
-// Which pages of one region are free: a buddy system whose free blocks stand in bitmaps, one for each order, with
-// summaries. No list, no link, nothing in the pages themselves. Two and a bit bits for each page.
+// Which pages of one region are free: a buddy system whose free blocks stand in bitmaps, one for
+// each order, with summaries. No list, no link, nothing in the pages themselves. Two and a bit bits
+// for each page.
 //
-// A run may have any length: what a power of two leaves over goes back at once. Runs longer than any one free block are
-// put together from neighbours. Not thread-safe: PagePool's lock guards it.
+// A run may have any length: what a power of two leaves over goes back at once. Runs longer than
+// any one free block are put together from neighbours. Not thread-safe: PagePool's lock guards it.
 #pragma once
 
 #include <cstdint>
@@ -23,8 +24,8 @@ class Buddy {
   static void destroy(BookStore& books, Buddy* buddy) noexcept;
 
   // Page numbers are absolute: address / kPageBytes.
-  // A run of `pages` at a multiple of 2^align_order pages, or kNone. O(log) when a free block of the next power of two
-  // exists; else a bounded search over neighbours.
+  // A run of `pages` at a multiple of 2^align_order pages, or kNone. O(log) when a free block of
+  // the next power of two exists; else a bounded search over neighbours.
   std::uint64_t allocate(std::uint64_t pages, unsigned align_order) noexcept;
   // Precondition: all in use.
   void free(std::uint64_t page, std::uint64_t pages) noexcept;
@@ -36,7 +37,9 @@ class Buddy {
 
   std::uint64_t free_pages() const noexcept { return free_pages_; }
   // One more than the largest order that is free; 0: nothing is.
-  unsigned orders_free() const noexcept { return free_orders_ == 0 ? 0 : floor_log2(free_orders_) + 1; }
+  unsigned orders_free() const noexcept {
+    return free_orders_ == 0 ? 0 : floor_log2(free_orders_) + 1;
+  }
   bool validate() const noexcept;
 
  private:
@@ -44,7 +47,8 @@ class Buddy {
   void insert(std::uint64_t index, unsigned order) noexcept;
   void erase(std::uint64_t index, unsigned order) noexcept;
   bool contains(std::uint64_t index, unsigned order) const noexcept {
-    return order < orders_ && index >> order < bits_for(order) && tree_[order].contains(index >> order);
+    return order < orders_ && index >> order < bits_for(order) &&
+           tree_[order].contains(index >> order);
   }
   std::uint64_t bits_for(unsigned order) const noexcept { return ((end_ - 1) >> order) + 1; }
   // The order of the free block that starts, or ends, at the index; or kMaxOrders.

@@ -37,11 +37,16 @@ UnitRuns runs_in(const std::atomic<UnitEntry>& unit) noexcept {
 }
 
 void store_runs(std::atomic<UnitEntry>& unit, UnitRuns runs) noexcept {
-  unit.store(runs.payload == 0 ? 0 : make_unit(UnitTag::kRuns, runs.payload), std::memory_order_relaxed);
+  unit.store(runs.payload == 0 ? 0 : make_unit(UnitTag::kRuns, runs.payload),
+             std::memory_order_relaxed);
 }
 
-constexpr unsigned page_in_unit(std::uint64_t page) noexcept { return static_cast<unsigned>(page % kPagesPerUnit); }
-constexpr std::uintptr_t address_of(std::uint64_t page) noexcept { return page << kPageShift; }
+constexpr unsigned page_in_unit(std::uint64_t page) noexcept {
+  return static_cast<unsigned>(page % kPagesPerUnit);
+}
+constexpr std::uintptr_t address_of(std::uint64_t page) noexcept {
+  return page << kPageShift;
+}
 
 }  // namespace
 
@@ -102,7 +107,8 @@ void PagePool::remove_locked(Region& region) noexcept {
   pull(book, &Book::everything);
   if (book.by_idleness.back != nullptr) {
     pull(book, &Book::by_idleness);
-    idle_bytes_.store(idle_bytes_.load(std::memory_order_relaxed) - region.extent().size, std::memory_order_relaxed);
+    idle_bytes_.store(idle_bytes_.load(std::memory_order_relaxed) - region.extent().size,
+                      std::memory_order_relaxed);
   }
   region.page_pool.store(nullptr, std::memory_order_release);
   region.page_book = nullptr;
@@ -197,7 +203,8 @@ void PagePool::write_block(Region& region, std::uint64_t page, std::uint64_t pag
     runs.set_length(page_in_unit(page), static_cast<unsigned>(pages));
   } else {
     runs.set_length(page_in_unit(page), UnitRuns::kLong);
-    unit[1].store(make_unit(UnitTag::kLength, static_cast<std::uint32_t>(pages)), std::memory_order_relaxed);
+    unit[1].store(make_unit(UnitTag::kLength, static_cast<std::uint32_t>(pages)),
+                  std::memory_order_relaxed);
   }
   store_runs(*unit, runs);
   book_of(region).heads.insert(page - (region.extent().base >> kPageShift));
@@ -226,7 +233,9 @@ Result<PageBlock> PagePool::block_at_locked(Region& region, std::uintptr_t addre
   }
   const std::uint64_t pages =
       length == UnitRuns::kLong ? unit_payload(unit[1].load(std::memory_order_relaxed)) : length;
-  return PageBlock{{address, pages * kPageBytes}, runs.pinned(page_in_unit(page)), runs.freed(page_in_unit(page))};
+  return PageBlock{{address, pages * kPageBytes},
+                   runs.pinned(page_in_unit(page)),
+                   runs.freed(page_in_unit(page))};
 }
 
 Result<PageBlock> PagePool::around_locked(Region& region, std::uintptr_t address) noexcept {
@@ -247,7 +256,8 @@ Result<PageRun> PagePool::allocate_block(std::uint64_t pages, unsigned align_ord
   return run;
 }
 
-Result<PageRun> PagePool::allocate_block_in(Region& region, std::uint64_t pages, unsigned align_order) noexcept {
+Result<PageRun> PagePool::allocate_block_in(Region& region, std::uint64_t pages,
+                                            unsigned align_order) noexcept {
   if (pages == 0 || pages >> kBookRefBits != 0) return Error::kOutOfMemory;
   LockGuard guard(lock_);
   if (!holds_locked(region, region.extent().base)) return Error::kOutOfMemory;
@@ -280,7 +290,8 @@ Status PagePool::free_block(Region& region, std::uintptr_t address, bool* kept) 
   return {};
 }
 
-Status PagePool::shrink_block(Region& region, std::uintptr_t address, std::uint64_t pages) noexcept {
+Status PagePool::shrink_block(Region& region, std::uintptr_t address,
+                              std::uint64_t pages) noexcept {
   LockGuard guard(lock_);
   const Result<PageBlock> block = block_at_locked(region, address);
   if (!block.ok()) return block.error();
@@ -323,15 +334,11 @@ Result<PageBlock> PagePool::unpin_block(Region& region, std::uintptr_t address) 
   LockGuard guard(lock_);
   const Result<PageBlock> block = block_at_locked(region, address);
   if (!block.ok()) return Error::kNotFound;
-  const std::uint64_t page = address >> kPageShift;
-  if (block->freed) {
-    erase_block(region, page, block->extent.size / kPageBytes);
-    free_locked(region, page, block->extent.size / kPageBytes);
-    return block;
-  }
   std::atomic<UnitEntry>* const unit = region.unit_of(address);
+  const unsigned page = page_in_unit(address >> kPageShift);
   UnitRuns runs = runs_in(*unit);
-  runs.set_pinned(page_in_unit(page), false);
+  runs.set_pinned(page, false);
+  runs.set_freed(page, false);
   store_runs(*unit, runs);
   return block;
 }
@@ -350,7 +357,8 @@ Result<PageRun> PagePool::allocate_edge_slab(Region& region) noexcept {
   const std::uintptr_t last_base = align_down(extent.end() - 1, kUnitBytes);
   const Extent edges[] = {
       {extent.base, (first_end < extent.end() ? first_end : extent.end()) - extent.base},
-      {last_base > extent.base ? last_base : extent.base, extent.end() - (last_base > extent.base ? last_base : extent.base)},
+      {last_base > extent.base ? last_base : extent.base,
+       extent.end() - (last_base > extent.base ? last_base : extent.base)},
   };
   LockGuard guard(lock_);
   Book& book = book_of(region);
@@ -366,15 +374,18 @@ Result<PageRun> PagePool::allocate_edge_slab(Region& region) noexcept {
 
 void PagePool::publish_slab(const PageRun& run, BookRef slab) noexcept {
   std::atomic<UnitEntry>* unit = run.region->unit_of(run.extent.base);
-  const std::uint64_t units = ((run.extent.end() - 1) >> kUnitShift) - (run.extent.base >> kUnitShift) + 1;
+  const std::uint64_t units =
+      ((run.extent.end() - 1) >> kUnitShift) - (run.extent.base >> kUnitShift) + 1;
   // Release pairs with the acquire of the frees' look-up: the slab's book is filled in.
-  for (std::uint64_t i = 0; i < units; ++i) unit[i].store(make_unit(UnitTag::kSlab, slab), std::memory_order_release);
+  for (std::uint64_t i = 0; i < units; ++i)
+    unit[i].store(make_unit(UnitTag::kSlab, slab), std::memory_order_release);
 }
 
 void PagePool::free_slab(const PageRun& run) noexcept {
   LockGuard guard(lock_);
   std::atomic<UnitEntry>* unit = run.region->unit_of(run.extent.base);
-  const std::uint64_t units = ((run.extent.end() - 1) >> kUnitShift) - (run.extent.base >> kUnitShift) + 1;
+  const std::uint64_t units =
+      ((run.extent.end() - 1) >> kUnitShift) - (run.extent.base >> kUnitShift) + 1;
   for (std::uint64_t i = 0; i < units; ++i) unit[i].store(0, std::memory_order_relaxed);
   free_locked(*run.region, run.extent.base >> kPageShift, run.extent.size / kPageBytes);
 }
@@ -409,7 +420,9 @@ bool PagePool::validate() noexcept {
   for (Book* book = all_; book != nullptr; book = book->everything.next) {
     Region& region = *book->region;
     const Extent extent = region.extent();
-    if (!book->buddy->validate() || book->list != book->buddy->orders_free() || &book_of(region) != book) return false;
+    if (!book->buddy->validate() || book->list != book->buddy->orders_free() ||
+        &book_of(region) != book)
+      return false;
     const std::uint64_t first = extent.base >> kPageShift;
     for (std::uintptr_t at = extent.base; at < extent.end();) {
       const UnitEntry entry = region.unit_of(at)->load(std::memory_order_relaxed);

@@ -1,8 +1,9 @@
 // The pages of a set of pool regions: page runs for big blocks and for slabs, by buddy.
 //
-// One pool serves all grown regions; each attached pool region has one of its own. Choosing a region is O(1): regions
-// stand in lists by their largest free block. Invariants (validate()): each page of a region is free in its buddy, or
-// part of one block, or of one slab. Thread-safe: lock() guards all but the slab entries' readers.
+// One pool serves all grown regions; each attached pool region has one of its own. Choosing a
+// region is O(1): regions stand in lists by their largest free block. Invariants (validate()): each
+// page of a region is free in its buddy, or part of one block, or of one slab. Thread-safe: lock()
+// guards all but the slab entries' readers.
 #pragma once
 
 #include "base/bit_tree.hpp"
@@ -39,23 +40,30 @@ class PagePool {
   // ---- Blocks ----
 
   // Errors: kOutOfMemory.
-  Result<PageRun> allocate_block(std::uint64_t pages, unsigned align_order) noexcept EXCLAVE_EXCLUDES(lock_);
-  // The same in one region. Errors: kOutOfMemory.
-  Result<PageRun> allocate_block_in(Region& region, std::uint64_t pages, unsigned align_order) noexcept
+  Result<PageRun> allocate_block(std::uint64_t pages, unsigned align_order) noexcept
       EXCLAVE_EXCLUDES(lock_);
-  // A pinned block is kept until unpin_block, and *kept says so. Errors, without change: kDoubleFree, kInteriorFree,
-  // kForeignFree.
-  Status free_block(Region& region, std::uintptr_t address, bool* kept) noexcept EXCLAVE_EXCLUDES(lock_);
+  // The same in one region. Errors: kOutOfMemory.
+  Result<PageRun> allocate_block_in(Region& region, std::uint64_t pages,
+                                    unsigned align_order) noexcept EXCLAVE_EXCLUDES(lock_);
+  // A pinned block is kept until unpin_block, and *kept says so. Errors, without change:
+  // kDoubleFree, kInteriorFree, kForeignFree.
+  Status free_block(Region& region, std::uintptr_t address, bool* kept) noexcept
+      EXCLAVE_EXCLUDES(lock_);
   // Gives the tail of a block back. Errors: as free_block, kPinned.
-  Status shrink_block(Region& region, std::uintptr_t address, std::uint64_t pages) noexcept EXCLAVE_EXCLUDES(lock_);
+  Status shrink_block(Region& region, std::uintptr_t address, std::uint64_t pages) noexcept
+      EXCLAVE_EXCLUDES(lock_);
   // The live block that starts at the address. Errors: kDoubleFree, kInteriorFree, kForeignFree.
-  Result<PageBlock> find_block(Region& region, std::uintptr_t address) noexcept EXCLAVE_EXCLUDES(lock_);
+  Result<PageBlock> find_block(Region& region, std::uintptr_t address) noexcept
+      EXCLAVE_EXCLUDES(lock_);
   // The block that the address lies in, live or kept. Error: kNotFound.
-  Result<PageBlock> block_around(Region& region, std::uintptr_t address) noexcept EXCLAVE_EXCLUDES(lock_);
+  Result<PageBlock> block_around(Region& region, std::uintptr_t address) noexcept
+      EXCLAVE_EXCLUDES(lock_);
   // Errors: kNotFound (no live block holds the whole range). Returns the block.
   Result<PageBlock> pin_block(Region& region, Extent range) noexcept EXCLAVE_EXCLUDES(lock_);
-  // Frees the block if it was freed meanwhile, and says so in the result.
-  Result<PageBlock> unpin_block(Region& region, std::uintptr_t address) noexcept EXCLAVE_EXCLUDES(lock_);
+  // The block is live again, also if it was freed meanwhile: the result says so, and the caller
+  // frees it then. Error: kNotFound.
+  Result<PageBlock> unpin_block(Region& region, std::uintptr_t address) noexcept
+      EXCLAVE_EXCLUDES(lock_);
 
   // ---- Slabs ----
 
@@ -69,14 +77,15 @@ class PagePool {
 
   // ---- Whole regions ----
 
-  // Takes one wholly free region out while more than `keep_bytes` of such regions remain; null when none. The caller
-  // removes it from the registry and destroys it.
+  // Takes one wholly free region out while more than `keep_bytes` of such regions remain; null when
+  // none. The caller removes it from the registry and destroys it.
   Region* take_idle(std::size_t keep_bytes) noexcept EXCLAVE_EXCLUDES(lock_);
   bool has_idle(std::size_t keep_bytes) const noexcept {
     return idle_bytes_.load(std::memory_order_relaxed) > keep_bytes;
   }
 
-  // What stands at the page of the address, for heap maps: a free stretch, a block or a slab (its entry).
+  // What stands at the page of the address, for heap maps: a free stretch, a block or a slab (its
+  // entry).
   struct Piece {
     Extent extent{};
     bool free = false;
@@ -91,23 +100,32 @@ class PagePool {
 
   static Book& book_of(Region& region) noexcept { return *static_cast<Book*>(region.page_book); }
   // Callers find regions without a lock: is it still one of this pool's, and the address in it?
-  bool holds_locked(const Region& region, std::uintptr_t address) const noexcept EXCLAVE_REQUIRES(lock_) {
-    return region.page_pool.load(std::memory_order_acquire) == this && region.extent().contains(address);
+  bool holds_locked(const Region& region, std::uintptr_t address) const noexcept
+      EXCLAVE_REQUIRES(lock_) {
+    return region.page_pool.load(std::memory_order_acquire) == this &&
+           region.extent().contains(address);
   }
   void remove_locked(Region& region) noexcept EXCLAVE_REQUIRES(lock_);
-  Result<PageRun> allocate_locked(std::uint64_t pages, unsigned align_order) noexcept EXCLAVE_REQUIRES(lock_);
-  void free_locked(Region& region, std::uint64_t page, std::uint64_t pages) noexcept EXCLAVE_REQUIRES(lock_);
+  Result<PageRun> allocate_locked(std::uint64_t pages, unsigned align_order) noexcept
+      EXCLAVE_REQUIRES(lock_);
+  void free_locked(Region& region, std::uint64_t page, std::uint64_t pages) noexcept
+      EXCLAVE_REQUIRES(lock_);
   void place(Book& book) noexcept EXCLAVE_REQUIRES(lock_);
   void displace(Book& book) noexcept EXCLAVE_REQUIRES(lock_);
   void note_idle(Book& book) noexcept EXCLAVE_REQUIRES(lock_);
-  Result<PageBlock> block_at_locked(Region& region, std::uintptr_t address) noexcept EXCLAVE_REQUIRES(lock_);
-  Result<PageBlock> around_locked(Region& region, std::uintptr_t address) noexcept EXCLAVE_REQUIRES(lock_);
-  void write_block(Region& region, std::uint64_t page, std::uint64_t pages) noexcept EXCLAVE_REQUIRES(lock_);
-  void erase_block(Region& region, std::uint64_t page, std::uint64_t pages) noexcept EXCLAVE_REQUIRES(lock_);
+  Result<PageBlock> block_at_locked(Region& region, std::uintptr_t address) noexcept
+      EXCLAVE_REQUIRES(lock_);
+  Result<PageBlock> around_locked(Region& region, std::uintptr_t address) noexcept
+      EXCLAVE_REQUIRES(lock_);
+  void write_block(Region& region, std::uint64_t page, std::uint64_t pages) noexcept
+      EXCLAVE_REQUIRES(lock_);
+  void erase_block(Region& region, std::uint64_t page, std::uint64_t pages) noexcept
+      EXCLAVE_REQUIRES(lock_);
 
   BookStore& books_;
   SpinLock lock_{LockRank::kPages};
-  // Lists of regions, by Buddy::orders_free(); bit k of mask_: list k is not empty. List 0 is not kept.
+  // Lists of regions, by Buddy::orders_free(); bit k of mask_: list k is not empty. List 0 is not
+  // kept.
   Book* list_[Buddy::kMaxOrders + 1] EXCLAVE_GUARDED_BY(lock_) = {};
   std::uint64_t mask_ EXCLAVE_GUARDED_BY(lock_) = 0;
   Book* idle_ EXCLAVE_GUARDED_BY(lock_) = nullptr;

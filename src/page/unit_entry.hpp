@@ -2,8 +2,10 @@
 //
 //   nothing   0: no block or slab starts in it (free pages, or the inside of a block)
 //   slab      the reference of the slab that all of it belongs to
-//   runs      for each of its four pages: 0, or a block starts there, with its length in pages: 1 to 14, or kLong, and then the
-//             next unit, which the block covers, holds the length; and whether the block is pinned, or freed while pinned
+//   runs      for each of its four pages: 0, or a block starts there, with its length in pages: 1
+//   to 14, or kLong, and then the
+//             next unit, which the block covers, holds the length; and whether the block is pinned,
+//             or freed while pinned
 //   length    see kLong
 //
 // The page lock guards runs and lengths; slab entries are read without a lock.
@@ -18,8 +20,12 @@ namespace exclave {
 
 enum class UnitTag : std::uint32_t { kNothing = 0, kSlab = 1, kRuns = 2, kLength = 3 };
 
-constexpr UnitTag unit_tag(UnitEntry entry) noexcept { return static_cast<UnitTag>(entry >> kBookRefBits); }
-constexpr std::uint32_t unit_payload(UnitEntry entry) noexcept { return entry & ((1u << kBookRefBits) - 1); }
+constexpr UnitTag unit_tag(UnitEntry entry) noexcept {
+  return static_cast<UnitTag>(entry >> kBookRefBits);
+}
+constexpr std::uint32_t unit_payload(UnitEntry entry) noexcept {
+  return entry & ((1u << kBookRefBits) - 1);
+}
 constexpr UnitEntry make_unit(UnitTag tag, std::uint32_t payload) noexcept {
   return (static_cast<std::uint32_t>(tag) << kBookRefBits) | payload;
 }

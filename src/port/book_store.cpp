@@ -15,8 +15,8 @@ struct Shape {
   unsigned index;     // its free list
 };
 
-// Exact cache lines up to 4 KiB, then four sizes for each doubling. Each book ends in a hidden link for its free list:
-// at the end, where no reader of a freed book looks.
+// Exact cache lines up to 4 KiB, then four sizes for each doubling. Each book ends in a hidden link
+// for its free list: at the end, where no reader of a freed book looks.
 Shape shape_of(std::size_t bytes, unsigned exact_lines) noexcept {
   const std::uint64_t lines = ceil_div(bytes + sizeof(BookRef), kCacheLine);
   if (lines <= exact_lines) return {lines * kCacheLine, static_cast<unsigned>(lines)};
@@ -37,11 +37,12 @@ Status BookStore::open(const PortTable& port) noexcept {
   const exclave_extent window = port.book_window(port.context);
   const exclave_extent enclave = port.enclave(port.context);
   const Extent inside{enclave.base, enclave.size};
-  if (!is_page_range({window.base, window.size}) || window.size > kMaxBookWindow || !is_page_range(inside) ||
-      !inside.covers({window.base, window.size})) {
+  if (!is_page_range({window.base, window.size}) || window.size > kMaxBookWindow ||
+      !is_page_range(inside) || !inside.covers({window.base, window.size})) {
     return Error::kInvalidArgument;
   }
   base_ = window.base;
+  window_ = {window.base, window.size};
   port_ = port;
   return {};
 }
@@ -62,7 +63,9 @@ void BookStore::close() noexcept {
 BookStore::Chunk* BookStore::reserve(std::size_t bytes) noexcept {
   bytes = align_up(bytes, kPageBytes);
   void* const memory = port_.trusted_reserve(port_.context, bytes);
-  if (memory == nullptr) return nullptr;
+  // Outside the window it could not be named.
+  if (memory == nullptr || !window_.covers({reinterpret_cast<std::uintptr_t>(memory), bytes}))
+    return nullptr;
   // The first line of each chunk is its header; so no book has the reference 0.
   Chunk* const chunk = static_cast<Chunk*>(memory);
   *chunk = {chunks_, bytes};

@@ -1,9 +1,10 @@
 // Trusted memory for the books, and 32-bit references into it.
 //
-// Readers follow references without a lock while a writer may free and reuse the book behind them. So books are
-// type-stable: memory that once held a book of one kind and size only ever holds books of that kind and size. A late
-// reader finds a wrong book, never a torn one, and each reader verifies what it found (base, owner, identity). The price:
-// memory is not moved from kind to kind; it goes back to the port when the allocator goes. docs/adr/0003.
+// Readers follow references without a lock while a writer may free and reuse the book behind them.
+// So books are type-stable: memory that once held a book of one kind and size only ever holds books
+// of that kind and size. A late reader finds a wrong book, never a torn one, and each reader
+// verifies what it found (base, owner, identity). The price: memory is not moved from kind to kind;
+// it goes back to the port when the allocator goes. docs/adr/0003.
 #pragma once
 
 #include <atomic>
@@ -27,7 +28,8 @@ enum class BookKind : std::uint8_t {
   kCount,
 };
 
-// A book's offset in the port's window, in cache lines. 0: none. 29 bits, so that entries have room for a tag.
+// A book's offset in the port's window, in cache lines. 0: none. 29 bits, so that entries have room
+// for a tag.
 using BookRef = std::uint32_t;
 inline constexpr unsigned kBookRefBits = 29;
 inline constexpr std::size_t kMaxBookWindow = std::size_t{kCacheLine} << kBookRefBits;
@@ -66,6 +68,7 @@ class BookStore {
   Chunk* reserve(std::size_t bytes) noexcept EXCLAVE_REQUIRES(lock_);
 
   std::uintptr_t base_ = 0;
+  Extent window_{};
   PortTable port_{};
   SpinLock lock_{LockRank::kBooks};
   Chunk* chunks_ EXCLAVE_GUARDED_BY(lock_) = nullptr;

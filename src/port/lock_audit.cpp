@@ -8,7 +8,8 @@
 namespace exclave {
 namespace {
 
-// One byte for each thread slot; a thread without one is not audited. Only its own thread touches a byte.
+// One byte for each thread slot; a thread without one is not audited. Only its own thread touches a
+// byte.
 std::atomic<std::uint8_t> held[kMaxThreadSlots];
 
 std::atomic<std::uint8_t>* mine() noexcept {
@@ -31,7 +32,8 @@ void note_unlock(LockRank rank) noexcept {
   std::atomic<std::uint8_t>* ranks = mine();
   if (ranks == nullptr) return;
   const unsigned bit = 1u << static_cast<unsigned>(rank);
-  ranks->store(static_cast<std::uint8_t>(ranks->load(std::memory_order_relaxed) & ~bit), std::memory_order_relaxed);
+  ranks->store(static_cast<std::uint8_t>(ranks->load(std::memory_order_relaxed) & ~bit),
+               std::memory_order_relaxed);
 }
 
 void check_no_lock_held() noexcept {

@@ -1,10 +1,13 @@
-// The hot half of the Port contract: which thread is this? Fixed when the library is compiled, so that it inlines.
+// The hot half of the Port contract: which thread is this? Fixed when the library is compiled, so
+// that it inlines.
 //
 // The header named by EXCLAVE_THREAD_SLOT_HEADER defines, in namespace exclave:
-//   std::uint32_t current_thread_slot() noexcept;   // unique among live threads, < kMaxThreadSlots, or kNoThreadSlot
-//   bool register_thread_exit(void (*fn)(void* context, std::uint32_t slot) noexcept, void* context) noexcept;
-//   void unregister_thread_exit(void (*fn)(void* context, std::uint32_t slot) noexcept, void* context) noexcept;
-// A slot may go from one thread to a later one, with or without its exit being told (an SGX thread slot is never told).
+//   std::uint32_t current_thread_slot() noexcept;   // unique among live threads, <
+//   kMaxThreadSlots, or kNoThreadSlot bool register_thread_exit(void (*fn)(void* context,
+//   std::uint32_t slot) noexcept, void* context) noexcept; void unregister_thread_exit(void
+//   (*fn)(void* context, std::uint32_t slot) noexcept, void* context) noexcept;
+// A slot may go from one thread to a later one, with or without its exit being told (an SGX thread
+// slot is never told).
 #pragma once
 
 #include <cstdint>
@@ -26,7 +29,9 @@ using ThreadExitFunction = void (*)(void* context, std::uint32_t slot) noexcept;
 
 // The contract, checked where it is chosen.
 static_assert(std::is_same_v<decltype(&current_thread_slot), std::uint32_t (*)() noexcept>);
-static_assert(std::is_same_v<decltype(&register_thread_exit), bool (*)(ThreadExitFunction, void*) noexcept>);
-static_assert(std::is_same_v<decltype(&unregister_thread_exit), void (*)(ThreadExitFunction, void*) noexcept>);
+static_assert(
+    std::is_same_v<decltype(&register_thread_exit), bool (*)(ThreadExitFunction, void*) noexcept>);
+static_assert(std::is_same_v<decltype(&unregister_thread_exit),
+                             void (*)(ThreadExitFunction, void*) noexcept>);
 
 }  // namespace exclave

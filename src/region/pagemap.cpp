@@ -6,7 +6,9 @@ namespace exclave {
 
 std::atomic<std::uint32_t>* Pagemap::middle_entry(std::uintptr_t address) const noexcept {
   const BookRef middle = root_[address >> kRootShift].load(std::memory_order_relaxed);
-  return middle == 0 ? nullptr : &books_.at<Middle>(middle)->entry[(address >> kMiddleShift) % kMiddleEntries];
+  return middle == 0
+             ? nullptr
+             : &books_.at<Middle>(middle)->entry[(address >> kMiddleShift) % kMiddleEntries];
 }
 
 // The segment that holds this address is covered in part only, so it needs a leaf.
@@ -31,7 +33,8 @@ Status Pagemap::prepare(Extent range) noexcept {
     root_[i].store(books_.ref(middle), std::memory_order_release);
   }
   if (Status made = prepare_edge(range.base); !made.ok()) return made;
-  // The end's segment is the next one, and may lie past what was made above, when the end is aligned.
+  // The end's segment is the next one, and may lie past what was made above, when the end is
+  // aligned.
   return is_aligned(range.end(), kSegmentBytes) ? Status{} : prepare_edge(range.end());
 }
 

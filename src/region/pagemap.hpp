@@ -1,8 +1,8 @@
 // Address → region, for readers without a lock: three loads for any address.
 //
-// A radix tree of 12 + 13 + 10 bits of page number. An entry of the middle level covers 4 MiB and names a region, or a
-// leaf with an entry for each page where the 4 MiB are not all one region's. Its books grow with what is attached, not with
-// address space. Writers hold the registry's lock.
+// A radix tree of 12 + 13 + 10 bits of page number. An entry of the middle level covers 4 MiB and
+// names a region, or a leaf with an entry for each page where the 4 MiB are not all one region's.
+// Its books grow with what is attached, not with address space. Writers hold the registry's lock.
 #pragma once
 
 #include <atomic>
@@ -19,15 +19,17 @@ class Pagemap {
  public:
   explicit Pagemap(BookStore& books) noexcept : books_(books) {}
 
-  // The region that the address' page belongs to, or null. The caller verifies what it finds: the book may be reused
-  // at any moment.
+  // The region that the address' page belongs to, or null. The caller verifies what it finds: the
+  // book may be reused at any moment.
   Region* find(std::uintptr_t address) const noexcept {
     if (EXCLAVE_UNLIKELY(address >= kAddressLimit)) return nullptr;
-    // Each acquire pairs with the release store in set or prepare: what the reference names is filled in.
+    // Each acquire pairs with the release store in set or prepare: what the reference names is
+    // filled in.
     const BookRef middle = root_[address >> kRootShift].load(std::memory_order_acquire);
     if (EXCLAVE_UNLIKELY(middle == 0)) return nullptr;
     std::uint32_t entry =
-        books_.at<Middle>(middle)->entry[(address >> kMiddleShift) % kMiddleEntries].load(std::memory_order_acquire);
+        books_.at<Middle>(middle)->entry[(address >> kMiddleShift) % kMiddleEntries].load(
+            std::memory_order_acquire);
     if (entry & kLeafTag) {
       entry = books_.at<Leaf>(entry & ~kLeafTag)
                   ->entry[(address >> kPageShift) % kLeafEntries]

@@ -13,7 +13,8 @@ std::uintptr_t PinTable::Traits::max_end_of(const Pin& pin) noexcept {
 }
 
 bool PinTable::overlaps_in(const Pin* pin, Extent range) noexcept {
-  // Left is entered only when something there ends late enough; if that finds nothing, then neither would the right.
+  // Left is entered only when something there ends late enough; if that finds nothing, then neither
+  // would the right.
   while (pin != nullptr && pin->max_end > range.base) {
     if (pin->extent.overlaps(range)) return true;
     const Pin* const left = pin->links.left;

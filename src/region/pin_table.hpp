@@ -1,4 +1,5 @@
-// Ranges that a device has registered or that an I/O in flight uses. Guarded by the registry's lock.
+// Ranges that a device has registered or that an I/O in flight uses. Guarded by the registry's
+// lock.
 #pragma once
 
 #include "base/ordered_tree.hpp"

@@ -1,4 +1,5 @@
-// The book of one region. Fields that readers see without a lock are atomic; Registry says how they read them.
+// The book of one region. Fields that readers see without a lock are atomic; Registry says how they
+// read them.
 #pragma once
 
 #include <atomic>
@@ -11,12 +12,14 @@
 
 namespace exclave {
 
-// What a unit (four pages) of a pool holds; page/unit_entry.hpp knows the encoding. 0: nothing starts here.
+// What a unit (four pages) of a pool holds; page/unit_entry.hpp knows the encoding. 0: nothing
+// starts here.
 using UnitEntry = std::uint32_t;
 
 struct alignas(kCacheLine) Region {
   // ---- Read without a lock ----
-  // Odd while the facts below change; readers try again when it moved. Publishes the facts to Registry::query.
+  // Odd while the facts below change; readers try again when it moved. Publishes the facts to
+  // Registry::query.
   std::atomic<std::uint32_t> sequence{0};
   std::atomic<std::uint32_t> unit_count{0};  // 0: not a pool
   std::atomic<std::uint64_t> first_unit{0};
@@ -37,7 +40,8 @@ struct alignas(kCacheLine) Region {
 
   // ---- Fixed while the region stands ----
   std::size_t book_bytes = 0;
-  void (*gone)(void* context, std::uint64_t region_id, std::uintptr_t base, std::size_t size) = nullptr;
+  void (*gone)(void* context, std::uint64_t region_id, std::uintptr_t base,
+               std::size_t size) = nullptr;
   void* gone_context = nullptr;
   std::size_t largest_block = 0;
   std::size_t boundary = 0;
@@ -51,15 +55,19 @@ struct alignas(kCacheLine) Region {
   RegionId region_id() const noexcept { return {id.load(std::memory_order_relaxed)}; }
 
   // Pools: the unit entries follow the struct.
-  std::atomic<UnitEntry>* units() noexcept { return reinterpret_cast<std::atomic<UnitEntry>*>(this + 1); }
+  std::atomic<UnitEntry>* units() noexcept {
+    return reinterpret_cast<std::atomic<UnitEntry>*>(this + 1);
+  }
   const std::atomic<UnitEntry>* units() const noexcept {
     return reinterpret_cast<const std::atomic<UnitEntry>*>(this + 1);
   }
-  // The entry of the unit that holds the address, or null. Safe on a book that is being reused: the entries lie
-  // within it whatever first_unit says.
+  // The entry of the unit that holds the address, or null. Safe on a book that is being reused: the
+  // entries lie within it whatever first_unit says.
   std::atomic<UnitEntry>* unit_of(std::uintptr_t address) noexcept {
-    const std::uint64_t index = (address >> kUnitShift) - first_unit.load(std::memory_order_relaxed);
-    // Acquire pairs with the release store of the count in Registry::create: the entries are this region's.
+    const std::uint64_t index =
+        (address >> kUnitShift) - first_unit.load(std::memory_order_relaxed);
+    // Acquire pairs with the release store of the count in Registry::create: the entries are this
+    // region's.
     return index < unit_count.load(std::memory_order_acquire) ? &units()[index] : nullptr;
   }
 };

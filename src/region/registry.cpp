@@ -11,8 +11,8 @@ namespace {
 // An id is the book's reference below a generation that never comes back.
 constexpr std::uint64_t kMaxGeneration = (std::uint64_t{1} << (64 - kBookRefBits)) - 1;
 
-// Opens a write to facts that readers see; closed by the destructor. Readers retry while the sequence is odd. Each fact is
-// stored with release, so whoever sees it sees the odd sequence, too.
+// Opens a write to facts that readers see; closed by the destructor. Readers retry while the
+// sequence is odd. Each fact is stored with release, so whoever sees it sees the odd sequence, too.
 class FactsWriter {
  public:
   explicit FactsWriter(Region& region) noexcept : sequence_(region.sequence) {
@@ -42,7 +42,8 @@ RegionInfo Registry::info_of(const Region& region) const noexcept {
   // Acquire on each, so that the second look at the sequence comes after all of them.
   RegionInfo info;
   info.id = {region.id.load(std::memory_order_acquire)};
-  info.extent = {region.base.load(std::memory_order_acquire), region.size.load(std::memory_order_acquire)};
+  info.extent = {region.base.load(std::memory_order_acquire),
+                 region.size.load(std::memory_order_acquire)};
   info.role = region.role.load(std::memory_order_acquire);
   info.protection = region.protection.load(std::memory_order_acquire);
   info.grown = region.grown.load(std::memory_order_acquire);
@@ -67,11 +68,13 @@ Result<RegionInfo> Registry::query(std::uintptr_t address, std::size_t size) con
     if (EXCLAVE_UNLIKELY(region->sequence.load(std::memory_order_relaxed) != sequence)) continue;
     const std::uintptr_t offset = address - info.extent.base;
     if (EXCLAVE_LIKELY(info.id && offset < info.extent.size)) {
-      if (size > info.extent.size - offset || info.role == Role::kForbidden) return Error::kNotFound;
+      if (size > info.extent.size - offset || info.role == Role::kForbidden)
+        return Error::kNotFound;
       return info;
     }
     // The book went to another region, or the region was cut, between the two looks.
-    if (pagemap_.find(address) == region && region->sequence.load(std::memory_order_acquire) == sequence) {
+    if (pagemap_.find(address) == region &&
+        region->sequence.load(std::memory_order_acquire) == sequence) {
       return Error::kNotFound;
     }
   }
@@ -88,8 +91,8 @@ Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bo
   void* const memory = books_.allocate(BookKind::kRegion, bytes);
   if (memory == nullptr) return Error::kOutOfTrustedMemory;
 
-  // The book may still be looked at by a late reader of its last life, so it is filled in through its atomics. The
-  // sequence starts at the generation: no two lives show the same one.
+  // The book may still be looked at by a late reader of its last life, so it is filled in through
+  // its atomics. The sequence starts at the generation: no two lives show the same one.
   Region* const region = static_cast<Region*>(memory);
   region->sequence.store(static_cast<std::uint32_t>(generation * 2), std::memory_order_relaxed);
   FactsWriter writer(*region);
@@ -118,7 +121,9 @@ Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bo
   return region;
 }
 
-void Registry::destroy(Region& region) noexcept { books_.release(BookKind::kRegion, &region, region.book_bytes); }
+void Registry::destroy(Region& region) noexcept {
+  books_.release(BookKind::kRegion, &region, region.book_bytes);
+}
 
 Status Registry::insert(Region& region) noexcept {
   LockGuard guard(lock_);
@@ -163,7 +168,8 @@ void Registry::resize_locked(Region& region, std::size_t size) noexcept {
   region.size.store(size, std::memory_order_release);
 }
 
-// The part from `at` on becomes a region of its own. Readers find the new one before the old one shrinks.
+// The part from `at` on becomes a region of its own. Readers find the new one before the old one
+// shrinks.
 Status Registry::split_locked(Region& mapping, std::uintptr_t at) noexcept {
   const Extent whole = mapping.extent();
   const std::size_t low = at - whole.base;
@@ -193,7 +199,8 @@ Status Registry::split_locked(Region& mapping, std::uintptr_t at) noexcept {
 
 Result<Region*> Registry::isolate_locked(Region& mapping, Extent part) noexcept {
   const Extent whole = mapping.extent();
-  EXCLAVE_DCHECK(whole.covers(part) && mapping.role.load(std::memory_order_relaxed) == Role::kMapping);
+  EXCLAVE_DCHECK(whole.covers(part) &&
+                 mapping.role.load(std::memory_order_relaxed) == Role::kMapping);
   if (part.end() != whole.end()) {
     if (Status cut = split_locked(mapping, part.end()); !cut.ok()) return cut.error();
   }
@@ -224,16 +231,19 @@ void Registry::absorb_locked(Region& low, Region& high) noexcept {
 
 void Registry::join_locked(Region& mapping) noexcept {
   const auto one = [](const Region& a, const Region& b) noexcept {
-    return a.extent().end() == b.extent().base && a.region_id() == b.region_id() && a.in_call == 0 &&
-           b.in_call == 0 &&
-           a.protection.load(std::memory_order_relaxed) == b.protection.load(std::memory_order_relaxed);
+    return a.extent().end() == b.extent().base && a.region_id() == b.region_id() &&
+           a.in_call == 0 && b.in_call == 0 &&
+           a.protection.load(std::memory_order_relaxed) ==
+               b.protection.load(std::memory_order_relaxed);
   };
   Region* low = &mapping;
-  if (Region* const before = region_at_locked(mapping.extent().base - 1); before != nullptr && one(*before, mapping)) {
+  if (Region* const before = region_at_locked(mapping.extent().base - 1);
+      before != nullptr && one(*before, mapping)) {
     absorb_locked(*before, mapping);
     low = before;
   }
-  if (Region* const after = region_at_locked(low->extent().end()); after != nullptr && one(*low, *after)) {
+  if (Region* const after = region_at_locked(low->extent().end());
+      after != nullptr && one(*low, *after)) {
     absorb_locked(*low, *after);
   }
 }
@@ -257,11 +267,13 @@ bool Registry::validate() noexcept {
   std::uintptr_t end = 0;
   for (Region* region = tree_.at_or_after(0); region != nullptr;) {
     const Extent extent = region->extent();
-    if (extent.base < end || !check_outside(extent, enclave_).ok() || !region->region_id()) return false;
+    if (extent.base < end || !check_outside(extent, enclave_).ok() || !region->region_id())
+      return false;
     for (std::uintptr_t page = extent.base; page < extent.end(); page += kPageBytes) {
       if (pagemap_.find(page) != region) return false;
     }
-    if (Region* const before = pagemap_.find(extent.base - 1); before != nullptr && before->extent().end() != extent.base) {
+    if (Region* const before = pagemap_.find(extent.base - 1);
+        before != nullptr && before->extent().end() != extent.base) {
       return false;
     }
     end = extent.end();

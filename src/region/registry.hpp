@@ -1,8 +1,8 @@
 // What untrusted memory exists: every region, in order, none overlapping, none inside the enclave.
 //
-// Invariants (validate()): regions are disjoint page ranges outside the enclave; every page of each stands in the
-// pagemap under its region, and no other page does. Readers take no lock; writers hold lock(). The registry makes no
-// host call. May be called by page/, heap/ and memcall/.
+// Invariants (validate()): regions are disjoint page ranges outside the enclave; every page of each
+// stands in the pagemap under its region, and no other page does. Readers take no lock; writers
+// hold lock(). The registry makes no host call. May be called by page/, heap/ and memcall/.
 #pragma once
 
 #include <atomic>
@@ -25,7 +25,8 @@ class Registry {
 
   // The book that the address' page is entered under, unverified (see Pagemap::find).
   Region* find(std::uintptr_t address) const noexcept { return pagemap_.find(address); }
-  // The region in which the range wholly lies, as it stood at one moment during the call. Errors: kNotFound.
+  // The region in which the range wholly lies, as it stood at one moment during the call. Errors:
+  // kNotFound.
   Result<RegionInfo> query(std::uintptr_t address, std::size_t size) const noexcept;
 
   // ---- Life of a region ----
@@ -49,7 +50,8 @@ class Registry {
   // Cuts a mapping so that `part` is a region of its own. Precondition: the mapping covers it.
   // Errors: kOutOfTrustedMemory, with every byte still in the books, perhaps in more pieces.
   Result<Region*> isolate_locked(Region& mapping, Extent part) noexcept EXCLAVE_REQUIRES(lock_);
-  void set_protection_locked(Region& region, Protection protection) noexcept EXCLAVE_REQUIRES(lock_);
+  void set_protection_locked(Region& region, Protection protection) noexcept
+      EXCLAVE_REQUIRES(lock_);
   // Joins a mapping with its neighbours where they are one attach with one protection.
   void join_locked(Region& mapping) noexcept EXCLAVE_REQUIRES(lock_);
   void set_draining_locked(Region& region, bool draining) noexcept EXCLAVE_REQUIRES(lock_);
@@ -68,7 +70,9 @@ class Registry {
   struct Traits {
     static TreeLinks<Region>& links(Region& region) noexcept { return region.links; }
     static const TreeLinks<Region>& links(const Region& region) noexcept { return region.links; }
-    static std::uintptr_t key(const Region& region) noexcept { return region.base.load(std::memory_order_relaxed); }
+    static std::uintptr_t key(const Region& region) noexcept {
+      return region.base.load(std::memory_order_relaxed);
+    }
     static void update(Region&) noexcept {}
     static bool summary_holds(const Region&) noexcept { return true; }
   };

@@ -1,5 +1,5 @@
-// Small sizes are rounded up to 72 classes: steps of 16 bytes to 128, then eight for each doubling to 32 KiB, so at most
-// an eighth is lost above 128 bytes. Larger blocks are page runs.
+// Small sizes are rounded up to 72 classes: steps of 16 bytes to 128, then eight for each doubling
+// to 32 KiB, so at most an eighth is lost above 128 bytes. Larger blocks are page runs.
 #pragma once
 
 #include <cstddef>
@@ -30,8 +30,8 @@ constexpr std::uint32_t size_class_bytes(SizeClass c) noexcept {
   return (1u << log) + ((c % 8u + 1u) << (log - 3));
 }
 
-// The class for blocks at a wider alignment: the first whose slots are all aligned. Alignment is a power of two up to
-// kMaxSmallAlignment. kSizeClasses: none is, it must be a page run.
+// The class for blocks at a wider alignment: the first whose slots are all aligned. Alignment is a
+// power of two up to kMaxSmallAlignment. kSizeClasses: none is, it must be a page run.
 constexpr SizeClass size_class_of(std::size_t bytes, std::size_t alignment) noexcept {
   std::uint64_t rounded = align_up(bytes, alignment);
   while (rounded <= kMaxSmallBytes) {
@@ -42,13 +42,15 @@ constexpr SizeClass size_class_of(std::size_t bytes, std::size_t alignment) noex
   return kSizeClasses;
 }
 
-// How many units a slab of the class takes when memory is plentiful: enough slots that its book is small beside it.
+// How many units a slab of the class takes when memory is plentiful: enough slots that its book is
+// small beside it.
 constexpr std::uint64_t slab_units(SizeClass c) noexcept {
   const std::uint32_t bytes = size_class_bytes(c);
   return bytes <= 1024 ? 4 : bytes <= 4096 ? 8 : 16;
 }
 
-static_assert(size_class_of(1) == 0 && size_class_of(16) == 0 && size_class_of(17) == 1 && size_class_of(128) == 7);
+static_assert(size_class_of(1) == 0 && size_class_of(16) == 0 && size_class_of(17) == 1 &&
+              size_class_of(128) == 7);
 static_assert(size_class_of(129) == 8 && size_class_bytes(8) == 144);
 static_assert(size_class_of(kMaxSmallBytes) == kSizeClasses - 1);
 static_assert(size_class_bytes(kSizeClasses - 1) == kMaxSmallBytes);

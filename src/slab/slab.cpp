@@ -17,7 +17,8 @@ void Slab::open(const PageRun& run, BookRef region_ref, SizeClass c, BookRef own
   const std::uint32_t count = slots_in(run.extent.size, c);
   base.store(run.extent.base, std::memory_order_relaxed);
   slot_bytes.store(bytes, std::memory_order_relaxed);
-  reciprocal.store(static_cast<std::uint32_t>(ceil_div(std::uint64_t{1} << 32, bytes)), std::memory_order_relaxed);
+  reciprocal.store(static_cast<std::uint32_t>(ceil_div(std::uint64_t{1} << 32, bytes)),
+                   std::memory_order_relaxed);
   slots.store(static_cast<std::uint16_t>(count), std::memory_order_relaxed);
   size_class.store(c, std::memory_order_relaxed);
   free_slots = static_cast<std::uint16_t>(count);
@@ -27,12 +28,14 @@ void Slab::open(const PageRun& run, BookRef region_ref, SizeClass c, BookRef own
   next = prev = 0;
   listed_full = false;
   // The book came zeroed: every state is kFree. What lies past the last slot is none.
-  for (std::uint32_t i = count; i < align_up(count, kWord); ++i) states()[i].store(SlotState::kNone, std::memory_order_relaxed);
+  for (std::uint32_t i = count; i < align_up(count, kWord); ++i)
+    states()[i].store(SlotState::kNone, std::memory_order_relaxed);
   owner.store(owning_heap, std::memory_order_release);
 }
 
 std::uint32_t Slab::take(FreeSlot* out, std::uint32_t want) noexcept {
-  const std::uint32_t words = static_cast<std::uint32_t>(ceil_div(slots.load(std::memory_order_relaxed), kWord));
+  const std::uint32_t words =
+      static_cast<std::uint32_t>(ceil_div(slots.load(std::memory_order_relaxed), kWord));
   std::uint64_t* const states_by_eight = reinterpret_cast<std::uint64_t*>(states());
   if (want > free_slots) want = free_slots;
   std::uint32_t taken = 0;

@@ -1,9 +1,10 @@
-// A slab: whole units of one region, cut into equal slots for small blocks. Its book and one state byte for each slot lie in
-// trusted memory; the slots themselves are never touched.
+// A slab: whole units of one region, cut into equal slots for small blocks. Its book and one state
+// byte for each slot lie in trusted memory; the slots themselves are never touched.
 //
-// The state byte is the whole truth about a slot: one compare against kLive tells a double free, a free of memory that was
-// never handed out and a block already cached. The owning heap's thread writes states plainly; any other thread changes a
-// state only by compare-and-swap away from kLive (or between the pinned states).
+// The state byte is the whole truth about a slot: one compare against kLive tells a double free, a
+// free of memory that was never handed out and a block already cached. The owning heap's thread
+// writes states plainly; any other thread changes a state only by compare-and-swap away from kLive
+// (or between the pinned states).
 #pragma once
 
 #include <atomic>
@@ -39,7 +40,8 @@ struct alignas(kCacheLine) Slab {
 
   // ---- Read without a lock by frees; fixed while the slab stands ----
   std::atomic<std::uintptr_t> base{0};
-  std::atomic<BookRef> owner{0};  // the heap; 0: the slab is gone. Release when written, acquire when read
+  std::atomic<BookRef> owner{
+      0};  // the heap; 0: the slab is gone. Release when written, acquire when read
   std::atomic<std::uint32_t> slot_bytes{0};
   std::atomic<std::uint32_t> reciprocal{0};  // 2^32 / slot_bytes, rounded up
   std::atomic<std::uint16_t> slots{0};
@@ -52,11 +54,15 @@ struct alignas(kCacheLine) Slab {
   BookRef next = 0, prev = 0;  // the heap's list
   bool listed_full = false;
 
-  std::atomic<SlotState>* states() noexcept { return reinterpret_cast<std::atomic<SlotState>*>(this + 1); }
+  std::atomic<SlotState>* states() noexcept {
+    return reinterpret_cast<std::atomic<SlotState>*>(this + 1);
+  }
   const std::atomic<SlotState>* states() const noexcept {
     return reinterpret_cast<const std::atomic<SlotState>*>(this + 1);
   }
-  static constexpr std::size_t book_bytes(std::uint32_t slots) noexcept { return sizeof(Slab) + align_up(slots, 8); }
+  static constexpr std::size_t book_bytes(std::uint32_t slots) noexcept {
+    return sizeof(Slab) + align_up(slots, 8);
+  }
 
   // Which slot starts exactly here; kNoSlot if none does. Safe on a book that is being reused.
   std::uint32_t slot_at(std::uintptr_t address) const noexcept {
@@ -75,7 +81,8 @@ struct alignas(kCacheLine) Slab {
            std::uint64_t{slot} * slot_bytes.load(std::memory_order_relaxed);
   }
   Extent extent() const noexcept {
-    return {base.load(std::memory_order_relaxed), std::size_t{pages.load(std::memory_order_relaxed)} * kPageBytes};
+    return {base.load(std::memory_order_relaxed),
+            std::size_t{pages.load(std::memory_order_relaxed)} * kPageBytes};
   }
 
   // Fills in the book of a new slab; every slot is free.

@@ -376,14 +376,14 @@ class SteppedCode : public testing::Test {
     }
   }
 
-  // Every alignment of both sides with lengths up to 24, then some, then lengths around each step
+  // Every alignment of both sides with lengths up to 20, then some, then lengths around each step
   // of the algorithms.
   template <class F>
   void for_all(F&& check) {
     for (std::size_t dst = 0; dst < 8; ++dst) {
       for (std::size_t src = 0; src < 8; ++src) {
         const bool straight = dst == src || dst == 0 || src == 0;
-        for (std::size_t n = 0; n <= 200; n += n < 24 ? 1 : straight ? 11 : 41) check(dst, src, n);
+        for (std::size_t n = 0; n <= 200; n += n < 20 ? 1 : straight ? 17 : 61) check(dst, src, n);
         for (const std::size_t n : {505u, 512u, 520u, 1016u, 1024u, 1031u}) {
           if (dst + src == 0 || dst + src == 7) check(dst, src, n);
         }

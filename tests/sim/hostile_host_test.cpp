@@ -305,6 +305,7 @@ TEST_F(HostileHostTest, HoldsCallsUntilItLetsGo) {
   });
   ASSERT_TRUE(host_->wait_until_held(1));
   EXPECT_EQ(map(kPageBytes).error, 0) << "other kinds go on";
+  EXPECT_EQ(host_->host_reserve(kMiB, kPageBytes).error, 0) << "so do others of the kind";
   EXPECT_FALSE(done);
   host_->let_go();
   stuck.join();

@@ -2,6 +2,7 @@
 // neighbour, one with every page inaccessible: all three must place every block at the same place.
 #include <gtest/gtest.h>
 
+#include <functional>
 #include <memory>
 #include <random>
 #include <vector>
@@ -25,7 +26,9 @@ struct Decision {
   friend bool operator==(const Decision&, const Decision&) = default;
 };
 
-std::vector<Decision> decisions(HostileHost& host, std::uint64_t seed, unsigned steps) {
+std::vector<Decision> decisions(
+    HostileHost& host, std::uint64_t seed, unsigned steps,
+    const std::function<void()>& now_and_then = [] {}) {
   auto made = Allocator::create(host.table(), testing_support::small_growths());
   EXPECT_TRUE(made.ok());
   Allocator allocator = std::move(made.value());
@@ -72,6 +75,7 @@ std::vector<Decision> decisions(HostileHost& host, std::uint64_t seed, unsigned 
       live.pop_back();
     }
     if (random() % 512 == 0) allocator.trim();
+    if (step % 32 == 0) now_and_then();
   }
   EXPECT_TRUE(allocator.validate_books());
   for (const auto block : live) EXPECT_TRUE(allocator.deallocate(block).ok());
@@ -102,8 +106,10 @@ TEST_P(Threat44_Scribble, EveryDecisionIsAsInTheQuietRun) {
       neighbour->remove(*backing);
     }
   });
-  const auto scribbled = decisions(*host, GetParam(), kSteps);
-  EXPECT_GT(neighbour->bytes_written(), 4 * kMiB) << "the neighbour hardly wrote";
+  const auto scribbled = decisions(*host, GetParam(), kSteps, [&] {
+    if (neighbour != nullptr) neighbour->wait_for_bytes(32 * kPageBytes);
+  });
+  EXPECT_GT(neighbour->bytes_written(), 16 * kMiB) << "the neighbour hardly wrote";
   EXPECT_TRUE(scribbled == quiet) << "a decision depended on untrusted bytes";
 
   const auto dark_host = HostileHost::create({.no_access = true});

@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <map>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <utility>
@@ -38,12 +39,13 @@ inline std::vector<std::size_t> state_of(const Statistics& s) {
           s.live_blocks,    s.regions,     s.pins};
 }
 
-// The blocks that the test holds: none may overlap another or the enclave (P2).
+// The blocks that the test holds: none may overlap another or the enclave (P2). Thread-safe.
 class LiveBlocks {
  public:
   explicit LiveBlocks(Extent enclave) : enclave_(enclave) {}
 
   void add(untrusted_bytes block, std::size_t bytes) {
+    const std::lock_guard lock(mutex_);
     const Extent extent{block.address(), bytes};
     EXPECT_NE(extent.base, 0u);
     EXPECT_GT(extent.end(), extent.base) << "it wraps";
@@ -58,10 +60,14 @@ class LiveBlocks {
     }
     blocks_.emplace(extent.base, bytes);
   }
-  bool empty() const { return blocks_.empty(); }
-  std::size_t count() const { return blocks_.size(); }
-  // Takes one out of the list.
+  bool empty() const {
+    const std::lock_guard lock(mutex_);
+    return blocks_.empty();
+  }
+  // Takes one out of the list; null if there is none.
   untrusted_bytes take(std::uint64_t random) {
+    const std::lock_guard lock(mutex_);
+    if (blocks_.empty()) return {};
     auto chosen = blocks_.begin();
     std::advance(chosen, static_cast<std::ptrdiff_t>(random % blocks_.size()));
     const auto block = untrusted_bytes::unsafe_from_address(chosen->first);
@@ -71,6 +77,7 @@ class LiveBlocks {
 
  private:
   Extent enclave_;
+  mutable std::mutex mutex_;
   std::map<std::uintptr_t, std::size_t> blocks_;
 };
 
