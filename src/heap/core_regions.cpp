@@ -180,7 +180,10 @@ Status AllocatorCore::detach_pool(Gate& gate, RegionId id, DetachMode mode) noex
     LockGuard guard(pool->shared.lock);
     pool->shared.heap.fold_slow();
     pool->live -= pool->shared.heap.take_folded();
-    if (pool->live != 0 && mode == DetachMode::kBusy) return Error::kBusy;
+    if (pool->live != 0 && mode == DetachMode::kBusy) {
+      LockGuard registry(registry_.lock());
+      return registry_.is_pinned_locked(*pool->region) ? Error::kPinned : Error::kBusy;
+    }
     if (pool->live != 0 && mode == DetachMode::kDrain) {
       pool->draining = true;
       LockGuard registry(registry_.lock());
