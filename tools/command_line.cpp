@@ -77,8 +77,8 @@ int run_command_line(int argc, char** argv) {
   app.footer(kFooter);
 
   CommandOptions options;
-  CLI::App* const seal = app.add_subcommand(
-      "seal", "Encrypt INPUT to OUTPUT; only ciphertext leaves trusted memory");
+  CLI::App* const seal =
+      app.add_subcommand("seal", "Encrypt INPUT to OUTPUT; only ciphertext leaves trusted memory");
   add_common(*seal, options);
   std::uint64_t block_bytes = options.block_bytes;
   seal->add_option("--block-size", block_bytes,

@@ -23,8 +23,8 @@
 namespace exclave::tools {
 namespace {
 
-// The attacker's pace: over every byte of the pool again and again, but slowly enough that some blocks get through, so
-// that the report can show that exactly the others are told.
+// The attacker's pace: over every byte of the pool again and again, but slowly enough that some
+// blocks get through, so that the report can show that exactly the others are told.
 constexpr std::uint32_t kNeighbourRestMicroseconds = 100;
 
 // The page that --report asks for. Opened before the work, so that a bad path costs none.
@@ -36,7 +36,8 @@ class Page {
     }
     for (const std::string& other : {options.input, options.output, options.key_file}) {
       if (!other.empty() && (other == options.report || same_file(other, options.report))) {
-        throw Failure(ExitCode::kOutput, options.report + ": the report would overwrite another file of this run");
+        throw Failure(ExitCode::kOutput,
+                      options.report + ": the report would overwrite another file of this run");
       }
     }
     file_.emplace(options.report, true);
@@ -56,7 +57,8 @@ class Page {
   std::optional<TemporaryOutput> file_;
 };
 
-// The attacker of --hostile, on the pool's memory. Started before there is a key, for it is forked from this process.
+// The attacker of --hostile, on the pool's memory. Started before there is a key, for it is forked
+// from this process.
 class Attacker {
  public:
   explicit Attacker(const LinuxHost& host) {
@@ -99,8 +101,8 @@ UniqueFd open_sealed(const std::string& path) {
     throw Failure(ExitCode::kInput, path + ": " + errno_text(errno));
   }
   if (!S_ISREG(status.st_mode)) {
-    throw Failure(ExitCode::kInput,
-                  path + (S_ISDIR(status.st_mode) ? ": is a directory" : ": is not a regular file"));
+    throw Failure(ExitCode::kInput, path + (S_ISDIR(status.st_mode) ? ": is a directory"
+                                                                    : ": is not a regular file"));
   }
   return file;
 }
@@ -133,7 +135,8 @@ void describe(RunReport& report, const CommandOptions& options, const SealedLayo
   report.hostile = options.hostile;
 }
 
-// Ends the enclave side in good order and completes the report. What it says of memory is what the books said.
+// Ends the enclave side in good order and completes the report. What it says of memory is what the
+// books said.
 void conclude(RunReport& report, RunRecorder& recorder, EnclaveSession& session,
               const LinuxHost& host, std::optional<Attacker>& attacker) {
   recorder.finish(report);
@@ -147,12 +150,11 @@ void conclude(RunReport& report, RunRecorder& recorder, EnclaveSession& session,
   report.attacks = session.attacks();
   const Statistics statistics = session.allocator().statistics();
   report.host_calls = host.calls();
-  for (const auto& [kind, count] :
-       {std::pair("memory: reserve", statistics.host_reserve_calls),
-        std::pair("memory: release", statistics.host_release_calls),
-        std::pair("mmap", statistics.host_map_calls),
-        std::pair("munmap", statistics.host_unmap_calls),
-        std::pair("mprotect", statistics.host_protect_calls)}) {
+  for (const auto& [kind, count] : {std::pair("memory: reserve", statistics.host_reserve_calls),
+                                    std::pair("memory: release", statistics.host_release_calls),
+                                    std::pair("mmap", statistics.host_map_calls),
+                                    std::pair("munmap", statistics.host_unmap_calls),
+                                    std::pair("mprotect", statistics.host_protect_calls)}) {
     if (count != 0) {
       report.host_calls.emplace_back(kind, count);
     }
@@ -167,18 +169,23 @@ void deliver(const RunReport& report, TemporaryOutput& output, Page& page) {
     output.commit();
   }
   const std::string text = text_report(report);
-  const bool printed = std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
+  const bool printed =
+      std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
   page.write(report);
   if (!sound) {
-    throw Failure(ExitCode::kInternal, "the allocator gave a wrong answer at the end; " + report.output + " was not written");
+    throw Failure(ExitCode::kInternal, "the allocator gave a wrong answer at the end; " +
+                                           report.output + " was not written");
   }
   if (!clean) {
-    const std::string where = report.command == "seal" ? "on the way to " + report.output : report.input;
-    throw Failure(ExitCode::kTampered, where + ": tampered with: " + report.tampered.text(4) + " of " +
-                                           std::to_string(report.blocks) + "; " + report.output + " was not written");
+    const std::string where =
+        report.command == "seal" ? "on the way to " + report.output : report.input;
+    throw Failure(ExitCode::kTampered, where + ": tampered with: " + report.tampered.text(4) +
+                                           " of " + std::to_string(report.blocks) + "; " +
+                                           report.output + " was not written");
   }
   if (!printed) {
-    throw Failure(ExitCode::kOutput, "the report cannot be printed; " + report.output + " is complete");
+    throw Failure(ExitCode::kOutput,
+                  "the report cannot be printed; " + report.output + " is complete");
   }
 }
 
@@ -229,8 +236,7 @@ void run_unseal(const CommandOptions& options) {
   report.command = "unseal";
   RunRecorder recorder(session);
   describe(report, options, unsealer.layout(), session);
-  report.tampered =
-      unsealer.unseal(key_of(options), output.descriptor(), options.output, recorder);
+  report.tampered = unsealer.unseal(key_of(options), output.descriptor(), options.output, recorder);
   report.staging_bytes = unsealer.staging_bytes();
   conclude(report, recorder, session, host, attacker);
   deliver(report, output, page);

@@ -21,8 +21,8 @@ struct CommandOptions {
   std::uint32_t block_bytes = 1U << 20;  // seal only
 };
 
-// The report goes to stdout. Each throws Failure for what main() prints; OUTPUT stands under its name only when nothing
-// was thrown, or when only the page could not be written.
+// The report goes to stdout. Each throws Failure for what main() prints; OUTPUT stands under its
+// name only when nothing was thrown, or when only the page could not be written.
 void run_seal(const CommandOptions& options);
 void run_unseal(const CommandOptions& options);
 void run_keygen(const std::string& key_file);

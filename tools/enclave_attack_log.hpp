@@ -1,4 +1,5 @@
-// Host replies that were refused because they contradict the enclave side's own books: one counter for each kind.
+// Host replies that were refused because they contradict the enclave side's own books: one counter
+// for each kind.
 #pragma once
 
 #include <array>

@@ -1,4 +1,5 @@
-// Seals and opens the blocks of one file, and its header. Works in trusted memory only: no pointer here is untrusted.
+// Seals and opens the blocks of one file, and its header. Works in trusted memory only: no pointer
+// here is untrusted.
 #pragma once
 
 #include <openssl/evp.h>
@@ -7,15 +8,16 @@
 #include <memory>
 #include <span>
 
-#include "tools/enclave_secret.hpp"
 #include "tools/enclave_sealed_format.hpp"
+#include "tools/enclave_secret.hpp"
 
 namespace exclave::tools {
 
 inline constexpr std::size_t kKeyBytes = 32;
 using Key = SecretBytes<kKeyBytes>;
 
-// Throws Failure(kInternal) when libcrypto fails for lack of memory; a tag that does not match is an answer.
+// Throws Failure(kInternal) when libcrypto fails for lack of memory; a tag that does not match is
+// an answer.
 class BlockCipher {
  public:
   // Derives the file's own key from header.salt; header.key_check is not looked at.
@@ -30,8 +32,8 @@ class BlockCipher {
 
   // out has room for layout.sealed_in(index) bytes. Once for each index: the nonce is the index.
   void seal_block(std::uint64_t index, std::span<const std::uint8_t> plaintext, std::uint8_t* out);
-  // sealed is a trusted copy of layout.sealed_in(index) bytes; out has room for the plaintext. False: tampered with,
-  // and what stands in out is wiped.
+  // sealed is a trusted copy of layout.sealed_in(index) bytes; out has room for the plaintext.
+  // False: tampered with, and what stands in out is wiped.
   [[nodiscard]] bool open_block(std::uint64_t index, std::span<const std::uint8_t> sealed,
                                 std::uint8_t* out);
 
@@ -52,7 +54,8 @@ class BlockCipher {
   Context opening_;
 };
 
-// Random bytes for salts and keys. An enclave takes them from RDRAND; here libcrypto has them from the kernel.
+// Random bytes for salts and keys. An enclave takes them from RDRAND; here libcrypto has them from
+// the kernel.
 void random_bytes(std::span<std::uint8_t> out);
 
 }  // namespace exclave::tools

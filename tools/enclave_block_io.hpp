@@ -1,5 +1,5 @@
-// Moves untrusted blocks to and from the sealed file. Two engines: RingIo (io_uring, many in flight) and DirectIo
-// (pread and pwrite, where io_uring is not allowed).
+// Moves untrusted blocks to and from the sealed file. Two engines: RingIo (io_uring, many in
+// flight) and DirectIo (pread and pwrite, where io_uring is not allowed).
 #pragma once
 
 #include <cstdint>
@@ -16,7 +16,8 @@ class BlockIo {
     std::uint32_t size_bytes = 0;
     std::uint64_t offset = 0;
   };
-  // moved_bytes < size_bytes without an error: the file ends there (reads), or the device takes no more (writes).
+  // moved_bytes < size_bytes without an error: the file ends there (reads), or the device takes no
+  // more (writes).
   struct Outcome {
     std::uint32_t moved_bytes = 0;
     int error = 0;
@@ -29,12 +30,14 @@ class BlockIo {
   virtual const char* name() const noexcept = 0;
   // Most transfers between start() and finish().
   virtual std::uint32_t depth() const noexcept = 0;
-  // The block is pinned from here to the end of finish(). Throws Failure(kHost) when the host does not work.
+  // The block is pinned from here to the end of finish(). Throws Failure(kHost) when the host does
+  // not work.
   virtual Ticket start(const Transfer& transfer) = 0;
-  // Waits until the transfer is whole, resubmitting what is left of short ones. Throws Failure(kHost) when the host
-  // does not answer; the block stays pinned then.
+  // Waits until the transfer is whole, resubmitting what is left of short ones. Throws
+  // Failure(kHost) when the host does not answer; the block stays pinned then.
   virtual Outcome finish(Ticket ticket) = 0;
-  // Waits for all that is in flight and forgets it. False: the host does not answer, and what is in flight stays pinned.
+  // Waits for all that is in flight and forgets it. False: the host does not answer, and what is in
+  // flight stays pinned.
   virtual bool drain() noexcept = 0;
 };
 

@@ -24,12 +24,13 @@ class DigestWorker {
   DigestWorker(const DigestWorker&) = delete;
   DigestWorker& operator=(const DigestWorker&) = delete;
 
-  // Hashes bytes in the background; waits first until the piece before is done. The caller leaves the bytes alone
-  // until the next add(), wait() or finish().
+  // Hashes bytes in the background; waits first until the piece before is done. The caller leaves
+  // the bytes alone until the next add(), wait() or finish().
   void add(std::span<const std::uint8_t> bytes);
   // Until no piece is in work.
   void wait();
-  // The digest of all pieces since the last finish(). Throws Failure(kInternal) if libcrypto failed.
+  // The digest of all pieces since the last finish(). Throws Failure(kInternal) if libcrypto
+  // failed.
   Digest finish();
 
  private:

@@ -55,7 +55,8 @@ std::int64_t DirectIo::move(const Transfer& transfer, std::uint32_t moved_bytes)
 BlockIo::Ticket DirectIo::start(const Transfer& transfer) {
   const Result<PinId> pin = allocator_.pin({transfer.block.address(), transfer.size_bytes});
   if (!pin) {
-    throw Failure(ExitCode::kInternal, std::string("a block cannot be pinned: ") + error_text(pin.error()));
+    throw Failure(ExitCode::kInternal,
+                  std::string("a block cannot be pinned: ") + error_text(pin.error()));
   }
   outcome_ = {};
   unsigned retries = 0;
@@ -75,6 +76,8 @@ BlockIo::Ticket DirectIo::start(const Transfer& transfer) {
   return {};
 }
 
-BlockIo::Outcome DirectIo::finish(Ticket) { return outcome_; }
+BlockIo::Outcome DirectIo::finish(Ticket) {
+  return outcome_;
+}
 
 }  // namespace exclave::tools

@@ -1,4 +1,5 @@
-// BlockIo by pread and pwrite: one transfer at a time, each a host call whose arguments lie in a small untrusted block.
+// BlockIo by pread and pwrite: one transfer at a time, each a host call whose arguments lie in a
+// small untrusted block.
 #pragma once
 
 #include "exclave/box.hpp"

@@ -1,5 +1,6 @@
-// Everything that the enclave side asks of the host side, beyond the allocator's own host calls: in a real enclave, the
-// EDL file. Whatever comes back is a host reply: not believed until the enclave side has checked it.
+// Everything that the enclave side asks of the host side, beyond the allocator's own host calls: in
+// a real enclave, the EDL file. Whatever comes back is a host reply: not believed until the enclave
+// side has checked it.
 #pragma once
 
 #include <linux/io_uring.h>
@@ -18,8 +19,8 @@ struct RingOffer {
   io_uring_params parameters{};
 };
 
-// One read or write of the sealed file without a ring. The call lies in untrusted memory: the enclave side writes it
-// out, the host side reads it, acts, and writes the answer.
+// One read or write of the sealed file without a ring. The call lies in untrusted memory: the
+// enclave side writes it out, the host side reads it, acts, and writes the answer.
 struct TransferCall {
   std::uint64_t offset = 0;
   std::uint64_t address = 0;

@@ -22,8 +22,8 @@ IoPool::IoPool(Allocator& allocator, HostCalls& host, AttackLog& attacks, std::s
   const Result<RegionId> region = allocator_.attach(extent_, options);
   if (!region) {
     attacks.refuse(Attack::kPoolRange);
-    throw Failure(ExitCode::kHost,
-                  std::string("the host's shared memory is refused: ") + error_text(region.error()));
+    throw Failure(ExitCode::kHost, std::string("the host's shared memory is refused: ") +
+                                       error_text(region.error()));
   }
   id_ = *region;
 }
@@ -47,7 +47,8 @@ int IoPool::register_with_ring() {
   // Pinned first: from the host's yes on, the kernel may write to it.
   const Result<PinId> pin = allocator_.pin(extent_);
   if (!pin) {
-    throw Failure(ExitCode::kInternal, std::string("the I/O pool cannot be pinned: ") + error_text(pin.error()));
+    throw Failure(ExitCode::kInternal,
+                  std::string("the I/O pool cannot be pinned: ") + error_text(pin.error()));
   }
   const int error = host_.register_buffer(extent_);
   if (error != 0) {

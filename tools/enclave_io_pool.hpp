@@ -1,5 +1,6 @@
-// The I/O buffers: blocks in untrusted memory that the host side made for the purpose. The memory is attached as a pool,
-// registered with the ring and pinned whole, so that it cannot go while the kernel may write to it.
+// The I/O buffers: blocks in untrusted memory that the host side made for the purpose. The memory
+// is attached as a pool, registered with the ring and pinned whole, so that it cannot go while the
+// kernel may write to it.
 #pragma once
 
 #include <cstddef>
@@ -14,10 +15,12 @@ namespace exclave::tools {
 
 class IoPool {
  public:
-  // Asks the host for the memory and attaches it. Throws Failure(kHost): refused, or fails verification.
+  // Asks the host for the memory and attaches it. Throws Failure(kHost): refused, or fails
+  // verification.
   IoPool(Allocator& allocator, HostCalls& host, AttackLog& attacks, std::size_t size_bytes,
          std::size_t alignment);
-  // Lets go of what end_use() has not: if the books refuse to detach, the memory is left to the host for ever.
+  // Lets go of what end_use() has not: if the books refuse to detach, the memory is left to the
+  // host for ever.
   ~IoPool();
   IoPool(const IoPool&) = delete;
   IoPool& operator=(const IoPool&) = delete;
@@ -27,8 +30,9 @@ class IoPool {
   // Blocks handed out so far.
   std::uint64_t blocks_taken() const noexcept { return blocks_taken_; }
 
-  // Throws Failure(kHost) when the pool is full. A block that goes while it is in flight (a run that failed) stays
-  // pinned, so the allocator hands its memory to no one else: the device may yet write to it.
+  // Throws Failure(kHost) when the pool is full. A block that goes while it is in flight (a run
+  // that failed) stays pinned, so the allocator hands its memory to no one else: the device may yet
+  // write to it.
   Block take(std::size_t size_bytes);
 
   // Registers the pool with the ring and pins it. 0 or an errno of the host; then it is neither.

@@ -87,7 +87,8 @@ Key load_key(const std::string& path) {
     std::copy(text.data(), text.data() + kKeyBytes, key.data());
     return key;
   }
-  while (length > kHexDigits && (text.data()[length - 1] == '\n' || text.data()[length - 1] == '\r')) {
+  while (length > kHexDigits &&
+         (text.data()[length - 1] == '\n' || text.data()[length - 1] == '\r')) {
     --length;
   }
   if (length != kHexDigits) {

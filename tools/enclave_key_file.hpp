@@ -1,7 +1,8 @@
 // The master key: 32 random bytes in a file that only its owner can read.
 //
-// A real enclave has no key file. It derives its key inside (EGETKEY, bound to the enclave's identity) or receives it
-// over an attested channel; what follows, a key of its own for each sealed file, is the same.
+// A real enclave has no key file. It derives its key inside (EGETKEY, bound to the enclave's
+// identity) or receives it over an attested channel; what follows, a key of its own for each sealed
+// file, is the same.
 #pragma once
 
 #include <string>
@@ -10,15 +11,16 @@
 
 namespace exclave::tools {
 
-// $XDG_CONFIG_HOME/exclave/key, else ~/.config/exclave/key. Throws Failure(kKey) when there is no home either.
+// $XDG_CONFIG_HOME/exclave/key, else ~/.config/exclave/key. Throws Failure(kKey) when there is no
+// home either.
 std::string default_key_file();
 
-// 32 raw bytes, or 64 hex digits and perhaps a line end. Throws Failure(kKey): missing, unreadable, no regular file,
-// wrong length, bad digits, or open to anyone but its owner.
+// 32 raw bytes, or 64 hex digits and perhaps a line end. Throws Failure(kKey): missing, unreadable,
+// no regular file, wrong length, bad digits, or open to anyone but its owner.
 Key load_key(const std::string& path);
 
-// Makes a new key, mode 0600, and its folder if that is missing. Throws Failure(kKey); an existing file is an error
-// and stays as it is.
+// Makes a new key, mode 0600, and its folder if that is missing. Throws Failure(kKey); an existing
+// file is an error and stays as it is.
 void create_key(const std::string& path);
 
 }  // namespace exclave::tools

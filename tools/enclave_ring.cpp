@@ -6,7 +6,8 @@
 namespace exclave::tools {
 namespace {
 
-// What read(2), write(2) and io_uring document for regular files. Anything else is no answer to what we asked.
+// What read(2), write(2) and io_uring document for regular files. Anything else is no answer to
+// what we asked.
 bool documented_errno(std::int32_t error) noexcept {
   switch (error) {
     case EPERM:
@@ -47,8 +48,8 @@ EnclaveRing::EnclaveRing(const RingQueues& queues, std::uint32_t most_in_flight,
       next_generation_(generation_seed >> kSlotBits) {}
 
 std::optional<std::uint32_t> EnclaveRing::queue(const Request& request) noexcept {
-  const auto free = std::find_if(slots_.begin(), slots_.end(),
-                                 [](const Slot& slot) { return !slot.in_flight; });
+  const auto free =
+      std::find_if(slots_.begin(), slots_.end(), [](const Slot& slot) { return !slot.in_flight; });
   if (free == slots_.end()) {
     return std::nullopt;
   }
@@ -71,7 +72,8 @@ std::optional<std::uint32_t> EnclaveRing::queue(const Request& request) noexcept
   entry.size_bytes = request.size_bytes;
   entry.user_data = free->user_data;
 
-  // There is room: as many entries as slots, and an entry that the host has not taken yet belongs to a slot.
+  // There is room: as many entries as slots, and an entry that the host has not taken yet belongs
+  // to a slot.
   const std::uint32_t at = sq_tail_ & (queues_.sq_entries - 1);
   store(*queues_.submissions.at(at), entry);
   store(*queues_.sq_array.at(at), at);
@@ -87,7 +89,8 @@ int EnclaveRing::enter(std::uint32_t min_complete) noexcept {
   if (answer > 0 && static_cast<std::uint32_t>(answer) > to_submit) {
     attacks_.refuse(Attack::kTooManySubmitted);
   }
-  // What the host has taken is where its head stands, if that lies between where it stood and our tail.
+  // What the host has taken is where its head stands, if that lies between where it stood and our
+  // tail.
   const std::uint32_t head = queues_.sq_head.load_acquire();
   if (head - sq_head_seen_ <= to_submit) {
     sq_head_seen_ = head;

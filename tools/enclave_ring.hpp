@@ -1,12 +1,14 @@
 // An io_uring, driven from inside.
 //
-// The ring's memory belongs to the host, so it holds nothing that is believed: where the queues stand, what is in
-// flight and how long it may be is written in the slots here, in trusted memory. From the ring come only a head, a tail
-// and completions, each copied in once and then judged against those books:
+// The ring's memory belongs to the host, so it holds nothing that is believed: where the queues
+// stand, what is in flight and how long it may be is written in the slots here, in trusted memory.
+// From the ring come only a head, a tail and completions, each copied in once and then judged
+// against those books:
 //   a tail may only go forward, and by no more than the queue holds;
 //   a completion must name a slot that is in flight, in its present use;
 //   its result must be at most what was asked for, or an errno that reads and writes have.
-// What fails is refused and counted, and changes nothing: the request stays in flight until its true completion.
+// What fails is refused and counted, and changes nothing: the request stays in flight until its
+// true completion.
 #pragma once
 
 #include <cstdint>
@@ -30,7 +32,8 @@ class EnclaveRing {
     std::uint32_t size_bytes = 0;
     std::uint64_t offset = 0;
   };
-  // Believed: slot was in flight and is not any more; result is at most what was asked for, or a negative errno.
+  // Believed: slot was in flight and is not any more; result is at most what was asked for, or a
+  // negative errno.
   struct Completion {
     std::uint32_t slot = 0;
     std::int32_t result = 0;
@@ -41,14 +44,18 @@ class EnclaveRing {
               HostCalls& host, AttackLog& attacks);
 
   std::uint32_t in_flight() const noexcept { return in_flight_; }
-  std::uint32_t most_in_flight() const noexcept { return static_cast<std::uint32_t>(slots_.size()); }
+  std::uint32_t most_in_flight() const noexcept {
+    return static_cast<std::uint32_t>(slots_.size());
+  }
 
-  // Writes the request into the ring; its slot, or none when all are in flight. The host sees it at the next enter().
+  // Writes the request into the ring; its slot, or none when all are in flight. The host sees it at
+  // the next enter().
   std::optional<std::uint32_t> queue(const Request& request) noexcept;
-  // Host call: submits what is queued and waits for min_complete completions. 0, or an errno as the host gave it.
+  // Host call: submits what is queued and waits for min_complete completions. 0, or an errno as the
+  // host gave it.
   int enter(std::uint32_t min_complete) noexcept;
-  // The next completion that can be believed, if one is there. No host call. Looks at no more completions than the
-  // queue holds, so a host that feeds nonsense for ever cannot keep it.
+  // The next completion that can be believed, if one is there. No host call. Looks at no more
+  // completions than the queue holds, so a host that feeds nonsense for ever cannot keep it.
   std::optional<Completion> reap() noexcept;
 
  private:
@@ -70,10 +77,10 @@ class EnclaveRing {
   std::vector<Slot> slots_;
   std::uint32_t in_flight_ = 0;
   std::uint64_t next_generation_;
-  std::uint32_t sq_tail_ = 0;        // ours
-  std::uint32_t sq_head_seen_ = 0;   // the host's, as far as it was believed
-  std::uint32_t cq_head_ = 0;        // ours
-  std::uint32_t cq_tail_seen_ = 0;   // the host's, as far as it was believed
+  std::uint32_t sq_tail_ = 0;       // ours
+  std::uint32_t sq_head_seen_ = 0;  // the host's, as far as it was believed
+  std::uint32_t cq_head_ = 0;       // ours
+  std::uint32_t cq_tail_seen_ = 0;  // the host's, as far as it was believed
 };
 
 }  // namespace exclave::tools

@@ -1,4 +1,5 @@
-// The entries of an io_uring as boundary-safe types: the kernel's own structs hold unions, which cannot be checked.
+// The entries of an io_uring as boundary-safe types: the kernel's own structs hold unions, which
+// cannot be checked.
 #pragma once
 
 #include <linux/io_uring.h>

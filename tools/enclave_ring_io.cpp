@@ -9,7 +9,8 @@
 namespace exclave::tools {
 namespace {
 
-// Host calls in a row that bring nothing. An honest kernel waits inside the call until there is something.
+// Host calls in a row that bring nothing. An honest kernel waits inside the call until there is
+// something.
 constexpr unsigned kMaxFruitlessCalls = 1000;
 // EAGAIN and EINTR in a row for one transfer.
 constexpr unsigned kMaxRetries = 1000;
@@ -32,7 +33,8 @@ BlockIo::Ticket RingIo::start(const Transfer& transfer) {
   }
   const Result<PinId> pin = allocator_.pin({transfer.block.address(), transfer.size_bytes});
   if (!pin) {
-    throw Failure(ExitCode::kInternal, std::string("a block cannot be pinned: ") + error_text(pin.error()));
+    throw Failure(ExitCode::kInternal,
+                  std::string("a block cannot be pinned: ") + error_text(pin.error()));
   }
   *free = Pending{};
   free->transfer = transfer;
@@ -50,7 +52,8 @@ void RingIo::submit(std::uint32_t index) {
   request.is_write = transfer.is_write;
   request.registered = registered_;
   request.file = file_;
-  request.block = untrusted_bytes::unsafe_from_address(transfer.block.address() + pending.moved_bytes);
+  request.block =
+      untrusted_bytes::unsafe_from_address(transfer.block.address() + pending.moved_bytes);
   request.size_bytes = transfer.size_bytes - pending.moved_bytes;
   request.offset = transfer.offset + pending.moved_bytes;
   // A slot is free: there are as many as transfers.

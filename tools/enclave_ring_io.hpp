@@ -1,4 +1,5 @@
-// BlockIo by io_uring: several transfers in flight, each one's block pinned until its completion is believed.
+// BlockIo by io_uring: several transfers in flight, each one's block pinned until its completion is
+// believed.
 #pragma once
 
 #include <optional>
@@ -14,7 +15,9 @@ class RingIo final : public BlockIo {
   // registered: every block lies in the buffer that is registered with the ring.
   RingIo(Allocator& allocator, EnclaveRing& ring, int file, bool registered);
 
-  const char* name() const noexcept override { return registered_ ? "io_uring, registered pool" : "io_uring"; }
+  const char* name() const noexcept override {
+    return registered_ ? "io_uring, registered pool" : "io_uring";
+  }
   std::uint32_t depth() const noexcept override { return ring_.most_in_flight(); }
   Ticket start(const Transfer& transfer) override;
   Outcome finish(Ticket ticket) override;

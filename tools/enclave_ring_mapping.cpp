@@ -77,12 +77,15 @@ RingMapping::RingMapping(Allocator& allocator, MemoryCalls& calls, const RingOff
   }
 }
 
-RingMapping::~RingMapping() { unmap(); }
+RingMapping::~RingMapping() {
+  unmap();
+}
 
 void RingMapping::unmap() noexcept {
   for (const Extent& mapping : {rings_, entries_}) {
     if (!mapping.empty()) {
-      // A host that refuses keeps its own memory mapped; the books say so, and nothing of ours depends on it.
+      // A host that refuses keeps its own memory mapped; the books say so, and nothing of ours
+      // depends on it.
       (void)calls_.munmap(mapping.base, mapping.size);
     }
   }
@@ -100,9 +103,10 @@ Extent RingMapping::map(std::uint64_t token, std::size_t size_bytes) {
 }
 
 void RingMapping::find_queues(const io_uring_params& parameters) {
-  // The allocator's books say what lies outside, so the two spans are proofs; every step from them is checked.
-  const auto rings = must(
-      untrusted_span<std::byte>::validated(allocator_, rings_.base, ring_bytes(parameters)));
+  // The allocator's books say what lies outside, so the two spans are proofs; every step from them
+  // is checked.
+  const auto rings =
+      must(untrusted_span<std::byte>::validated(allocator_, rings_.base, ring_bytes(parameters)));
   const auto word = [&rings](std::uint32_t offset) {
     return must(untrusted_atomic<std::uint32_t>::at(must(rings.object_at<std::uint32_t>(offset))));
   };
@@ -116,8 +120,8 @@ void RingMapping::find_queues(const io_uring_params& parameters) {
   const std::size_t completion_bytes = queues_.cq_entries * sizeof(CompletionEntry);
   queues_.completions =
       must(must(rings.subspan(parameters.cq_off.cqes, completion_bytes)).as<CompletionEntry>());
-  queues_.submissions = must(untrusted_span<SubmissionEntry>::validated(allocator_, entries_.base,
-                                                                        queues_.sq_entries));
+  queues_.submissions = must(
+      untrusted_span<SubmissionEntry>::validated(allocator_, entries_.base, queues_.sq_entries));
 }
 
 }  // namespace exclave::tools

@@ -1,6 +1,7 @@
-// The ring's memory as the enclave side sees it: mapped from the ring's descriptor by the memory calls, so it stands in
-// the allocator's books as two mappings of a device. The host's word on where heads, tails and entries lie is validated
-// against those mappings before a pointer is made of it.
+// The ring's memory as the enclave side sees it: mapped from the ring's descriptor by the memory
+// calls, so it stands in the allocator's books as two mappings of a device. The host's word on
+// where heads, tails and entries lie is validated against those mappings before a pointer is made
+// of it.
 #pragma once
 
 #include <cstdint>
@@ -28,8 +29,8 @@ struct RingQueues {
 
 class RingMapping {
  public:
-  // Maps both parts. Throws Failure(kHost) when the host refuses or its geometry is nonsense (counted as an attack);
-  // nothing stays mapped then.
+  // Maps both parts. Throws Failure(kHost) when the host refuses or its geometry is nonsense
+  // (counted as an attack); nothing stays mapped then.
   RingMapping(Allocator& allocator, MemoryCalls& calls, const RingOffer& offer,
               std::uint32_t entries_asked, AttackLog& attacks);
   // munmap of what is still mapped.

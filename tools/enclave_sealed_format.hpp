@@ -12,10 +12,11 @@
 //   block i, at 4096 + i * B: ciphertext, then its tag of 16 bytes
 //     each carries B - 16 bytes of plaintext, the last one what is left (at least 1)
 //
-// All integers are little-endian. Cipher: AES-256-GCM under the file's own key, HKDF-SHA256(key, salt). The nonce is
-// the block's index (the header has a domain of its own), so under one file key it never comes twice: a file is
-// written once, and a new one has a new salt. The tag of a block also covers salt, index, L, B and whether it is the
-// last one; so truncation, extension, reordering, and blocks of another file are all told.
+// All integers are little-endian. Cipher: AES-256-GCM under the file's own key, HKDF-SHA256(key,
+// salt). The nonce is the block's index (the header has a domain of its own), so under one file key
+// it never comes twice: a file is written once, and a new one has a new salt. The tag of a block
+// also covers salt, index, L, B and whether it is the last one; so truncation, extension,
+// reordering, and blocks of another file are all told.
 #pragma once
 
 #include <array>
@@ -31,7 +32,8 @@ inline constexpr std::size_t kSaltBytes = 32;
 inline constexpr std::size_t kKeyCheckBytes = 16;
 inline constexpr std::uint32_t kMinBlockBytes = 4096;
 inline constexpr std::uint32_t kMaxBlockBytes = 16U << 20;
-// Keeps an attacker's advantage against AES-GCM under one file key below 2^-52, and every offset far from overflow.
+// Keeps an attacker's advantage against AES-GCM under one file key below 2^-52, and every offset
+// far from overflow.
 inline constexpr std::uint64_t kMaxPlaintextBytes = std::uint64_t{1} << 42;
 
 struct SealedHeader {
@@ -68,7 +70,8 @@ using HeaderBytes = std::array<std::uint8_t, kHeaderBytes>;
 HeaderBytes encode_header(const SealedHeader& header) noexcept;
 
 enum class HeaderFault { kNone, kNotSealed, kOtherVersion, kOutOfShape };
-// Validates the shape from a trusted copy. The tag is not looked at: that takes the key, which takes the salt.
+// Validates the shape from a trusted copy. The tag is not looked at: that takes the key, which
+// takes the salt.
 HeaderFault decode_header(const HeaderBytes& bytes, SealedHeader& header) noexcept;
 
 bool valid_block_bytes(std::uint64_t block_bytes) noexcept;

@@ -17,8 +17,8 @@ std::optional<HeaderBytes> SealedReader::read_header(Allocator& allocator, Block
     throw Failure(ExitCode::kHost,
                   std::string("no untrusted memory for the header: ") + error_text(block.error()));
   }
-  const BlockIo::Outcome outcome =
-      io.finish(io.start({false, block->bytes()->data(), static_cast<std::uint32_t>(kHeaderBytes), 0}));
+  const BlockIo::Outcome outcome = io.finish(
+      io.start({false, block->bytes()->data(), static_cast<std::uint32_t>(kHeaderBytes), 0}));
   if (outcome.error != 0) {
     throw Failure(blame.code, blame.path + ": " + errno_text(outcome.error));
   }
@@ -35,8 +35,8 @@ void SealedReader::keep_busy(RunWatcher& watcher) {
   while (next_to_start_ < layout_.blocks && in_flight_.size() < depth) {
     const std::uint32_t size_bytes = layout_.sealed_in(next_to_start_);
     Block block = session_.pool().take(size_bytes);
-    const BlockIo::Ticket ticket =
-        session_.io().start({false, block.bytes()->data(), size_bytes, layout_.offset(next_to_start_)});
+    const BlockIo::Ticket ticket = session_.io().start(
+        {false, block.bytes()->data(), size_bytes, layout_.offset(next_to_start_)});
     in_flight_.push_back({std::move(block), ticket});
     ++next_to_start_;
   }
@@ -57,7 +57,8 @@ void SealedReader::read_blocks(RunWatcher& watcher, const Visitor& visit) {
     const bool whole = outcome.moved_bytes == size_bytes;
     const std::span<std::uint8_t> copy = staging_.sealed.first(size_bytes);
     if (whole) {
-      // Fetched once. From here on the host can write to the block as it likes: tag and plaintext come from the copy.
+      // Fetched once. From here on the host can write to the block as it likes: tag and plaintext
+      // come from the copy.
       (void)copy_in(std::as_writable_bytes(copy), *in_flight_.front().block.bytes());
     }
     in_flight_.pop_front();

@@ -66,7 +66,8 @@ void Sealer::seal(RunWatcher& watcher) {
   watcher.phase("seal", layout_.plaintext_bytes);
   write(header_bytes_, 0);
   for (std::uint64_t index = 0; index < layout_.blocks; ++index) {
-    const std::span<std::uint8_t> piece = staging_.plaintext[index % 2].first(layout_.plaintext_in(index));
+    const std::span<std::uint8_t> piece =
+        staging_.plaintext[index % 2].first(layout_.plaintext_in(index));
     input_.read(piece);
     hasher_.add(piece);
     cipher_.seal_block(index, piece, staging_.sealed.data());
@@ -90,18 +91,18 @@ TamperList Sealer::verify(RunWatcher& watcher) {
   watcher.phase("verify", layout_.file_bytes - kHeaderBytes);
   const SealedReader::Blame blame{ExitCode::kOutput, output_};
   TamperList tampered;
-  const std::optional<HeaderBytes> header =
-      SealedReader::read_header(session_.allocator(), session_.io(),
-                                Placement::in_pool(session_.pool().id()), blame);
+  const std::optional<HeaderBytes> header = SealedReader::read_header(
+      session_.allocator(), session_.io(), Placement::in_pool(session_.pool().id()), blame);
   tampered.header = header != header_bytes_;
   SealedReader reader(session_, cipher_, layout_, staging_, blame);
-  reader.read_blocks(watcher, [&](std::uint64_t index, std::optional<std::span<const std::uint8_t>> piece) {
-    if (piece) {
-      hasher_.add(*piece);
-    } else {
-      tampered.blocks.push_back(index);
-    }
-  });
+  reader.read_blocks(watcher,
+                     [&](std::uint64_t index, std::optional<std::span<const std::uint8_t>> piece) {
+                       if (piece) {
+                         hasher_.add(*piece);
+                       } else {
+                         tampered.blocks.push_back(index);
+                       }
+                     });
   const Digest came_back = hasher_.finish();
   if (tampered.clean() && came_back != digest_) {
     throw Failure(ExitCode::kInternal, "every tag is right, but the plaintext is another");

@@ -1,5 +1,6 @@
-// Seals a file: plaintext is read, encrypted and hashed in trusted memory; only ciphertext is copied out, to blocks from
-// which the host writes the sealed file. Then reads all of it back and opens it, to know that what stands there is right.
+// Seals a file: plaintext is read, encrypted and hashed in trusted memory; only ciphertext is
+// copied out, to blocks from which the host writes the sealed file. Then reads all of it back and
+// opens it, to know that what stands there is right.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +21,8 @@ class Sealer {
   Sealer(EnclaveSession& session, const Key& key, TrustedInput& input, std::uint32_t block_bytes,
          std::string output);
 
-  // Writes the sealed file and has the host bring it to disk. Throws Failure: kInput, kOutput, kHost.
+  // Writes the sealed file and has the host bring it to disk. Throws Failure: kInput, kOutput,
+  // kHost.
   void seal(RunWatcher& watcher);
   // What does not come back as it went out. Throws Failure: kOutput, kHost.
   TamperList verify(RunWatcher& watcher);

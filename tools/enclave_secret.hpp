@@ -32,7 +32,8 @@ class SecretBytes {
   std::array<std::uint8_t, N> bytes_{};
 };
 
-// A staging buffer in trusted memory. 64-aligned, so that copies across the boundary run at full width.
+// A staging buffer in trusted memory. 64-aligned, so that copies across the boundary run at full
+// width.
 class SecretBuffer {
  public:
   explicit SecretBuffer(std::size_t size_bytes)

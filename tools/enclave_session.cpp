@@ -13,7 +13,8 @@
 namespace exclave::tools {
 namespace {
 
-// More than the depth needs: the ring's memory then has pages enough to show what happens to parts of a mapping.
+// More than the depth needs: the ring's memory then has pages enough to show what happens to parts
+// of a mapping.
 constexpr std::uint32_t kRingEntries = 256;
 // Pools are aligned to huge pages, so that the kernel can use them.
 constexpr std::size_t kPoolAlignment = std::size_t{2} << 20;
@@ -45,15 +46,15 @@ EnclaveSession::EnclaveSession(HostCalls& host)
 
 EnclaveSession::~EnclaveSession() {
   if (io_ && !io_->drain()) {
-    // The host may still write to the pool; it stays mapped, and the pins keep it in the books to the end.
+    // The host may still write to the pool; it stays mapped, and the pins keep it in the books to
+    // the end.
     (void)pool_.release();
   }
 }
 
 void EnclaveSession::open_io(const IoOptions& options) {
   // One block more than can be in flight: room for the header, which is smaller.
-  const std::size_t pool_bytes =
-      std::size_t{options.depth + 1} * options.block_bytes;
+  const std::size_t pool_bytes = std::size_t{options.depth + 1} * options.block_bytes;
   pool_ = std::make_unique<IoPool>(allocator_, host_, attacks_, pool_bytes, kPoolAlignment);
   names_.emplace_back(pool_->id(), "I/O pool");
   if (options.engine == Engine::kPread || !open_ring(options)) {
@@ -72,8 +73,7 @@ bool EnclaveSession::open_ring(const IoOptions& options) {
     return false;
   }
   inside_->ring_is(offer.descriptor);
-  ring_memory_ =
-      std::make_unique<RingMapping>(allocator_, *calls_, offer, kRingEntries, attacks_);
+  ring_memory_ = std::make_unique<RingMapping>(allocator_, *calls_, offer, kRingEntries, attacks_);
   for (const auto& [extent, name] : {std::pair(ring_memory_->rings(), "ring: queues"),
                                      std::pair(ring_memory_->entries(), "ring: entries")}) {
     if (const Result<RegionInfo> region = allocator_.query(extent.base, extent.size)) {
@@ -89,12 +89,15 @@ bool EnclaveSession::open_ring(const IoOptions& options) {
   if (!port_->entropy(&seed, sizeof seed)) {
     throw Failure(ExitCode::kInternal, "no random bytes");
   }
-  ring_ = std::make_unique<EnclaveRing>(ring_memory_->queues(), options.depth, seed, host_, attacks_);
+  ring_ =
+      std::make_unique<EnclaveRing>(ring_memory_->queues(), options.depth, seed, host_, attacks_);
   io_ = std::make_unique<RingIo>(allocator_, *ring_, host_.sealed_file(), pool_->registered());
   return true;
 }
 
-HeapMap EnclaveSession::heap_map() const { return take_heap_map(allocator_, names_); }
+HeapMap EnclaveSession::heap_map() const {
+  return take_heap_map(allocator_, names_);
+}
 
 std::vector<EndingStep> EnclaveSession::close() {
   std::vector<EndingStep> steps;
@@ -126,7 +129,8 @@ void EnclaveSession::close_ring_mappings(std::vector<EndingStep>& steps) {
   tell("mprotect across the hole that this leaves",
        calls_->mprotect(entries.base, entries.size, PROT_READ), -ENOMEM);
   ring_.reset();
-  tell("munmap the rest of the entries, over the hole", calls_->munmap(entries.base, entries.size), 0);
+  tell("munmap the rest of the entries, over the hole", calls_->munmap(entries.base, entries.size),
+       0);
   tell("munmap the ring's queues", calls_->munmap(rings.base, rings.size), 0);
   ring_memory_->forget();
   ring_memory_.reset();
@@ -143,8 +147,8 @@ void EnclaveSession::close_pool(std::vector<EndingStep>& steps) {
     steps.push_back({"detach the pool while the ring has it registered", library_answer(early),
                      early == Error::kPinned});
     pool_->unregister_from_ring();
-    steps.push_back({"unregister it, then unpin it", pool_->registered() ? "the host refuses" : "done",
-                     !pool_->registered()});
+    steps.push_back({"unregister it, then unpin it",
+                     pool_->registered() ? "the host refuses" : "done", !pool_->registered()});
   }
   const Status detached = pool_->end_use();
   steps.push_back({"detach the pool and give it back to the host", library_answer(detached.error()),

@@ -1,5 +1,5 @@
-// The enclave side's life with untrusted memory: the allocator and the memory calls on the process port, a pool for I/O,
-// an engine that moves its blocks, and an end in good order.
+// The enclave side's life with untrusted memory: the allocator and the memory calls on the process
+// port, a pool for I/O, an engine that moves its blocks, and an end in good order.
 #pragma once
 
 #include <cstdint>
@@ -25,11 +25,12 @@ inline constexpr std::uint32_t kMaxDepth = 64;
 
 struct IoOptions {
   Engine engine = Engine::kAuto;
-  std::uint32_t depth = 8;         // transfers in flight, 1 to kMaxDepth
-  std::uint32_t block_bytes = 0;   // largest transfer
+  std::uint32_t depth = 8;        // transfers in flight, 1 to kMaxDepth
+  std::uint32_t block_bytes = 0;  // largest transfer
 };
 
-// One act of the end: what was asked, what the answer was, and whether that is what a sound library answers.
+// One act of the end: what was asked, what the answer was, and whether that is what a sound library
+// answers.
 struct EndingStep {
   std::string act;
   std::string answer;
@@ -40,13 +41,14 @@ class EnclaveSession {
  public:
   // Throws Failure(kInternal) when there is no trusted memory for the books.
   explicit EnclaveSession(HostCalls& host);
-  // A run that failed ends here: waits for what is in flight, then gives everything back that is not pinned.
+  // A run that failed ends here: waits for what is in flight, then gives everything back that is
+  // not pinned.
   ~EnclaveSession();
   EnclaveSession(const EnclaveSession&) = delete;
   EnclaveSession& operator=(const EnclaveSession&) = delete;
 
-  // Makes the pool and the engine. With kAuto, a host that has no io_uring for us gets pread and pwrite, and a note says
-  // why. Throws Failure(kHost).
+  // Makes the pool and the engine. With kAuto, a host that has no io_uring for us gets pread and
+  // pwrite, and a note says why. Throws Failure(kHost).
   void open_io(const IoOptions& options);
 
   Allocator& allocator() noexcept { return allocator_; }
@@ -58,9 +60,9 @@ class EnclaveSession {
   const std::vector<std::string>& notes() const noexcept { return notes_; }
   HeapMap heap_map() const;
 
-  // Ends as an application would: protections and parts of the ring's mappings go, then all of them; the pool refuses to
-  // go while it is pinned, and goes when it is not. Precondition: nothing in flight. Each act is checked against the
-  // books; the last one is validate_books().
+  // Ends as an application would: protections and parts of the ring's mappings go, then all of
+  // them; the pool refuses to go while it is pinned, and goes when it is not. Precondition: nothing
+  // in flight. Each act is checked against the books; the last one is validate_books().
   std::vector<EndingStep> close();
 
  private:

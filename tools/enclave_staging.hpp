@@ -1,5 +1,5 @@
-// The trusted buffers between file and boundary: one sealed block, and two of plaintext, so that one can be hashed in the
-// background while the next is read or opened.
+// The trusted buffers between file and boundary: one sealed block, and two of plaintext, so that
+// one can be hashed in the background while the next is read or opened.
 #pragma once
 
 #include <array>

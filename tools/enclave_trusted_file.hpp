@@ -1,7 +1,8 @@
 // Where plaintext comes from and goes to, by a path that the host is not on.
 //
-// In this process that is plain read() and write() into the enclave's own memory. A real enclave has the plaintext from
-// where it is safe: a protected file system, an attested channel, its own computation.
+// In this process that is plain read() and write() into the enclave's own memory. A real enclave
+// has the plaintext from where it is safe: a protected file system, an attested channel, its own
+// computation.
 #pragma once
 
 #include <cstdint>
@@ -14,14 +15,16 @@ namespace exclave::tools {
 
 class TrustedInput {
  public:
-  // Throws Failure(kInput): missing, unreadable, not a regular file, empty, or more than the format holds.
+  // Throws Failure(kInput): missing, unreadable, not a regular file, empty, or more than the format
+  // holds.
   TrustedInput(const std::string& path, std::uint64_t most_bytes);
 
   int descriptor() const noexcept { return file_.get(); }
   std::uint64_t size_bytes() const noexcept { return size_bytes_; }
   // The next out.size() bytes. Throws Failure(kInput) when the file has shrunk.
   void read(std::span<std::uint8_t> out);
-  // After the last read. Throws Failure(kInput) when the file has grown: a part of it would be missing.
+  // After the last read. Throws Failure(kInput) when the file has grown: a part of it would be
+  // missing.
   void expect_end();
 
  private:

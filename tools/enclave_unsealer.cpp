@@ -12,7 +12,8 @@ Unsealer::Unsealer(EnclaveSession& session, std::string input)
   const auto refuse = [this](ExitCode code, const std::string& what) {
     throw Failure(code, input_ + ": " + what);
   };
-  // The host's word, used for a clearer message only: what is not there fails to come in, what is too much is not read.
+  // The host's word, used for a clearer message only: what is not there fails to come in, what is
+  // too much is not read.
   const std::int64_t claimed_bytes = session_.host().sealed_file_size();
   if (claimed_bytes < 0) {
     refuse(ExitCode::kInput, errno_text(static_cast<int>(-claimed_bytes)));
@@ -20,7 +21,8 @@ Unsealer::Unsealer(EnclaveSession& session, std::string input)
   if (claimed_bytes == 0) {
     refuse(ExitCode::kInput, "is empty");
   }
-  // How large the pool's blocks must be stands in the header, so that comes first and without the pool.
+  // How large the pool's blocks must be stands in the header, so that comes first and without the
+  // pool.
   DirectIo io(session_.allocator(), session_.host(), session_.attacks());
   const std::optional<HeaderBytes> bytes = SealedReader::read_header(
       session_.allocator(), io, Placement::anywhere(), {ExitCode::kInput, input_});
@@ -45,11 +47,13 @@ Unsealer::Unsealer(EnclaveSession& session, std::string input)
   const auto claimed = static_cast<std::uint64_t>(claimed_bytes);
   if (claimed < layout_->file_bytes) {
     refuse(ExitCode::kTampered, "is truncated: " + std::to_string(layout_->file_bytes - claimed) +
-                                    " of " + std::to_string(layout_->file_bytes) + " bytes are missing");
+                                    " of " + std::to_string(layout_->file_bytes) +
+                                    " bytes are missing");
   }
   if (claimed > layout_->file_bytes) {
-    refuse(ExitCode::kTampered, "was tampered with: " + std::to_string(claimed - layout_->file_bytes) +
-                                    " bytes follow its last block");
+    refuse(ExitCode::kTampered,
+           "was tampered with: " + std::to_string(claimed - layout_->file_bytes) +
+               " bytes follow its last block");
   }
 }
 
@@ -67,13 +71,14 @@ TamperList Unsealer::unseal(const Key& key, int output, const std::string& outpu
   Staging staging(*layout_);
   staging_bytes_ = staging.size_bytes();
   SealedReader reader(session_, cipher, *layout_, staging, {ExitCode::kInput, input_});
-  reader.read_blocks(watcher, [&](std::uint64_t index, std::optional<std::span<const std::uint8_t>> piece) {
-    if (!piece) {
-      tampered.blocks.push_back(index);
-    } else if (tampered.clean()) {
-      write_trusted(output, output_path, *piece);
-    }
-  });
+  reader.read_blocks(watcher,
+                     [&](std::uint64_t index, std::optional<std::span<const std::uint8_t>> piece) {
+                       if (!piece) {
+                         tampered.blocks.push_back(index);
+                       } else if (tampered.clean()) {
+                         write_trusted(output, output_path, *piece);
+                       }
+                     });
   return tampered;
 }
 

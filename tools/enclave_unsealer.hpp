@@ -1,5 +1,6 @@
-// Opens a sealed file: ciphertext comes in through untrusted memory, is verified and decrypted in trusted memory, and the
-// plaintext leaves by the trusted path. Not one byte of a block is written before its tag is verified.
+// Opens a sealed file: ciphertext comes in through untrusted memory, is verified and decrypted in
+// trusted memory, and the plaintext leaves by the trusted path. Not one byte of a block is written
+// before its tag is verified.
 #pragma once
 
 #include <cstdint>
@@ -15,15 +16,16 @@ namespace exclave::tools {
 
 class Unsealer {
  public:
-  // Reads the header and checks its shape and the file's size. Throws Failure: kInput (empty, unreadable), kTampered (no
-  // sealed file, truncated, too long).
+  // Reads the header and checks its shape and the file's size. Throws Failure: kInput (empty,
+  // unreadable), kTampered (no sealed file, truncated, too long).
   Unsealer(EnclaveSession& session, std::string input);
 
   const SealedLayout& layout() const noexcept { return *layout_; }
 
-  // Throws Failure: kKey (another key), kTampered (header), kOutput, kInput, kHost. Tampered blocks are skipped and
-  // listed; what is on output then is not to be used.
-  TamperList unseal(const Key& key, int output, const std::string& output_path, RunWatcher& watcher);
+  // Throws Failure: kKey (another key), kTampered (header), kOutput, kInput, kHost. Tampered blocks
+  // are skipped and listed; what is on output then is not to be used.
+  TamperList unseal(const Key& key, int output, const std::string& output_path,
+                    RunWatcher& watcher);
   // Trusted bytes that unseal() took.
   std::size_t staging_bytes() const noexcept { return staging_bytes_; }
 

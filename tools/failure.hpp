@@ -1,7 +1,8 @@
 // How the command line fails: one clear line on stderr and an exit code.
 //
-// The library answers with results; the command turns what ends a run into a Failure, throws it, and lets destructors
-// give everything back. main() prints the line. Nothing else in tools/ prints an error.
+// The library answers with results; the command turns what ends a run into a Failure, throws it,
+// and lets destructors give everything back. main() prints the line. Nothing else in tools/ prints
+// an error.
 #pragma once
 
 #include <exception>
@@ -17,9 +18,10 @@ enum class ExitCode : int {
   kUsage = 2,     // the command line makes no sense
   kInput = 3,     // INPUT is missing, unreadable, empty, too large, changed while read
   kOutput = 4,    // OUTPUT or the report cannot be written, or stands already
-  kTampered = 5,  // what came back from outside is not what went out, or INPUT is no intact sealed file
-  kKey = 6,       // the key file is missing, malformed, readable by others, or not the right one
-  kHost = 7,      // the host refuses or does not answer
+  kTampered =
+      5,      // what came back from outside is not what went out, or INPUT is no intact sealed file
+  kKey = 6,   // the key file is missing, malformed, readable by others, or not the right one
+  kHost = 7,  // the host refuses or does not answer
 };
 
 class Failure : public std::exception {

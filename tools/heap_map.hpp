@@ -1,4 +1,5 @@
-// A picture of the regions at one moment: who holds what. Taken from the allocator's books, not from the memory.
+// A picture of the regions at one moment: who holds what. Taken from the allocator's books, not
+// from the memory.
 #pragma once
 
 #include <string>

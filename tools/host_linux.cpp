@@ -54,20 +54,22 @@ int LinuxHost::sync_sealed_file() noexcept {
 }
 
 void LinuxHost::transfer(untrusted_ptr<TransferCall> call) noexcept {
-  // Untrusted memory is the host's own: here, and only on this side, it is used by plain loads and stores.
+  // Untrusted memory is the host's own: here, and only on this side, it is used by plain loads and
+  // stores.
   auto* const mine = static_cast<TransferCall*>(call.unsafe_raw());
   void* const memory = reinterpret_cast<void*>(mine->address);
   const auto offset = static_cast<off_t>(mine->offset);
   ++counts_[mine->is_write != 0 ? kWrite : kRead];
-  const ssize_t moved = mine->is_write != 0 ? ::pwrite(sealed_file_, memory, mine->size_bytes, offset)
-                                            : ::pread(sealed_file_, memory, mine->size_bytes, offset);
+  const ssize_t moved = mine->is_write != 0
+                            ? ::pwrite(sealed_file_, memory, mine->size_bytes, offset)
+                            : ::pread(sealed_file_, memory, mine->size_bytes, offset);
   mine->answer = moved >= 0 ? moved : -errno;
 }
 
 std::vector<std::pair<std::string, std::uint64_t>> LinuxHost::calls() const {
   static constexpr std::array<const char*, kKinds> kNames{
-      "ring: set up",  "ring: enter", "ring: register", "ring: close", "pool: make, free",
-      "file: size", "file: sync",  "file: pread",    "file: pwrite"};
+      "ring: set up", "ring: enter", "ring: register", "ring: close", "pool: make, free",
+      "file: size",   "file: sync",  "file: pread",    "file: pwrite"};
   std::vector<std::pair<std::string, std::uint64_t>> out;
   for (std::size_t kind = 0; kind < kKinds; ++kind) {
     if (counts_[kind] != 0) {

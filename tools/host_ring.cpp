@@ -19,7 +19,8 @@ RingOffer HostRing::open(std::uint32_t entries) noexcept {
 }
 
 int HostRing::enter(std::uint32_t to_submit, std::uint32_t min_complete) noexcept {
-  // Not through liburing: its own idea of the queues is blind to what the enclave side has written there.
+  // Not through liburing: its own idea of the queues is blind to what the enclave side has written
+  // there.
   const unsigned flags = min_complete != 0 ? IORING_ENTER_GETEVENTS : 0;
   const long answer = ::syscall(__NR_io_uring_enter, ring_.ring_fd, to_submit, min_complete, flags,
                                 nullptr, _NSIG / 8);
@@ -31,7 +32,9 @@ int HostRing::register_buffer(Extent range) noexcept {
   return -::io_uring_register_buffers(&ring_, &buffer, 1);
 }
 
-int HostRing::unregister_buffers() noexcept { return -::io_uring_unregister_buffers(&ring_); }
+int HostRing::unregister_buffers() noexcept {
+  return -::io_uring_unregister_buffers(&ring_);
+}
 
 void HostRing::close() noexcept {
   if (open_) {

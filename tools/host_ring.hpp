@@ -1,4 +1,5 @@
-// The host's half of an io_uring: liburing sets it up and registers buffers; entries are the enclave side's affair.
+// The host's half of an io_uring: liburing sets it up and registers buffers; entries are the
+// enclave side's affair.
 #pragma once
 
 #include <liburing.h>

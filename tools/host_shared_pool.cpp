@@ -15,8 +15,8 @@ HostReply HostSharedPool::open(std::size_t size_bytes, std::size_t alignment) no
   }
   // A window with room for the alignment; what is not needed of it goes back.
   const std::size_t window_bytes = size_bytes + alignment;
-  void* const window = ::mmap(nullptr, window_bytes, PROT_NONE,
-                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* const window =
+      ::mmap(nullptr, window_bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (window == MAP_FAILED) {
     return {0, errno};
   }

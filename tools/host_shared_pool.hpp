@@ -1,5 +1,5 @@
-// Shared memory that the host side makes for the I/O pool: a memfd, so that a device process (or an attacker) can map
-// the same bytes.
+// Shared memory that the host side makes for the I/O pool: a memfd, so that a device process (or an
+// attacker) can map the same bytes.
 #pragma once
 
 #include "exclave/port.hpp"

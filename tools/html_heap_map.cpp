@@ -67,8 +67,8 @@ std::string run_title(const RunInfo& run) {
       break;
     case RunInfo::Kind::kSlab:
       text = "slab: " + text + ", " + std::to_string(run.live_slots) + " of " +
-             std::to_string(run.slots) + " slots of " + std::to_string(run.slot_bytes) + " B live, " +
-             std::to_string(run.cached_slots) + " cached";
+             std::to_string(run.slots) + " slots of " + std::to_string(run.slot_bytes) +
+             " B live, " + std::to_string(run.cached_slots) + " cached";
       break;
   }
   return text + (run.pinned ? "; pinned: I/O in flight" : "");
@@ -157,16 +157,19 @@ std::string region_figure(const RegionPicture& region, const std::string& id) {
   const std::string limit = grid.rows > 1 ? "" : " style=\"max-width:" + width + "px\"";
   out += "<svg viewBox=\"0 0 " + width + " " + height + "\"" + limit +
          " role=\"img\" aria-label=\"" + html_escaped(region.name) + "\">";
-  out += "<defs><pattern id=\"" + pattern +
-         "\" width=\"6\" height=\"6\" patternUnits=\"userSpaceOnUse\" patternTransform=\"rotate(45)\">"
-         "<rect width=\"2.2\" height=\"6\" class=\"hatch\"/></pattern>"
-         "<pattern id=\"cells-" + id + "\" width=\"14\" height=\"14\" patternUnits=\"userSpaceOnUse\">"
-         "<path d=\"M14 0V14H0\" class=\"cellline\"/></pattern></defs>";
+  out +=
+      "<defs><pattern id=\"" + pattern +
+      "\" width=\"6\" height=\"6\" patternUnits=\"userSpaceOnUse\" patternTransform=\"rotate(45)\">"
+      "<rect width=\"2.2\" height=\"6\" class=\"hatch\"/></pattern>"
+      "<pattern id=\"cells-" +
+      id +
+      "\" width=\"14\" height=\"14\" patternUnits=\"userSpaceOnUse\">"
+      "<path d=\"M14 0V14H0\" class=\"cellline\"/></pattern></defs>";
   out += "<g style=\"--hatch:url(#" + pattern + ")\">" + cells + "</g>";
   out += "<rect width=\"" + width + "\" height=\"" + height + "\" fill=\"url(#cells-" + id +
          ")\" pointer-events=\"none\"/></svg>";
-  out += "<small>at <code>" + hex(region.info.extent.base) + "</code>, one cell: " +
-         size_text(grid.cell_bytes) + "</small></figure>";
+  out += "<small>at <code>" + hex(region.info.extent.base) +
+         "</code>, one cell: " + size_text(grid.cell_bytes) + "</small></figure>";
   return out;
 }
 

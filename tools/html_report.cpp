@@ -84,10 +84,12 @@ std::string tile(const std::string& value, const std::string& what, bool bad = f
 
 std::string row(const std::string& name, const std::string& value, bool zero = false) {
   const std::string css = zero ? " class=\"zero\"" : "";
-  return "<tr><td" + css + ">" + html_escaped(name) + "</td><td" + css + ">" + html_escaped(value) + "</td></tr>";
+  return "<tr><td" + css + ">" + html_escaped(name) + "</td><td" + css + ">" + html_escaped(value) +
+         "</td></tr>";
 }
 
-std::string section(const std::string& title, const std::string& words, const std::string& content) {
+std::string section(const std::string& title, const std::string& words,
+                    const std::string& content) {
   return "<section><h2>" + title + "</h2><p>" + words + "</p>" + content + "</section>";
 }
 
@@ -113,12 +115,13 @@ class ThroughputChart {
   }
 
   std::string svg() const {
-    std::string out = "<svg class=\"chart\" viewBox=\"0 0 1000 220\" role=\"img\" aria-label=\"throughput\">";
+    std::string out =
+        "<svg class=\"chart\" viewBox=\"0 0 1000 220\" role=\"img\" aria-label=\"throughput\">";
     constexpr int kLines = 4;
     for (int line = 0; line <= kLines; ++line) {
       const double value = top_ * line / kLines;
-      out += "<line class=\"grid\" x1=\"70\" x2=\"1000\" y1=\"" + svg_number(y(value)) + "\" y2=\"" +
-             svg_number(y(value)) + "\"/>";
+      out += "<line class=\"grid\" x1=\"70\" x2=\"1000\" y1=\"" + svg_number(y(value)) +
+             "\" y2=\"" + svg_number(y(value)) + "\"/>";
       out += "<text x=\"62\" y=\"" + svg_number(y(value) + 4) + "\" text-anchor=\"end\">" +
              (line == 0 ? "0" : rate_text(value)) + "</text>";
     }
@@ -163,7 +166,8 @@ class ThroughputChart {
       if (sample.seconds >= seconds) {
         const double length = sample.seconds - before.seconds;
         const double part = length > 0 ? (seconds - before.seconds) / length : 1;
-        return static_cast<double>(before.bytes) + part * static_cast<double>(sample.bytes - before.bytes);
+        return static_cast<double>(before.bytes) +
+               part * static_cast<double>(sample.bytes - before.bytes);
       }
       before = sample;
     }
@@ -178,9 +182,9 @@ class ThroughputChart {
   std::string curve(const PhaseFigures& phase, double start) const {
     const std::string colour = phase_colour(phase.what);
     if (phase.bytes == 0) {
-      return "<rect x=\"" + svg_number(x(start)) + "\" y=\"" + svg_number(kBottom - 3) + "\" width=\"" +
-             svg_number(std::max(x(start + phase.seconds) - x(start), 1.0)) + "\" height=\"3\" fill=\"" +
-             colour + "\"/>";
+      return "<rect x=\"" + svg_number(x(start)) + "\" y=\"" + svg_number(kBottom - 3) +
+             "\" width=\"" + svg_number(std::max(x(start + phase.seconds) - x(start), 1.0)) +
+             "\" height=\"3\" fill=\"" + colour + "\"/>";
     }
     const std::size_t count = bins(phase);
     const double length = phase.seconds / static_cast<double>(count);
@@ -204,9 +208,9 @@ class ThroughputChart {
     if (width < 60) {
       return "";
     }
-    return "<text x=\"" + svg_number(middle) + "\" y=\"208\" text-anchor=\"middle\" style=\"fill:" +
-           phase_colour(phase.what) + ";font-weight:600\">" + phase.what + " · " +
-           seconds_text(phase.seconds) + "</text>";
+    return "<text x=\"" + svg_number(middle) +
+           "\" y=\"208\" text-anchor=\"middle\" style=\"fill:" + phase_colour(phase.what) +
+           ";font-weight:600\">" + phase.what + " · " + seconds_text(phase.seconds) + "</text>";
   }
 
   const RunReport& report_;
@@ -215,13 +219,16 @@ class ThroughputChart {
   double top_ = 1;
 };
 
-// All blocks of the file in order, the tampered ones in red. Many blocks share a cell of the picture.
+// All blocks of the file in order, the tampered ones in red. Many blocks share a cell of the
+// picture.
 std::string tamper_strip(const RunReport& report) {
   constexpr std::uint64_t kMostCells = 400;
   const std::uint64_t cells = std::min(report.blocks, kMostCells);
   const double width = 1000.0 / static_cast<double>(cells);
-  std::string out = "<svg class=\"strip\" viewBox=\"0 0 1000 30\" preserveAspectRatio=\"none\" style=\"height:30px\""
-                    " role=\"img\" aria-label=\"tampered blocks\">";
+  std::string out =
+      "<svg class=\"strip\" viewBox=\"0 0 1000 30\" preserveAspectRatio=\"none\" "
+      "style=\"height:30px\""
+      " role=\"img\" aria-label=\"tampered blocks\">";
   auto bad = report.tampered.blocks.begin();
   for (std::uint64_t cell = 0; cell < cells; ++cell) {
     const std::uint64_t end = (cell + 1) * report.blocks / cells;
@@ -245,8 +252,9 @@ std::string bars(const RunReport& report) {
   std::string out = "<table class=\"bars\">";
   for (const auto& [kind, count] : report.host_calls) {
     const double part = 100 * static_cast<double>(count) / static_cast<double>(most);
-    out += "<tr><td>" + html_escaped(kind) + "</td><td><div class=\"bar\" style=\"width:" +
-           svg_number(part) + "%\"></div></td><td>" + count_text(count) + "</td></tr>";
+    out += "<tr><td>" + html_escaped(kind) +
+           "</td><td><div class=\"bar\" style=\"width:" + svg_number(part) + "%\"></div></td><td>" +
+           count_text(count) + "</td></tr>";
   }
   return out + "</table>";
 }
@@ -268,8 +276,9 @@ std::string attacks(const RunReport& report) {
 std::string ending(const RunReport& report) {
   std::string out = "<table class=\"ending\">";
   for (const EndingStep& step : report.ending) {
-    out += std::string("<tr><td class=\"") + (step.as_it_should ? "ok\">✓" : "no\">✗") + "</td><td>" +
-           html_escaped(step.act) + "</td><td>" + html_escaped(step.answer) + "</td></tr>";
+    out += std::string("<tr><td class=\"") + (step.as_it_should ? "ok\">✓" : "no\">✗") +
+           "</td><td>" + html_escaped(step.act) + "</td><td>" + html_escaped(step.answer) +
+           "</td></tr>";
   }
   return out + "</table>";
 }
@@ -281,8 +290,11 @@ std::string facts(const RunReport& report) {
   out += row("output", report.output);
   out += row("content", size_text(report.plaintext_bytes) + " in " + count_text(report.blocks) +
                             (report.blocks == 1 ? " block" : " blocks") + " of up to " +
-                            size_text(report.block_bytes) + "; sealed " + size_text(report.sealed_bytes));
-  out += row("cipher", "AES-256-GCM; a key of its own for each file by HKDF-SHA256; nonce: the block's index");
+                            size_text(report.block_bytes) + "; sealed " +
+                            size_text(report.sealed_bytes));
+  out +=
+      row("cipher",
+          "AES-256-GCM; a key of its own for each file by HKDF-SHA256; nonce: the block's index");
   if (!report.digest.empty()) {
     out += row("SHA-256", report.digest);
   }
@@ -294,15 +306,18 @@ std::string facts(const RunReport& report) {
     out += row("neighbour", "a process that wrote " + size_text(report.scribbled_bytes) +
                                 " of random bytes over the I/O pool during the run");
   }
-  out += row("outside", size_text(busy.reserved_bytes) + " of pools, " + size_text(busy.mapping_bytes) +
-                            " of mappings in " + count_text(busy.regions) + " regions; " +
+  out += row("outside", size_text(busy.reserved_bytes) + " of pools, " +
+                            size_text(busy.mapping_bytes) + " of mappings in " +
+                            count_text(busy.regions) + " regions; " +
                             count_text(report.pool_blocks) + " I/O blocks in all");
   out += row("trusted", size_text(busy.trusted_used_bytes) + " of books in use, " +
-                            size_text(busy.trusted_bytes) + " taken; " + size_text(report.staging_bytes) +
-                            " of staging buffers");
+                            size_text(busy.trusted_bytes) + " taken; " +
+                            size_text(report.staging_bytes) + " of staging buffers");
   char fragmentation[32];
-  std::snprintf(fragmentation, sizeof fragmentation, "%.0f %% of what is free", 100 * report.busy.fragmentation());
-  out += row("fragmentation", std::string(fragmentation) + " is not in the largest piece of its pool");
+  std::snprintf(fragmentation, sizeof fragmentation, "%.0f %% of what is free",
+                100 * report.busy.fragmentation());
+  out +=
+      row("fragmentation", std::string(fragmentation) + " is not in the largest piece of its pool");
   return out + "</table>";
 }
 
@@ -315,8 +330,10 @@ std::string tiles(const RunReport& report) {
   }
   out += tile(count_text(report.host_calls_total()), "host calls");
   out += tile(size_text(report.busy.statistics.trusted_used_bytes), "of trusted books");
-  out += tile(count_text(report.attacks_total()), "host replies refused", report.attacks_total() != 0);
-  out += tile(count_text(report.tampered.blocks.size()), "blocks tampered with", !report.tampered.clean());
+  out +=
+      tile(count_text(report.attacks_total()), "host replies refused", report.attacks_total() != 0);
+  out += tile(count_text(report.tampered.blocks.size()), "blocks tampered with",
+              !report.tampered.clean());
   return out + "</div>";
 }
 
@@ -326,36 +343,45 @@ std::string html_report(const RunReport& report) {
   const bool clean = report.tampered.clean();
   const bool sound = report.ending_as_it_should();
   const bool sealing = report.command == "seal";
-  const std::string verdict = !sound   ? "the books are broken"
-                              : !clean ? "tampering found, nothing written"
+  const std::string verdict = !sound    ? "the books are broken"
+                              : !clean  ? "tampering found, nothing written"
                               : sealing ? "sealed and verified"
                                         : "verified and unsealed";
-  std::string page = "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">"
-                     "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>exclave " +
-                     report.command + ": " + verdict + "</title><style>" + kStyle + "</style></head><body><main>";
+  std::string page =
+      "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\">"
+      "<meta name=\"viewport\" content=\"width=device-width,initial-scale=1\"><title>exclave " +
+      report.command + ": " + verdict + "</title><style>" + kStyle + "</style></head><body><main>";
   page += "<header><h1>exclave " + report.command + "</h1><span class=\"verdict" +
-          (clean && sound ? "" : " bad") + "\">" + verdict + "</span><p>" + html_escaped(report.input) + " → " +
-          html_escaped(report.output) + "</p></header>";
+          (clean && sound ? "" : " bad") + "\">" + verdict + "</span><p>" +
+          html_escaped(report.input) + " → " + html_escaped(report.output) + "</p></header>";
   if (!clean) {
-    page += "<p class=\"alert\">Not what was sealed: " + html_escaped(report.tampered.text(24)) + " of " +
-            count_text(report.blocks) + ". No output was left under its name.</p>";
+    page += "<p class=\"alert\">Not what was sealed: " + html_escaped(report.tampered.text(24)) +
+            " of " + count_text(report.blocks) + ". No output was left under its name.</p>";
   }
   page += tiles(report);
   if (!clean && report.blocks > 1) {
-    page += section("Blocks of the file", "In order; red ones came back other than they went out.", tamper_strip(report));
+    page += section("Blocks of the file", "In order; red ones came back other than they went out.",
+                    tamper_strip(report));
   }
   page += section("Untrusted memory at a busy moment",
-                  "Who holds what, from the allocator's books. Not one byte of them lies in the memory that is drawn here.",
+                  "Who holds what, from the allocator's books. Not one byte of them lies in the "
+                  "memory that is drawn here.",
                   html_heap_map(report.busy, "busy") + html_heap_legend());
   page += section("Untrusted memory at the end",
-                  "The same regions when the work is done: every block is free again and the free runs have joined up; an empty slab may wait for the next small block.",
+                  "The same regions when the work is done: every block is free again and the free "
+                  "runs have joined up; an empty slab may wait for the next small block.",
                   html_heap_map(report.at_end, "end"));
   page += section("Throughput", "Plaintext or ciphertext through the boundary, over time.",
                   ThroughputChart(report).svg());
   page += "<div class=\"pair\">" +
-          section("Host calls", "By kind; each one costs thousands of cycles in an enclave.", bars(report)) +
-          section("Refused", "What contradicts the books in trusted memory is not believed.", attacks(report)) + "</div>";
-  page += section("How it ended", "As an application would, and each answer checked against the books.", ending(report));
+          section("Host calls", "By kind; each one costs thousands of cycles in an enclave.",
+                  bars(report)) +
+          section("Refused", "What contradicts the books in trusted memory is not believed.",
+                  attacks(report)) +
+          "</div>";
+  page +=
+      section("How it ended", "As an application would, and each answer checked against the books.",
+              ending(report));
   page += section("The run", "", facts(report));
   return page + "<footer>exclave " EXCLAVE_VERSION "</footer></main></body></html>\n";
 }

@@ -40,7 +40,8 @@ void ProgressBar::show(const char* what, std::uint64_t done_bytes, std::uint64_t
     std::snprintf(figures, sizeof figures, " %3.0f %%  %s", part * 100, rate_text(rate).c_str());
     const std::size_t columns = terminal_columns();
     const std::size_t taken = line.size() + std::string(figures).size() + 1;
-    const std::size_t width = columns > taken + 10 ? std::min<std::size_t>(columns - taken, 50) : 10;
+    const std::size_t width =
+        columns > taken + 10 ? std::min<std::size_t>(columns - taken, 50) : 10;
     const auto filled = static_cast<std::size_t>(part * static_cast<double>(width));
     for (std::size_t i = 0; i < width; ++i) {
       line += i < filled ? "█" : "░";

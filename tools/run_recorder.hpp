@@ -1,4 +1,5 @@
-// Looks on for the progress bar and the report: times, samples, and one picture of the regions at a busy moment.
+// Looks on for the progress bar and the report: times, samples, and one picture of the regions at a
+// busy moment.
 #pragma once
 
 #include <chrono>

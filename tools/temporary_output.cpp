@@ -31,7 +31,8 @@ extern "C" void remove_watched(int signal_number) {
       ::unlinkat(watched.folder, watched.name.data(), 0);
     }
   }
-  // The handler was reset on entry: this one ends the program, with the status that its parent expects.
+  // The handler was reset on entry: this one ends the program, with the status that its parent
+  // expects.
   ::raise(signal_number);
 }
 
@@ -90,7 +91,8 @@ TemporaryOutput::TemporaryOutput(std::string path, bool replace)
                 static_cast<unsigned long long>(random));
   // Watched first: a signal in between finds nothing to remove, which is no harm.
   watched_ = watch(folder_.get(), temporary_);
-  file_ = UniqueFd(::openat(folder_.get(), temporary_.data(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
+  file_ = UniqueFd(
+      ::openat(folder_.get(), temporary_.data(), O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
   if (!file_) {
     const int error = errno;
     unwatch(watched_);
@@ -121,7 +123,8 @@ void TemporaryOutput::commit() {
   }
   if (answer != 0) {
     if (errno == EEXIST) {
-      throw Failure(ExitCode::kOutput, path_ + ": was made by someone else meanwhile; --force replaces it");
+      throw Failure(ExitCode::kOutput,
+                    path_ + ": was made by someone else meanwhile; --force replaces it");
     }
     fail(errno);
   }

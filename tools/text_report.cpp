@@ -9,7 +9,8 @@ namespace {
 class Lines {
  public:
   void add(const std::string& name, const std::string& value) {
-    text_ += name + std::string(name.size() < kWidth ? kWidth - name.size() : 1, ' ') + value + '\n';
+    text_ +=
+        name + std::string(name.size() < kWidth ? kWidth - name.size() : 1, ' ') + value + '\n';
   }
   std::string take() { return std::move(text_); }
 
@@ -52,7 +53,8 @@ std::string text_report(const RunReport& report) {
     lines.add("", note);
   }
   if (report.hostile) {
-    lines.add("neighbour", "wrote " + size_text(report.scribbled_bytes) + " of random bytes over the I/O pool");
+    lines.add("neighbour",
+              "wrote " + size_text(report.scribbled_bytes) + " of random bytes over the I/O pool");
   }
   for (const PhaseFigures& phase : report.phases) {
     const std::string time = seconds_text(phase.seconds);
@@ -73,7 +75,8 @@ std::string text_report(const RunReport& report) {
   for (std::size_t kind = 0; kind < AttackLog::kKinds; ++kind) {
     const auto attack = static_cast<Attack>(kind);
     if (report.attacks.count(attack) != 0) {
-      attacks += std::string(" · ") + attack_text(attack) + ' ' + count_text(report.attacks.count(attack));
+      attacks +=
+          std::string(" · ") + attack_text(attack) + ' ' + count_text(report.attacks.count(attack));
     }
   }
   if (report.lies_refused() != 0) {
@@ -81,8 +84,8 @@ std::string text_report(const RunReport& report) {
   }
   lines.add("attacks refused", attacks);
   if (!report.tampered.clean()) {
-    lines.add("tampering found",
-              count_text(report.tampered.blocks.size()) + " of " + count_text(report.blocks) + " blocks");
+    lines.add("tampering found", count_text(report.tampered.blocks.size()) + " of " +
+                                     count_text(report.blocks) + " blocks");
   }
   for (const EndingStep& step : report.ending) {
     if (!step.as_it_should) {

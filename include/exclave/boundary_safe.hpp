@@ -106,7 +106,7 @@ concept MutableBoundarySafeObject = BoundarySafeObject<T> && !std::is_const_v<T>
 
 }  // namespace exclave
 
-// Turns (Type, a, b) into &Type::a, &Type::b; up to 60 fields.
+// Turns (Type, a, b) into &Type::a, &Type::b; up to 40 fields.
 #define EXCLAVE_DETAIL_PARENS ()
 #define EXCLAVE_DETAIL_EXPAND(...) \
   EXCLAVE_DETAIL_EXPAND2(EXCLAVE_DETAIL_EXPAND2(EXCLAVE_DETAIL_EXPAND2(__VA_ARGS__)))

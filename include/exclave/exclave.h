@@ -7,6 +7,7 @@
  * an object or a result is expected is EXCLAVE_INVALID_ARGUMENT.
  * - exclave_address is an untrusted address: never dereference it, use exclave_copy_in and
  * exclave_copy_out.
+ * - What a caller may get wrong is an int, checked; an enumeration only comes out.
  * - All functions are thread-safe but create and destroy. */
 #ifndef EXCLAVE_H
 #define EXCLAVE_H
@@ -63,7 +64,7 @@ typedef enum exclave_error {
 } exclave_error;
 
 /* One line for people; never NULL. */
-EXCLAVE_C_API const char* exclave_error_text(exclave_error error);
+EXCLAVE_C_API const char* exclave_error_text(int error);
 
 /* ---- The allocator ---- */
 
@@ -106,7 +107,7 @@ typedef enum exclave_detach_mode {
 
 /* Fill with exclave_attach_options_init. Fields as in exclave::AttachOptions. */
 typedef struct exclave_attach_options {
-  exclave_role role;
+  int role; /* an exclave_role */
   unsigned protection;
   uint32_t device;
   uint64_t device_base;
@@ -137,7 +138,7 @@ EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_attach(exclave_allocator* a
                                                             exclave_region_id* id);
 EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_detach(exclave_allocator* allocator,
                                                             exclave_address base, size_t size_bytes,
-                                                            exclave_detach_mode mode);
+                                                            int mode);
 /* info may be NULL. */
 EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_query(const exclave_allocator* allocator,
                                                            exclave_address address,
@@ -163,7 +164,7 @@ typedef enum exclave_place {
   EXCLAVE_ON_DEVICE = 2
 } exclave_place;
 typedef struct exclave_placement {
-  exclave_place place;
+  int place;              /* an exclave_place */
   uint32_t device;        /* EXCLAVE_ON_DEVICE */
   exclave_region_id pool; /* EXCLAVE_IN_POOL */
 } exclave_placement;

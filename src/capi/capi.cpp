@@ -107,7 +107,7 @@ constexpr int kEinval = -22;
 
 extern "C" {
 
-const char* exclave_error_text(exclave_error error) {
+const char* exclave_error_text(int error) {
   return exclave::error_text(static_cast<Error>(error));
 }
 
@@ -145,7 +145,7 @@ void exclave_destroy(exclave_allocator* allocator) {
 void exclave_attach_options_init(exclave_attach_options* options) {
   if (options == nullptr) return;
   const exclave::AttachOptions from;
-  *options = {static_cast<exclave_role>(from.role),
+  *options = {static_cast<int>(from.role),
               static_cast<unsigned>(from.protection),
               from.device,
               from.device_base,
@@ -160,7 +160,8 @@ exclave_error exclave_attach(exclave_allocator* allocator, exclave_address base,
                              const exclave_attach_options* options, exclave_region_id* id) {
   if (allocator == nullptr) return kBadArgument;
   // Out of range here would be out of range of the C++ enumerations.
-  if (options != nullptr && (options->protection > 3 || options->role > EXCLAVE_FORBIDDEN))
+  if (options != nullptr && (options->protection > 3 || options->role < EXCLAVE_POOL ||
+                             options->role > EXCLAVE_FORBIDDEN))
     return kBadArgument;
   const Result<exclave::RegionId> region = core_of(allocator).attach(
       {base, size_bytes}, options != nullptr ? options_of(*options) : exclave::AttachOptions{});
@@ -169,8 +170,9 @@ exclave_error exclave_attach(exclave_allocator* allocator, exclave_address base,
 }
 
 exclave_error exclave_detach(exclave_allocator* allocator, exclave_address base, size_t size_bytes,
-                             exclave_detach_mode mode) {
-  if (allocator == nullptr || mode > EXCLAVE_DETACH_REVOKE) return kBadArgument;
+                             int mode) {
+  if (allocator == nullptr || mode < EXCLAVE_DETACH_BUSY || mode > EXCLAVE_DETACH_REVOKE)
+    return kBadArgument;
   return c_error(
       core_of(allocator).detach({base, size_bytes}, static_cast<exclave::DetachMode>(mode)));
 }

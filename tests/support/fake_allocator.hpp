@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <cstdint>
+#include <mutex>
 #include <optional>
 #include <utility>
 #include <vector>
@@ -26,6 +27,13 @@ inline bool sums_up(const Statistics& s) {
   return s.live_bytes + s.cached_bytes + s.free_bytes + s.overhead_bytes == s.reserved_bytes;
 }
 
+// What Config::misuse was told.
+struct Misuse {
+  Error error;
+  std::uintptr_t address;
+  std::size_t size_bytes;
+};
+
 class FakeAllocatorTest : public testing::Test {
  protected:
   void SetUp() override { start({}); }
@@ -33,8 +41,11 @@ class FakeAllocatorTest : public testing::Test {
   void start(Config config) {
     allocator_.reset();
     misuses_.clear();
-    config.misuse = [](void* context, const Misuse& misuse) {
-      static_cast<FakeAllocatorTest*>(context)->misuses_.push_back(misuse);
+    config.misuse = [](void* context, std::int32_t error, std::uintptr_t address,
+                       std::size_t size_bytes) {
+      FakeAllocatorTest& test = *static_cast<FakeAllocatorTest*>(context);
+      const std::lock_guard guard(test.misuses_mutex_);
+      test.misuses_.push_back({static_cast<Error>(error), address, size_bytes});
     };
     config.misuse_context = this;
     auto made = Allocator::create(port_.table(), config);
@@ -95,6 +106,7 @@ class FakeAllocatorTest : public testing::Test {
 
   FakePort port_;
   std::optional<Allocator> allocator_;
+  std::mutex misuses_mutex_;
   std::vector<Misuse> misuses_;
   // Set where grown memory stays with the host: pinned, or release refused.
   bool leftovers_expected_ = false;

@@ -1,7 +1,8 @@
-// A Port whose untrusted addresses are never mapped: whoever touches one dies. Fast and deterministic.
+// A Port whose untrusted addresses are never mapped: whoever touches one dies. Fast and
+// deterministic.
 //
-// Trusted memory is real. host_reserve hands out addresses from kFirstAddress up, by first fit, so the same calls
-// get the same answers in every run. All methods are thread-safe.
+// Trusted memory is real. host_reserve hands out addresses from kFirstAddress up, by first fit, so
+// the same calls get the same answers in every run. All methods are thread-safe.
 #pragma once
 
 #include <sys/mman.h>

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <ostream>
+#include <utility>
 
 namespace exclave::testing_support {
 
@@ -54,9 +55,8 @@ void PrintTo(const PageHost::Call& call, std::ostream* out) {
 // ---- Life ----
 
 PageHost::PageHost(std::size_t enclave_bytes) : next_place_(kFirstPlace) {
-  void* const window =
-      mmap(nullptr, enclave_bytes + kBooksAlignment, PROT_READ | PROT_WRITE,
-           MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* const window = mmap(nullptr, enclave_bytes + kBooksAlignment, PROT_READ | PROT_WRITE,
+                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (window == MAP_FAILED) std::abort();
   const auto base = reinterpret_cast<std::uintptr_t>(window);
   enclave_ = {(base + kBooksAlignment - 1) / kBooksAlignment * kBooksAlignment, enclave_bytes};
@@ -198,8 +198,8 @@ HostReply PageHost::host_map(const MapRequest& request) noexcept {
   if (!fixed && place_next_ != 0) {
     place = place_next_;
     place_next_ = 0;
-  } else if (!fixed && (place == 0 || !is_page_multiple(place) ||
-                        !is_free_locked({place, request.size}))) {
+  } else if (!fixed &&
+             (place == 0 || !is_page_multiple(place) || !is_free_locked({place, request.size}))) {
     place = free_place_locked(request.size, kPageBytes);
   }
   put_locked({place, request.size}, Holder::kMapping, request.protection);

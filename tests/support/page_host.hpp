@@ -1,9 +1,10 @@
-// A host whose memory is a table of pages and nothing else. No byte stands behind any address that it hands out, so who
-// touches one dies: the library keeps its books inside, or the test ends here.
+// A host whose memory is a table of pages and nothing else. No byte stands behind any address that
+// it hands out, so who touches one dies: the library keeps its books inside, or the test ends here.
 //
-// It writes down each call exactly as it came. It answers honestly unless `answer` says otherwise, and notes what no
-// correct caller would ask of it: violations() must be empty. All methods are thread-safe; `answer` is set before threads
-// start and runs on the calling thread with no lock held, so it may call the library.
+// It writes down each call exactly as it came. It answers honestly unless `answer` says otherwise,
+// and notes what no correct caller would ask of it: violations() must be empty. All methods are
+// thread-safe; `answer` is set before threads start and runs on the calling thread with no lock
+// held, so it may call the library.
 #pragma once
 
 #include <cstdint>

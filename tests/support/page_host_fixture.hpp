@@ -77,10 +77,10 @@ class PageHostFixture : public testing::Test {
     std::string text;
     for (std::size_t i = 0; i < count; ++i) {
       const auto info = allocator_->query(base + i * kPage, kPage);
-      text += !info.ok()                      ? '.'
-              : info->role == Role::kPool     ? 'P'
-              : info->role != Role::kMapping  ? '?'
-                                              : "nrwb"[static_cast<int>(info->protection)];
+      text += !info.ok()                     ? '.'
+              : info->role == Role::kPool    ? 'P'
+              : info->role != Role::kMapping ? '?'
+                                             : "nrwb"[static_cast<int>(info->protection)];
     }
     return text;
   }

@@ -1,4 +1,5 @@
-// The ring against a host that forges everything that it can: heads, tails, completions, counts, offsets.
+// The ring against a host that forges everything that it can: heads, tails, completions, counts,
+// offsets.
 #include "tools/enclave_ring.hpp"
 
 #include <gmock/gmock.h>
@@ -40,7 +41,8 @@ class RingTest : public ::testing::Test {
   void open() {
     mapping_ = std::make_unique<RingMapping>(allocator_, *calls_, host_.open_ring(host_.entries),
                                              host_.entries, attacks_);
-    ring_ = std::make_unique<EnclaveRing>(mapping_->queues(), kDepth, 0x123456789abcdefu, host_, attacks_);
+    ring_ = std::make_unique<EnclaveRing>(mapping_->queues(), kDepth, 0x123456789abcdefu, host_,
+                                          attacks_);
   }
   // Queues a request and lets the host take it; the user_data that it saw.
   std::uint64_t request() {
@@ -133,7 +135,7 @@ TEST_F(Threat20_ForgedCompletion, ForNothingInFlight) {
   open();
   const std::uint64_t user_data = request();
   host_.complete((user_data & ~std::uint64_t{0xffff}) | 3, 16);  // a slot that was never used
-  host_.complete(0xffff, 16);                                     // no slot at all
+  host_.complete(0xffff, 16);                                    // no slot at all
   EXPECT_FALSE(ring_->reap());
   expect_refused(Attack::kCompletionUnknown, 2);
   EXPECT_EQ(ring_->in_flight(), 1u);
@@ -302,9 +304,10 @@ TEST_F(Threat20_ForgedGeometry, AtRandomNeverPointsOutside) {
   for (int round = 0; round < 300; ++round) {
     host_.spoil_offer = [&random](RingOffer& offer) {
       io_uring_params& p = offer.parameters;
-      std::uint32_t* const fields[] = {&p.sq_off.head, &p.sq_off.tail,  &p.sq_off.array,
+      std::uint32_t* const fields[] = {&p.sq_off.head, &p.sq_off.tail, &p.sq_off.array,
                                        &p.cq_off.head, &p.cq_off.tail, &p.cq_off.cqes};
-      *fields[random() % 6] = static_cast<std::uint32_t>(random() % 3 == 0 ? random() : random() % 0x4000 & ~3U);
+      *fields[random() % 6] =
+          static_cast<std::uint32_t>(random() % 3 == 0 ? random() : random() % 0x4000 & ~3U);
     };
     try {
       open();
@@ -503,10 +506,12 @@ TEST(Threat46_DirectIo, MoreThanAskedIsRefused) {
   session.open_io({Engine::kPread, 1, 65536});
   const Block block = session.pool().take(65536);
   host.on_transfer = [](TransferCall& call) { call.answer = call.size_bytes + 1; };
-  EXPECT_EQ(session.io().finish(session.io().start({false, block.bytes()->data(), 65536, 0})).error, EIO);
+  EXPECT_EQ(session.io().finish(session.io().start({false, block.bytes()->data(), 65536, 0})).error,
+            EIO);
   EXPECT_EQ(session.attacks().count(Attack::kResultTooLong), 1u);
   host.on_transfer = [](TransferCall& call) { call.answer = -5000; };
-  EXPECT_EQ(session.io().finish(session.io().start({false, block.bytes()->data(), 65536, 0})).error, EIO);
+  EXPECT_EQ(session.io().finish(session.io().start({false, block.bytes()->data(), 65536, 0})).error,
+            EIO);
   EXPECT_EQ(session.attacks().count(Attack::kResultUndocumented), 1u);
 }
 
@@ -520,7 +525,8 @@ TEST(Threat45_DirectIo, ItsArgumentsAreNotReadBack) {
     call.size_bytes = 1 << 30;
     call.answer = 1 << 20;
   };
-  EXPECT_EQ(session.io().finish(session.io().start({false, block.bytes()->data(), 65536, 0})).error, EIO);
+  EXPECT_EQ(session.io().finish(session.io().start({false, block.bytes()->data(), 65536, 0})).error,
+            EIO);
   EXPECT_EQ(session.attacks().count(Attack::kResultTooLong), 1u);
 }
 
@@ -547,8 +553,9 @@ TEST(Threat02_Pool, InsideTheEnclaveOrCrookedIsRefused) {
   EnclaveSession session(host);
   const std::uintptr_t inside = reinterpret_cast<std::uintptr_t>(session.allocator().core());
   std::uint64_t refused = 0;
-  for (const std::uintptr_t address : {std::uintptr_t{0}, inside & ~(kPageBytes - 1), std::uintptr_t{0x7f0000000001},
-                                       ~std::uintptr_t{0} << 12, std::uintptr_t{1} << 62}) {
+  for (const std::uintptr_t address :
+       {std::uintptr_t{0}, inside & ~(kPageBytes - 1), std::uintptr_t{0x7f0000000001},
+        ~std::uintptr_t{0} << 12, std::uintptr_t{1} << 62}) {
     host.reply = {address, 0};
     EXPECT_THROW(session.open_io({Engine::kPread, 1, 65536}), Failure);
     EXPECT_EQ(session.attacks().count(Attack::kPoolRange), ++refused) << std::hex << address;

@@ -1,5 +1,5 @@
-// A host with a ring that is only memory: a memfd laid out as the kernel lays out an io_uring, mapped a second time by
-// the test, which plays the kernel and lies as it likes.
+// A host with a ring that is only memory: a memfd laid out as the kernel lays out an io_uring,
+// mapped a second time by the test, which plays the kernel and lies as it likes.
 #pragma once
 
 #include <sys/mman.h>
@@ -45,7 +45,8 @@ class FakeRing final : public HostCalls {
   std::uint32_t entries = 256;
   // Changes the offer before the enclave side sees it.
   std::function<void(RingOffer&)> spoil_offer;
-  // Runs in each enter, after the host took the queued entries; else every request is completed in full.
+  // Runs in each enter, after the host took the queued entries; else every request is completed in
+  // full.
   std::function<void()> on_enter;
   int enter_answer_extra = 0;  // how many too many it claims to have taken
   std::function<void(TransferCall&)> on_transfer;
@@ -61,7 +62,8 @@ class FakeRing final : public HostCalls {
   void complete(std::uint64_t user_data, std::int32_t result) {
     const std::uint32_t tail = word(kCqTail).load(std::memory_order_relaxed);
     const CompletionEntry entry{user_data, result, 0};
-    std::memcpy(ring_ + kCompletions + (tail & (2 * entries - 1)) * sizeof entry, &entry, sizeof entry);
+    std::memcpy(ring_ + kCompletions + (tail & (2 * entries - 1)) * sizeof entry, &entry,
+                sizeof entry);
     word(kCqTail).store(tail + 1, std::memory_order_release);
   }
   void complete_first(std::int32_t result) {
@@ -106,7 +108,8 @@ class FakeRing final : public HostCalls {
       std::memcpy(&at, ring_ + array_offset() + (head_ & (entries - 1)) * sizeof at, sizeof at);
       SubmissionEntry entry;
       std::memcpy(&entry, entries_ + at * sizeof entry, sizeof entry);
-      fixed_requests += entry.opcode == IORING_OP_READ_FIXED || entry.opcode == IORING_OP_WRITE_FIXED;
+      fixed_requests +=
+          entry.opcode == IORING_OP_READ_FIXED || entry.opcode == IORING_OP_WRITE_FIXED;
       taken.push_back(entry);
     }
     word(kSqHead).store(head_ + claimed_head_extra, std::memory_order_release);

@@ -27,10 +27,11 @@ Key key_of(std::uint8_t fill) {
 TEST(SealedLayout, BlocksCoverThePlaintextExactly) {
   for (const std::uint32_t block : {4096U, 8192U, 1U << 20, kMaxBlockBytes}) {
     const std::uint64_t payload = block - kTagBytes;
-    for (const std::uint64_t bytes :
-         {std::uint64_t{1}, payload - 1, payload, payload + 1, 3 * payload, 3 * payload + 7, kMaxPlaintextBytes}) {
+    for (const std::uint64_t bytes : {std::uint64_t{1}, payload - 1, payload, payload + 1,
+                                      3 * payload, 3 * payload + 7, kMaxPlaintextBytes}) {
       const SealedLayout layout(header_of(bytes, block));
-      EXPECT_EQ(layout.offset(layout.blocks - 1) + layout.sealed_in(layout.blocks - 1), layout.file_bytes);
+      EXPECT_EQ(layout.offset(layout.blocks - 1) + layout.sealed_in(layout.blocks - 1),
+                layout.file_bytes);
       EXPECT_EQ((layout.blocks - 1) * payload + layout.plaintext_in(layout.blocks - 1), bytes);
       EXPECT_GE(layout.plaintext_in(layout.blocks - 1), 1u);
       EXPECT_TRUE(layout.is_last(layout.blocks - 1));
@@ -60,10 +61,13 @@ TEST(SealedHeader, OutOfShapeIsRefused) {
   bytes[2000] = 1;  // must be zero
   EXPECT_EQ(decode_header(bytes, in), HeaderFault::kOutOfShape);
   for (const std::uint32_t block : {0U, 16U, 4095U, 4097U, kMaxBlockBytes + 4096, 0xfffff000U}) {
-    EXPECT_EQ(decode_header(encode_header(header_of(1, block)), in), HeaderFault::kOutOfShape) << block;
+    EXPECT_EQ(decode_header(encode_header(header_of(1, block)), in), HeaderFault::kOutOfShape)
+        << block;
   }
-  for (const std::uint64_t bytes_in : {std::uint64_t{0}, kMaxPlaintextBytes + 1, ~std::uint64_t{0}}) {
-    EXPECT_EQ(decode_header(encode_header(header_of(bytes_in)), in), HeaderFault::kOutOfShape) << bytes_in;
+  for (const std::uint64_t bytes_in :
+       {std::uint64_t{0}, kMaxPlaintextBytes + 1, ~std::uint64_t{0}}) {
+    EXPECT_EQ(decode_header(encode_header(header_of(bytes_in)), in), HeaderFault::kOutOfShape)
+        << bytes_in;
   }
 }
 
@@ -72,7 +76,8 @@ TEST(BlockCipher, OpensWhatItSealed) {
   const SealedLayout layout(header);
   BlockCipher cipher(key_of(1), header);
   for (std::uint64_t index = 0; index < layout.blocks; ++index) {
-    const std::vector<std::uint8_t> plaintext(layout.plaintext_in(index), static_cast<std::uint8_t>(index));
+    const std::vector<std::uint8_t> plaintext(layout.plaintext_in(index),
+                                              static_cast<std::uint8_t>(index));
     std::vector<std::uint8_t> sealed(layout.sealed_in(index));
     cipher.seal_block(index, plaintext, sealed.data());
     std::vector<std::uint8_t> opened(plaintext.size());
@@ -104,13 +109,16 @@ TEST(BlockCipher, ABlockOpensOnlyInItsPlace) {
   BlockCipher(key_of(1), header).seal_block(1, plaintext, sealed.data());
   EXPECT_TRUE(BlockCipher(key_of(1), header).open_block(1, sealed, opened.data()));
   EXPECT_FALSE(BlockCipher(key_of(1), header).open_block(0, sealed, opened.data())) << "reordered";
-  EXPECT_FALSE(BlockCipher(key_of(2), header).open_block(1, sealed, opened.data())) << "another key";
+  EXPECT_FALSE(BlockCipher(key_of(2), header).open_block(1, sealed, opened.data()))
+      << "another key";
   SealedHeader other = header;
   other.salt[0] ^= 1;
-  EXPECT_FALSE(BlockCipher(key_of(1), other).open_block(1, sealed, opened.data())) << "another file";
+  EXPECT_FALSE(BlockCipher(key_of(1), other).open_block(1, sealed, opened.data()))
+      << "another file";
   other = header;
   other.plaintext_bytes = 2 * 4080;
-  EXPECT_FALSE(BlockCipher(key_of(1), other).open_block(1, sealed, opened.data())) << "made the last one";
+  EXPECT_FALSE(BlockCipher(key_of(1), other).open_block(1, sealed, opened.data()))
+      << "made the last one";
 }
 
 TEST(BlockCipher, TheHeaderIsAuthentic) {

@@ -1,0 +1,211 @@
+// Workloads a to f: pairs of one allocation and one free, for each policy.
+//
+// What is measured is CPU time, summed over threads, so that a neighbour on the machine disturbs
+// little. Each benchmark reports how many pairs one iteration stands for; bench/run.py divides.
+#include <benchmark/benchmark.h>
+#include <sched.h>
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <string>
+
+#include "policies.hpp"
+#include "sequences.hpp"
+
+namespace bench {
+namespace {
+
+void report(benchmark::State& state, double pairs_per_iteration, std::uint64_t host_calls) {
+  using benchmark::Counter;
+  state.counters["pairs_per_iteration"] = Counter(pairs_per_iteration, Counter::kAvgThreads);
+  state.counters["host_calls"] = Counter(static_cast<double>(host_calls), Counter::kAvgThreads);
+}
+
+// a: one block of 64 bytes, over and over.
+template <class Policy>
+void pair_64(benchmark::State& state) {
+  const std::uint64_t before = Policy::host_calls();
+  for ([[maybe_unused]] auto _ : state) {
+    const typename Policy::Block block = Policy::allocate(64);
+    benchmark::DoNotOptimize(block);
+    Policy::deallocate(block);
+  }
+  report(state, 1, Policy::host_calls() - before);
+}
+
+// One round of b.
+template <class Policy>
+void allocate_and_free(const Batch& batch, const Array<typename Policy::Block>& blocks) {
+  for (std::size_t i = 0; i < Batch::kBlocks; ++i) {
+    blocks[i] = Policy::allocate(batch.sizes[i]);
+  }
+  for (std::size_t i = 0; i < Batch::kBlocks; ++i) {
+    Policy::deallocate(blocks[batch.free_order[i]]);
+  }
+}
+
+// b and e: 10,000 blocks of 16 to 1024 bytes, freed in random order; e with two threads, each its
+// own blocks.
+template <class Policy>
+void batches(benchmark::State& state) {
+  struct Lane {
+    explicit Lane(std::uint64_t seed) : batch(seed), blocks(Batch::kBlocks) {}
+    Batch batch;
+    Array<typename Policy::Block> blocks;
+  };
+  static Lane lanes[2] = {Lane(0xb1), Lane(0xb2)};
+  const Lane& lane = lanes[state.thread_index()];
+  allocate_and_free<Policy>(lane.batch, lane.blocks);
+  const std::uint64_t before = Policy::host_calls();
+  for ([[maybe_unused]] auto _ : state) allocate_and_free<Policy>(lane.batch, lane.blocks);
+  report(state, Batch::kBlocks, Policy::host_calls() - before);
+}
+
+// The steady state of c and d. Lives as long as the program, so that it is filled once.
+template <class Policy>
+class Churn {
+ public:
+  Churn(std::uint64_t seed, std::size_t live, double low, double high, bool write)
+      : plan_(seed, live, kSteps, low, high), blocks_(live), write_(write) {
+    Random random(~seed);
+    for (std::size_t i = 0; i < live; ++i) {
+      blocks_[i] = Policy::allocate(random.log_uniform(low, high));
+      if (write) Policy::write_word(blocks_[i], i);
+    }
+    for (std::size_t i = 0; i < 2 * live; ++i) {
+      write ? replace<true>() : replace<false>();
+    }
+  }
+
+  template <bool kWrite>
+  void replace() {
+    const Replacement step = plan_.steps[at_++ % kSteps];
+    Policy::deallocate(blocks_[step.victim]);
+    const typename Policy::Block block = Policy::allocate(step.size);
+    if constexpr (kWrite) Policy::write_word(block, step.size);
+    blocks_[step.victim] = block;
+  }
+
+ private:
+  static constexpr std::size_t kSteps = std::size_t{1} << 17;
+  Replacements plan_;
+  Array<typename Policy::Block> blocks_;
+  bool write_;
+  std::size_t at_ = 0;
+};
+
+template <class Policy, bool kWrite>
+void churn(benchmark::State& state, Churn<Policy>& blocks) {
+  const std::uint64_t before = Policy::host_calls();
+  for ([[maybe_unused]] auto _ : state) blocks.template replace<kWrite>();
+  report(state, 1, Policy::host_calls() - before);
+}
+
+// c3, c4, c5: one of 1e3, 1e4, 1e5 live blocks replaced by one of 16 bytes to 64 KiB, log-uniform;
+// the first word is written.
+template <class Policy, std::size_t kLive>
+void replace_small(benchmark::State& state) {
+  static Churn<Policy> blocks(0xc0 + kLive, kLive, 16, 65536, true);
+  churn<Policy, true>(state, blocks);
+}
+
+// d: one of 64 live blocks replaced by one of 64 KiB to 4 MiB, log-uniform; not touched.
+template <class Policy>
+void replace_large(benchmark::State& state) {
+  static Churn<Policy> blocks(0xd0, 64, 65536, 4 << 20, false);
+  churn<Policy, false>(state, blocks);
+}
+
+// f: one thread allocates blocks as in b, the other frees them, in order, through a ring.
+template <class Policy>
+class Ring {
+ public:
+  void put(typename Policy::Block block) {
+    while (tail_ - seen_head_ == kSlots) {
+      seen_head_ = head_out_.load(std::memory_order_acquire);
+      if (tail_ - seen_head_ == kSlots) wait();
+    }
+    slots_[tail_++ % kSlots] = block;
+    if (tail_ % kStep == 0) tail_out_.store(tail_, std::memory_order_release);
+  }
+  typename Policy::Block take() {
+    while (head_ == seen_tail_) {
+      seen_tail_ = tail_out_.load(std::memory_order_acquire);
+      if (head_ == seen_tail_) wait();
+    }
+    const typename Policy::Block block = slots_[head_++ % kSlots];
+    if (head_ % kStep == 0) head_out_.store(head_, std::memory_order_release);
+    return block;
+  }
+
+  static constexpr std::size_t kSlots = 1024;
+  static constexpr std::size_t kStep = 8;  // tells the other side once for a line of slots
+
+ private:
+  // Gives the processor away soon: there may be only one for both threads.
+  static void wait() {
+    for (int i = 0; i < 64; ++i) __builtin_ia32_pause();
+    sched_yield();
+  }
+
+  alignas(64) std::size_t tail_ = 0, seen_head_ = 0;
+  alignas(64) std::atomic<std::size_t> tail_out_{0};
+  alignas(64) std::size_t head_ = 0, seen_tail_ = 0;
+  alignas(64) std::atomic<std::size_t> head_out_{0};
+  alignas(64) typename Policy::Block slots_[kSlots] = {};
+};
+
+template <class Policy>
+void producer_consumer(benchmark::State& state) {
+  static Ring<Policy> ring;
+  static const Batch batch(0xf0);
+  constexpr std::size_t kPairs = 8'000;
+  static_assert(kPairs <= Batch::kBlocks && kPairs % Ring<Policy>::kStep == 0);
+  const std::uint64_t before = Policy::host_calls();
+  if (state.thread_index() == 0) {
+    for ([[maybe_unused]] auto _ : state) {
+      for (std::size_t i = 0; i < kPairs; ++i) ring.put(Policy::allocate(batch.sizes[i]));
+    }
+  } else {
+    for ([[maybe_unused]] auto _ : state) {
+      for (std::size_t i = 0; i < kPairs; ++i) Policy::deallocate(ring.take());
+    }
+  }
+  // Half a pair is one thread's share of it.
+  report(state, kPairs / 2.0, Policy::host_calls() - before);
+}
+
+template <class Policy>
+benchmark::internal::Benchmark* add(const char* workload, void (*function)(benchmark::State&)) {
+  return benchmark::RegisterBenchmark((std::string(workload) + "/" + Policy::kName).c_str(),
+                                      function);
+}
+
+template <class Policy>
+void add_churns() {
+  add<Policy>("c3", replace_small<Policy, 1'000>);
+  add<Policy>("c4", replace_small<Policy, 10'000>);
+  add<Policy>("c5", replace_small<Policy, 100'000>);
+}
+
+template <class Policy>
+void add_all() {
+  add<Policy>("a", pair_64<Policy>);
+  add<Policy>("b", batches<Policy>);
+  add_churns<Policy>();
+  add<Policy>("d", replace_large<Policy>);
+  add<Policy>("e", batches<Policy>)->Threads(2);
+  add<Policy>("f", producer_consumer<Policy>)->Threads(2);
+}
+
+[[maybe_unused]] const bool added = [] {
+  add_all<NullPolicy>();
+  add_all<MallocPolicy>();
+  add_all<ExclavePolicy>();
+  add_churns<ExclaveStorePolicy>();
+  return true;
+}();
+
+}  // namespace
+}  // namespace bench

@@ -1,0 +1,105 @@
+// Who is measured: allocators behind one face. Everything here inlines into the workloads.
+//
+// A policy has: Block (a trivial handle), allocate, deallocate, and write_word, which writes the
+// first eight bytes. A failure stops the program, for all alike. The peers are all MallocPolicy:
+// the driver runs this program with each of them preloaded.
+#pragma once
+
+#include <benchmark/benchmark.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+
+#include "exclave/exclave.hpp"
+
+namespace bench {
+
+// The harness alone.
+struct NullPolicy {
+  using Block = void*;
+  static constexpr const char* kName = "null";
+
+  static Block allocate(std::size_t size) {
+    benchmark::DoNotOptimize(size);
+    return memory_;
+  }
+  static void deallocate(Block block) { benchmark::DoNotOptimize(block); }
+  static void write_word(Block block, std::uint64_t value) {
+    *static_cast<volatile std::uint64_t*>(block) = value;
+  }
+  static std::uint64_t host_calls() { return 0; }
+
+ private:
+  alignas(64) static inline std::uint64_t memory_[8];
+};
+
+struct MallocPolicy {
+  using Block = void*;
+  static constexpr const char* kName = "malloc";
+
+  static Block allocate(std::size_t size) {
+    void* const block = std::malloc(size);
+    if (block == nullptr) std::abort();
+    benchmark::DoNotOptimize(block);
+    return block;
+  }
+  static void deallocate(Block block) { std::free(block); }
+  static void write_word(Block block, std::uint64_t value) {
+    *static_cast<volatile std::uint64_t*>(block) = value;
+  }
+  static std::uint64_t host_calls() { return 0; }
+};
+
+// One allocator for the program, with the default configuration on the process port. With
+// EXCLAVE_BENCH_HUGE_PAGES=0 in the environment the port does not ask for huge pages.
+inline exclave::Allocator& exclave_allocator() {
+  static exclave::Allocator& allocator = *[] {
+    exclave::ProcessPort::Options options;
+    const char* const huge = std::getenv("EXCLAVE_BENCH_HUGE_PAGES");
+    if (huge != nullptr && huge[0] == '0') options.huge_pages = false;
+    const auto port = exclave::ProcessPort::create(options);
+    if (!port.ok()) std::abort();
+    auto made = exclave::Allocator::create((*port)->table());
+    if (!made.ok()) std::abort();
+    return new exclave::Allocator(static_cast<exclave::Allocator&&>(*made));
+  }();
+  return allocator;
+}
+
+struct ExclavePolicy {
+  using Block = exclave::untrusted_bytes;
+  static constexpr const char* kName = "exclave";
+
+  static Block allocate(std::size_t size) {
+    const auto block = exclave_allocator_.allocate(size);
+    if (!block.ok()) std::abort();
+    return *block;
+  }
+  static void deallocate(Block block) {
+    if (!exclave_allocator_.deallocate(block).ok()) std::abort();
+  }
+  // As for the peers, one plain store: the same instruction that exclave's accessors end in.
+  static void write_word(Block block, std::uint64_t value) {
+    *static_cast<volatile std::uint64_t*>(block.unsafe_raw()) = value;
+  }
+  static std::uint64_t host_calls() {
+    const exclave::Statistics now = exclave_allocator_.statistics();
+    return now.host_reserve_calls + now.host_release_calls;
+  }
+
+ private:
+  static inline exclave::Allocator& exclave_allocator_ = exclave_allocator();
+};
+
+// The same, writing as an enclave must: through the boundary.
+struct ExclaveStorePolicy : ExclavePolicy {
+  static constexpr const char* kName = "exclave-store";
+
+  static void write_word(Block block, std::uint64_t value) {
+    exclave::store(exclave::untrusted_ptr<std::uint64_t>::unsafe_from_address(block.address()),
+                   value);
+  }
+};
+
+}  // namespace bench

@@ -1,0 +1,304 @@
+// The C ABI answers as the C++ face does, for every function of exclave.h, and NULL never crashes
+// it.
+#include "exclave/exclave.h"
+
+#include <gtest/gtest.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstring>
+#include <fstream>
+#include <regex>
+#include <set>
+#include <sstream>
+#include <string>
+
+#include "exclave/result.hpp"
+
+namespace {
+
+constexpr std::size_t kPage = 4096;
+
+class CApi : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    ASSERT_EQ(exclave_process_port_create(nullptr, &port_), EXCLAVE_OK);
+    table_ = exclave_process_port_table(port_);
+    exclave_config config;
+    exclave_config_init(&config);
+    config.misuse = [](void* context, std::int32_t error, exclave_address, std::size_t) {
+      static_cast<CApi*>(context)->told_ = error;
+    };
+    config.misuse_context = this;
+    ASSERT_EQ(exclave_create(&table_, &config, &allocator_), EXCLAVE_OK);
+  }
+  void TearDown() override {
+    EXPECT_TRUE(exclave_validate_books(allocator_));
+    exclave_destroy(allocator_);
+    exclave_process_port_destroy(port_);
+  }
+
+  exclave_process_port* port_ = nullptr;
+  exclave_allocator* allocator_ = nullptr;
+  exclave_port table_{};
+  std::int32_t told_ = 0;
+};
+
+exclave_address map_pool(std::size_t bytes) {
+  void* const memory =
+      mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  return memory == MAP_FAILED ? 0 : reinterpret_cast<exclave_address>(memory);
+}
+
+TEST_F(CApi, BlocksLiveAndDie) {
+  exclave_address block = 0;
+  ASSERT_EQ(exclave_allocate(allocator_, 100, &block), EXCLAVE_OK);
+  std::size_t usable = 0;
+  EXPECT_EQ(exclave_usable_size(allocator_, block, &usable), EXCLAVE_OK);
+  EXPECT_GE(usable, 100u);
+  exclave_region_id region = 0;
+  EXPECT_EQ(exclave_region_of(allocator_, block, &region), EXCLAVE_OK);
+  EXPECT_NE(region, 0u);
+  EXPECT_EQ(exclave_deallocate_sized(allocator_, block, 50, 16), EXCLAVE_WRONG_SIZE);
+  EXPECT_EQ(told_, EXCLAVE_WRONG_SIZE);
+  EXPECT_EQ(exclave_deallocate_handle(allocator_, block, region + 1), EXCLAVE_STALE);
+  EXPECT_EQ(exclave_deallocate_handle(allocator_, block, region), EXCLAVE_OK);
+  EXPECT_EQ(exclave_deallocate(allocator_, block), EXCLAVE_DOUBLE_FREE);
+  EXPECT_EQ(told_, EXCLAVE_DOUBLE_FREE);
+  EXPECT_EQ(exclave_deallocate(allocator_, 0), EXCLAVE_OK);
+}
+
+TEST_F(CApi, PlacedZeroedAndMovedBlocks) {
+  const exclave_address pool = map_pool(64 * kPage);
+  ASSERT_NE(pool, 0u);
+  exclave_attach_options options;
+  exclave_attach_options_init(&options);
+  options.device = 3;
+  options.device_base = 0x7000000;
+  exclave_region_id id = 0;
+  ASSERT_EQ(exclave_attach(allocator_, pool, 64 * kPage, &options, &id), EXCLAVE_OK);
+
+  const exclave_placement on_device{EXCLAVE_ON_DEVICE, 3, 0};
+  const exclave_placement in_pool{EXCLAVE_IN_POOL, 0, id};
+  const exclave_placement nonsense{9, 0, 0};
+  exclave_address block = 0;
+  EXPECT_EQ(exclave_allocate_at(allocator_, 64, 64, &nonsense, &block), EXCLAVE_INVALID_ARGUMENT);
+  ASSERT_EQ(exclave_allocate_at(allocator_, 64, 64, &on_device, &block), EXCLAVE_OK);
+  std::uint64_t bus = 0;
+  EXPECT_EQ(exclave_device_address(allocator_, block, &bus), EXCLAVE_OK);
+  EXPECT_EQ(bus, 0x7000000 + (block - pool));
+  exclave_copy_out(block, "outside", 8);
+  ASSERT_EQ(exclave_reallocate(allocator_, &block, 5000, 16, &in_pool), EXCLAVE_OK);
+  char back[8] = {};
+  exclave_copy_in(back, block, 8);
+  EXPECT_STREQ(back, "outside");
+  EXPECT_EQ(exclave_detach(allocator_, pool, 64 * kPage, EXCLAVE_DETACH_BUSY), EXCLAVE_BUSY);
+  exclave_address zeroed = 0;
+  ASSERT_EQ(exclave_allocate_zeroed(allocator_, 40, 16, &in_pool, &zeroed), EXCLAVE_OK);
+  EXPECT_EQ(exclave_load_u64(zeroed), 0u);
+  EXPECT_EQ(exclave_deallocate(allocator_, zeroed), EXCLAVE_OK);
+
+  exclave_pin_id pin = 0;
+  ASSERT_EQ(exclave_pin(allocator_, block, 5000, &pin), EXCLAVE_OK);
+  EXPECT_EQ(exclave_detach(allocator_, pool, 64 * kPage, EXCLAVE_DETACH_REVOKE), EXCLAVE_PINNED);
+  EXPECT_EQ(exclave_unpin(allocator_, pin), EXCLAVE_OK);
+  EXPECT_EQ(exclave_unpin(allocator_, pin), EXCLAVE_NOT_FOUND);
+  EXPECT_EQ(exclave_detach(allocator_, pool, 64 * kPage, EXCLAVE_DETACH_REVOKE), EXCLAVE_OK);
+  EXPECT_EQ(exclave_deallocate(allocator_, block), EXCLAVE_FOREIGN_FREE);
+  munmap(reinterpret_cast<void*>(pool), 64 * kPage);
+}
+
+TEST_F(CApi, GoneIsTold) {
+  const exclave_address pool = map_pool(kPage);
+  struct Told {
+    exclave_region_id id = 0;
+    exclave_address base = 0;
+    std::size_t size = 0;
+  } told;
+  exclave_attach_options options;
+  exclave_attach_options_init(&options);
+  options.gone = [](void* context, exclave_region_id id, exclave_address base, std::size_t size) {
+    *static_cast<Told*>(context) = {id, base, size};
+  };
+  options.gone_context = &told;
+  exclave_region_id id = 0;
+  ASSERT_EQ(exclave_attach(allocator_, pool, kPage, &options, &id), EXCLAVE_OK);
+  ASSERT_EQ(exclave_detach(allocator_, pool, kPage, EXCLAVE_DETACH_DRAIN), EXCLAVE_OK);
+  EXPECT_EQ(told.id, id);
+  EXPECT_EQ(told.base, pool);
+  EXPECT_EQ(told.size, kPage);
+  munmap(reinterpret_cast<void*>(pool), kPage);
+}
+
+TEST_F(CApi, QuestionsAndLooking) {
+  exclave_address block = 0;
+  ASSERT_EQ(exclave_allocate(allocator_, 100, &block), EXCLAVE_OK);
+  exclave_region_info region{};
+  ASSERT_EQ(exclave_query(allocator_, block, 100, &region), EXCLAVE_OK);
+  EXPECT_TRUE(region.grown);
+  EXPECT_EQ(region.role, EXCLAVE_POOL);
+  EXPECT_EQ(exclave_query(allocator_, block, SIZE_MAX, nullptr), EXCLAVE_NOT_FOUND);
+  EXPECT_EQ(
+      exclave_validate(allocator_, block, 100, EXCLAVE_PROTECTION_READ | EXCLAVE_PROTECTION_WRITE),
+      EXCLAVE_OK);
+  EXPECT_EQ(exclave_validate(allocator_, block, 100, 4), EXCLAVE_INVALID_ARGUMENT);
+  exclave_region_info first{};
+  ASSERT_EQ(exclave_next_region(allocator_, 0, &first), EXCLAVE_OK);
+  EXPECT_EQ(first.base, region.base);
+  EXPECT_EQ(exclave_next_region(allocator_, first.base + first.size_bytes, &first),
+            EXCLAVE_NOT_FOUND);
+  exclave_run_info run{};
+  ASSERT_EQ(exclave_next_run(allocator_, block, &run), EXCLAVE_OK);
+  EXPECT_EQ(run.kind, EXCLAVE_RUN_SLAB);
+  EXPECT_EQ(run.live_slots, 1u);
+  exclave_statistics statistics{};
+  exclave_get_statistics(allocator_, &statistics);
+  EXPECT_EQ(statistics.live_blocks, 1u);
+  EXPECT_EQ(statistics.live_bytes + statistics.cached_bytes + statistics.free_bytes +
+                statistics.overhead_bytes,
+            statistics.reserved_bytes);
+  EXPECT_EQ(exclave_deallocate(allocator_, block), EXCLAVE_OK);
+  exclave_flush_thread(allocator_);
+  exclave_trim(allocator_);
+  exclave_get_statistics(allocator_, &statistics);
+  EXPECT_EQ(statistics.reserved_bytes, 0u);
+}
+
+TEST_F(CApi, BytesAndWordsCross) {
+  exclave_address block = 0;
+  ASSERT_EQ(exclave_allocate(allocator_, 64, &block), EXCLAVE_OK);
+  exclave_fill_zero(block, 64);
+  exclave_copy_out_padded(block, "123", 3);
+  exclave_store_u32(block + 8, 0xdeadbeef);
+  exclave_store_u64(block + 16, 42);
+  EXPECT_EQ(exclave_load_u32(block + 8), 0xdeadbeef);
+  EXPECT_EQ(exclave_load_u64(block + 16), 42u);
+  exclave_copy_across(block + 32, block, 16);
+  char back[16];
+  exclave_copy_in(back, block + 32, 16);
+  EXPECT_EQ(std::memcmp(back, "123\0\0\0\0\0\xef\xbe\xad\xde\0\0\0\0", 16), 0);
+  EXPECT_EQ(exclave_deallocate(allocator_, block), EXCLAVE_OK);
+}
+
+TEST_F(CApi, RingCarriesBytes) {
+  const std::size_t bytes = exclave_ring_bytes(128);
+  exclave_address memory = 0;
+  ASSERT_EQ(exclave_allocate_zeroed(allocator_, bytes, 64, nullptr, &memory), EXCLAVE_OK);
+  exclave_ring_producer producer;
+  exclave_ring_consumer consumer;
+  ASSERT_EQ(exclave_ring_producer_init(&producer, memory, bytes), EXCLAVE_OK);
+  ASSERT_EQ(exclave_ring_consumer_init(&consumer, memory, bytes), EXCLAVE_OK);
+  char out[5] = {};
+  EXPECT_EQ(exclave_ring_read(&consumer, out, 5), EXCLAVE_WOULD_BLOCK);
+  EXPECT_EQ(exclave_ring_write(&producer, "hello", 5), EXCLAVE_OK);
+  EXPECT_EQ(exclave_ring_read(&consumer, out, 5), EXCLAVE_OK);
+  EXPECT_EQ(std::memcmp(out, "hello", 5), 0);
+  exclave_store_u64(memory, 1u << 20);  // the host claims a megabyte
+  EXPECT_EQ(exclave_ring_read(&consumer, out, 1), EXCLAVE_HOST_LIED);
+  EXPECT_EQ(exclave_deallocate(allocator_, memory), EXCLAVE_OK);
+}
+
+TEST_F(CApi, MemoryCallsAreDispatched) {
+  exclave_process_memory* memory = nullptr;
+  ASSERT_EQ(exclave_process_memory_create(port_, &memory), EXCLAVE_OK);
+  const exclave_enclave_memory inside = exclave_process_memory_table(memory);
+  const int device = memfd_create("device", 0);
+  ASSERT_EQ(ftruncate(device, 4 * kPage), 0);
+  const std::intptr_t outside =
+      exclave_mmap(allocator_, &inside, 0, 4 * kPage - 100, 3, MAP_SHARED, device, 0);
+  ASSERT_GT(outside, 0);
+  const exclave_address address = static_cast<exclave_address>(outside);
+  EXPECT_EQ(exclave_mprotect(allocator_, &inside, address, kPage, PROT_READ), 0);
+  EXPECT_EQ(exclave_validate(allocator_, address, 1, EXCLAVE_PROTECTION_WRITE),
+            EXCLAVE_NOT_PERMITTED);
+  EXPECT_EQ(exclave_munmap(allocator_, &inside, address, 4 * kPage), 0);
+  EXPECT_EQ(exclave_query(allocator_, address, 1, nullptr), EXCLAVE_NOT_FOUND);
+  const std::intptr_t within =
+      exclave_mmap(allocator_, &inside, 0, kPage, 3, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_GT(within, 0);
+  EXPECT_EQ(exclave_munmap(allocator_, &inside, static_cast<exclave_address>(within), kPage), 0);
+  close(device);
+  exclave_process_memory_destroy(memory);
+}
+
+TEST_F(CApi, NullIsAnErrorEverywhere) {
+  exclave_address a = 0;
+  std::size_t n = 0;
+  std::uint64_t u = 0;
+  exclave_allocator* none = nullptr;
+  EXPECT_EQ(exclave_create(nullptr, nullptr, &none), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_create(&table_, nullptr, nullptr), EXCLAVE_INVALID_ARGUMENT);
+  const exclave_port empty{};
+  EXPECT_EQ(exclave_create(&empty, nullptr, &none), EXCLAVE_INVALID_ARGUMENT);
+  exclave_destroy(nullptr);
+  exclave_config_init(nullptr);
+  exclave_attach_options_init(nullptr);
+  exclave_process_options_init(nullptr);
+  EXPECT_EQ(exclave_attach(nullptr, 0, 0, nullptr, nullptr), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_detach(nullptr, 0, 0, EXCLAVE_DETACH_BUSY), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_detach(allocator_, kPage, kPage, 7), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_query(nullptr, 0, 0, nullptr), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_validate(nullptr, 0, 0, 0), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_device_address(allocator_, 0, nullptr), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_pin(allocator_, 0, 0, nullptr), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_unpin(nullptr, 0), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_allocate(nullptr, 1, &a), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_allocate(allocator_, 1, nullptr), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_allocate(allocator_, 0, &a), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_allocate_at(nullptr, 1, 1, nullptr, &a), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_allocate_zeroed(nullptr, 1, 1, nullptr, &a), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_reallocate(allocator_, nullptr, 1, 1, nullptr), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_deallocate(nullptr, 0), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_deallocate_sized(nullptr, 0, 0, 0), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_deallocate_handle(nullptr, 0, 0), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_usable_size(allocator_, 0, nullptr), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_usable_size(nullptr, 0, &n), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_region_of(nullptr, 0, &u), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_next_region(allocator_, 0, nullptr), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_next_run(allocator_, 0, nullptr), EXCLAVE_INVALID_ARGUMENT);
+  exclave_get_statistics(nullptr, nullptr);
+  exclave_flush_thread(nullptr);
+  exclave_trim(nullptr);
+  EXPECT_FALSE(exclave_validate_books(nullptr));
+  EXPECT_EQ(exclave_ring_producer_init(nullptr, 0, 0), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_ring_consumer_init(nullptr, 0, 0), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_ring_write(nullptr, "", 0), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_ring_read(nullptr, &a, 0), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_mmap(nullptr, nullptr, 0, 0, 0, 0, 0, 0), -EINVAL);
+  EXPECT_EQ(exclave_munmap(nullptr, nullptr, 0, 0), -EINVAL);
+  EXPECT_EQ(exclave_mprotect(nullptr, nullptr, 0, 0, 0), -EINVAL);
+  EXPECT_EQ(exclave_process_port_create(nullptr, nullptr), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_process_memory_create(nullptr, nullptr), EXCLAVE_INVALID_ARGUMENT);
+  exclave_process_port_destroy(nullptr);
+  exclave_process_memory_destroy(nullptr);
+}
+
+TEST(CApiErrors, AreTheErrorsOfTheCxxFaceAndEachHasItsOwnText) {
+  std::set<std::string> texts;
+  for (int i = 0; i <= static_cast<int>(exclave::Error::kTooManyThreads); ++i) {
+    texts.insert(exclave_error_text(i));
+  }
+  EXPECT_EQ(texts.size(), static_cast<std::size_t>(exclave::Error::kTooManyThreads) + 1);
+  EXPECT_FALSE(texts.count(exclave_error_text(99)));
+}
+
+// Every function that exclave.h declares is called by this file.
+TEST(CApiHeader, EveryFunctionIsTested) {
+  const auto read = [](const char* path) {
+    std::ifstream file(std::string(EXCLAVE_SOURCE_DIR) + path);
+    std::stringstream text;
+    text << file.rdbuf();
+    return text.str();
+  };
+  const std::string header = read("/include/exclave/exclave.h");
+  const std::string tests = read("/tests/capi/capi_test.cpp");
+  const std::regex declaration("(exclave_[a-z0-9_]+)\\(");
+  int functions = 0;
+  for (std::sregex_iterator it(header.begin(), header.end(), declaration), end; it != end;
+       ++it, ++functions) {
+    EXPECT_NE(tests.find((*it)[1].str() + "("), std::string::npos) << (*it)[1] << " is not tested";
+  }
+  EXPECT_GT(functions, 40);
+}
+
+}  // namespace
