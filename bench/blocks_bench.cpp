@@ -12,6 +12,7 @@
 
 #include "policies.hpp"
 #include "sequences.hpp"
+#include "workloads.hpp"
 
 namespace bench {
 namespace {
@@ -24,76 +25,23 @@ void report(benchmark::State& state, double pairs_per_iteration, std::uint64_t h
 
 // a: one block of 64 bytes, over and over.
 template <class Policy>
-void pair_64(benchmark::State& state) {
+void pairs(benchmark::State& state) {
   const std::uint64_t before = Policy::host_calls();
-  for ([[maybe_unused]] auto _ : state) {
-    const typename Policy::Block block = Policy::allocate(64);
-    benchmark::DoNotOptimize(block);
-    Policy::deallocate(block);
-  }
+  for ([[maybe_unused]] auto _ : state) pair_64<Policy>();
   report(state, 1, Policy::host_calls() - before);
-}
-
-// One round of b.
-template <class Policy>
-void allocate_and_free(const Batch& batch, const Array<typename Policy::Block>& blocks) {
-  for (std::size_t i = 0; i < Batch::kBlocks; ++i) {
-    blocks[i] = Policy::allocate(batch.sizes[i]);
-  }
-  for (std::size_t i = 0; i < Batch::kBlocks; ++i) {
-    Policy::deallocate(blocks[batch.free_order[i]]);
-  }
 }
 
 // b and e: 10,000 blocks of 16 to 1024 bytes, freed in random order; e with two threads, each its
 // own blocks.
 template <class Policy>
 void batches(benchmark::State& state) {
-  struct Lane {
-    explicit Lane(std::uint64_t seed) : batch(seed), blocks(Batch::kBlocks) {}
-    Batch batch;
-    Array<typename Policy::Block> blocks;
-  };
-  static Lane lanes[2] = {Lane(0xb1), Lane(0xb2)};
-  const Lane& lane = lanes[state.thread_index()];
-  allocate_and_free<Policy>(lane.batch, lane.blocks);
+  static const Lane<Policy> lanes[2] = {Lane<Policy>(0xb1), Lane<Policy>(0xb2)};
+  const Lane<Policy>& lane = lanes[state.thread_index()];
+  lane.run();
   const std::uint64_t before = Policy::host_calls();
-  for ([[maybe_unused]] auto _ : state) allocate_and_free<Policy>(lane.batch, lane.blocks);
+  for ([[maybe_unused]] auto _ : state) lane.run();
   report(state, Batch::kBlocks, Policy::host_calls() - before);
 }
-
-// The steady state of c and d. Lives as long as the program, so that it is filled once.
-template <class Policy>
-class Churn {
- public:
-  Churn(std::uint64_t seed, std::size_t live, double low, double high, bool write)
-      : plan_(seed, live, kSteps, low, high), blocks_(live), write_(write) {
-    Random random(~seed);
-    for (std::size_t i = 0; i < live; ++i) {
-      blocks_[i] = Policy::allocate(random.log_uniform(low, high));
-      if (write) Policy::write_word(blocks_[i], i);
-    }
-    for (std::size_t i = 0; i < 2 * live; ++i) {
-      write ? replace<true>() : replace<false>();
-    }
-  }
-
-  template <bool kWrite>
-  void replace() {
-    const Replacement step = plan_.steps[at_++ % kSteps];
-    Policy::deallocate(blocks_[step.victim]);
-    const typename Policy::Block block = Policy::allocate(step.size);
-    if constexpr (kWrite) Policy::write_word(block, step.size);
-    blocks_[step.victim] = block;
-  }
-
- private:
-  static constexpr std::size_t kSteps = std::size_t{1} << 17;
-  Replacements plan_;
-  Array<typename Policy::Block> blocks_;
-  bool write_;
-  std::size_t at_ = 0;
-};
 
 template <class Policy, bool kWrite>
 void churn(benchmark::State& state, Churn<Policy>& blocks) {
@@ -106,15 +54,13 @@ void churn(benchmark::State& state, Churn<Policy>& blocks) {
 // the first word is written.
 template <class Policy, std::size_t kLive>
 void replace_small(benchmark::State& state) {
-  static Churn<Policy> blocks(0xc0 + kLive, kLive, 16, 65536, true);
-  churn<Policy, true>(state, blocks);
+  churn<Policy, true>(state, small_churn<Policy, kLive>());
 }
 
 // d: one of 64 live blocks replaced by one of 64 KiB to 4 MiB, log-uniform; not touched.
 template <class Policy>
 void replace_large(benchmark::State& state) {
-  static Churn<Policy> blocks(0xd0, 64, 65536, 4 << 20, false);
-  churn<Policy, false>(state, blocks);
+  churn<Policy, false>(state, large_churn<Policy>());
 }
 
 // f: one thread allocates blocks as in b, the other frees them, in order, through a ring.
@@ -191,7 +137,7 @@ void add_churns() {
 
 template <class Policy>
 void add_all() {
-  add<Policy>("a", pair_64<Policy>);
+  add<Policy>("a", pairs<Policy>);
   add<Policy>("b", batches<Policy>);
   add_churns<Policy>();
   add<Policy>("d", replace_large<Policy>);

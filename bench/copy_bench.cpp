@@ -71,7 +71,9 @@ void add(const char* how, std::size_t size, std::size_t untrusted_align,
       for (std::size_t trusted_align = 0; trusted_align < 8; ++trusted_align) {
         add<How::kMemcpy>("memcpy", size, untrusted_align, trusted_align);
         add<How::kCopyOut>("out", size, untrusted_align, trusted_align);
-        add<How::kCopyIn>("in", size, untrusted_align, trusted_align);
+        if (trusted_align == 0 || trusted_align == 3) {
+          add<How::kCopyIn>("in", size, untrusted_align, trusted_align);
+        }
         if (untrusted_align == 0) add<How::kCopyOutPadded>("out-padded", size, 0, trusted_align);
       }
     }

@@ -66,14 +66,14 @@ if(EXCLAVE_BUILD_EXAMPLES)
   endforeach()
 endif()
 
-# --- bench --------------------------------------------------------------------------------------------------------------
+# --- bench: the program that bench/run.py times, and the one whose instructions bench/count.py counts ---------------
 if(EXCLAVE_BUILD_BENCH)
+  find_package(benchmark REQUIRED)
   file(GLOB bench_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/bench/*.cpp)
-  if(bench_sources)
-    find_package(benchmark REQUIRED)
-    add_executable(exclave_bench ${bench_sources})
-    target_link_libraries(exclave_bench PRIVATE
-      exclave_internal exclave_static benchmark::benchmark ${CMAKE_DL_LIBS})
-    exclave_options(exclave_bench)
-  endif()
+  add_executable(exclave_bench ${bench_sources})
+  add_executable(exclave_bench_count ${PROJECT_SOURCE_DIR}/bench/count/main.cpp)
+  foreach(program exclave_bench exclave_bench_count)
+    target_link_libraries(${program} PRIVATE exclave_static benchmark::benchmark ${CMAKE_DL_LIBS})
+    exclave_options(${program})
+  endforeach()
 endif()

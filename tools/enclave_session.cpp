@@ -2,9 +2,8 @@
 
 #include <sys/mman.h>
 
+#include <bit>
 #include <cerrno>
-#include <cinttypes>
-#include <cstdio>
 
 #include "tools/enclave_direct_io.hpp"
 #include "tools/enclave_ring_io.hpp"
@@ -18,6 +17,15 @@ namespace {
 constexpr std::uint32_t kRingEntries = 256;
 // Pools are aligned to huge pages, so that the kernel can use them.
 constexpr std::size_t kPoolAlignment = std::size_t{2} << 20;
+
+// Room for all that can be in flight and one more, in whole huge pages. A block may take up to the
+// next power of two; small ones (a small block size, the header, the last block) share slabs, which
+// are larger than they.
+std::size_t pool_bytes_for(const IoOptions& options) noexcept {
+  constexpr std::size_t kSlabRoom = std::size_t{512} << 10;
+  const std::size_t blocks = std::size_t{options.depth + 1} * std::bit_ceil(options.block_bytes);
+  return (blocks + kSlabRoom + kPoolAlignment - 1) / kPoolAlignment * kPoolAlignment;
+}
 
 template <class T>
 T value_or_fail(Result<T>&& result, const char* what) {
@@ -53,8 +61,7 @@ EnclaveSession::~EnclaveSession() {
 }
 
 void EnclaveSession::open_io(const IoOptions& options) {
-  // One block more than can be in flight: room for the header, which is smaller.
-  const std::size_t pool_bytes = std::size_t{options.depth + 1} * options.block_bytes;
+  const std::size_t pool_bytes = pool_bytes_for(options);
   pool_ = std::make_unique<IoPool>(allocator_, host_, attacks_, pool_bytes, kPoolAlignment);
   names_.emplace_back(pool_->id(), "I/O pool");
   if (options.engine == Engine::kPread || !open_ring(options)) {

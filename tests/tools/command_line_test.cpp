@@ -477,17 +477,34 @@ TEST_F(BadInputTest, OutputThatCannotBe) {
 }
 
 TEST_F(BadInputTest, AFullDisk) {
-  seal_something(3'000'000);
+  seal_something(6'000'000);
+  // Memory that is shared counts as a file, too: room for the pool, but not for the output.
   const auto small_files = [] {
-    const rlimit limit{1 << 20, 1 << 20};
+    const rlimit limit{4 << 20, 4 << 20};
     ::setrlimit(RLIMIT_FSIZE, &limit);
   };
   for (const std::string engine : {"auto", "pread"}) {
-    expect_failure(run({"seal", "--key-file", "key", "--io", engine, "in", "out"}, small_files),
-                   kOutput, "out: File too large");
+    expect_failure(
+        run({"seal", "--key-file", "key", "--block-size", "64K", "--io", engine, "in", "out"},
+            small_files),
+        kOutput, "out: File too large");
     expect_failure(
         run({"unseal", "--key-file", "key", "--io", engine, "sealed", "out"}, small_files), kOutput,
         "out: File too large");
+  }
+}
+
+// Every block size with every depth: the pool must always have room.
+TEST_F(SealTest, ThePoolHasRoom) {
+  ASSERT_EQ(run({"keygen", "key"}).code, kOk);
+  write("in", random_bytes_of(3'000'001));
+  for (const std::string block :
+       {"4K", "8K", "12K", "20K", "32K", "36K", "64K", "100K", "1028K", "3M"}) {
+    for (const std::string depth : {"1", "2", "7", "31", "64"}) {
+      const ToolResult result = run({"seal", "--key-file", "key", "--force", "--depth", depth,
+                                     "--block-size", block, "in", "sealed"});
+      EXPECT_EQ(result.code, kOk) << block << ' ' << depth << ' ' << result.err;
+    }
   }
 }
 

@@ -1,0 +1,478 @@
+// Regions in order, the pagemap under them, and queries without a lock.
+#include "region/registry.hpp"
+
+#include <atomic>
+#include <map>
+#include <random>
+#include <thread>
+
+#include "region/verify.hpp"
+#include "support/books_fixture.hpp"
+
+namespace exclave {
+namespace {
+
+using namespace testing_support;
+
+constexpr std::size_t kMiB = std::size_t{1} << 20;
+constexpr std::size_t kGiB = std::size_t{1} << 30;
+constexpr std::uintptr_t kBase = 0x200000000000;
+constexpr std::size_t kSegment = 4 * kMiB;
+
+class RegistryTest : public BooksFixture {
+ protected:
+  void SetUp() override {
+    BooksFixture::SetUp();
+    registry_.open(port_.enclave(), 7);
+  }
+  void TearDown() override {
+    if (validate_at_end_) EXPECT_TRUE(registry_.validate());
+    BooksFixture::TearDown();
+  }
+  Result<Region*> insert(Extent extent, AttachOptions options = {}) {
+    const Result<Region*> made = registry_.create(extent, options, false);
+    if (!made.ok()) return made;
+    const Status inserted = registry_.insert(**made);
+    if (inserted.ok()) return made;
+    registry_.destroy(**made);
+    return inserted.error();
+  }
+  Region& insert_mapping(Extent extent, Protection protection = Protection::kReadWrite,
+                         std::uint64_t device_base = kNoDeviceAddress) {
+    AttachOptions options;
+    options.role = Role::kMapping;
+    options.protection = protection;
+    options.device_base = device_base;
+    const Result<Region*> made = insert(extent, options);
+    EXPECT_TRUE(made.ok()) << error_text(made.error());
+    return **made;
+  }
+  void remove(Region& region) {
+    registry_.remove(region);
+    registry_.destroy(region);
+  }
+  Error query_error(std::uintptr_t address, std::size_t size) {
+    return registry_.query(address, size).error();
+  }
+  // Is the whole range, and nothing around it, the region's?
+  void expect_exactly(const Region& region, Extent extent) {
+    for (const std::uintptr_t at : {extent.base, extent.base + extent.size / 2, extent.end() - 1}) {
+      EXPECT_EQ(registry_.find(at), &region) << std::hex << at;
+    }
+    EXPECT_NE(registry_.find(extent.base - 1), &region);
+    EXPECT_NE(registry_.find(extent.end()), &region);
+    const Result<RegionInfo> info = registry_.query(extent.base, extent.size);
+    ASSERT_TRUE(info.ok());
+    EXPECT_EQ(info->extent, extent);
+  }
+
+  Registry registry_{books_};
+  bool validate_at_end_ = true;
+};
+
+TEST_F(RegistryTest, RegionsAtTheEdgesOfSegments) {
+  // Each shape alone, then gone without a trace.
+  const Extent shapes[] = {
+      {kBase, kPageBytes},
+      {kBase, kSegment},
+      {kBase + kPageBytes, kSegment},
+      {kBase + kSegment - kPageBytes, 2 * kPageBytes},
+      {kBase - kPageBytes, kSegment + 2 * kPageBytes},
+      {kBase + kSegment - kPageBytes, 3 * kSegment},
+      {kBase, 7 * kSegment},
+      {kBase + kSegment / 2, 2 * kSegment},
+  };
+  for (const Extent& shape : shapes) {
+    const Result<Region*> region = insert(shape);
+    ASSERT_TRUE(region.ok());
+    expect_exactly(**region, shape);
+    EXPECT_TRUE(registry_.validate());
+    remove(**region);
+    EXPECT_EQ(query_error(shape.base, 1), Error::kNotFound);
+    EXPECT_EQ(query_error(shape.end() - 1, 1), Error::kNotFound);
+    EXPECT_EQ(registry_.find(shape.base + shape.size / 2), nullptr);
+    EXPECT_TRUE(registry_.validate());
+  }
+}
+
+TEST_F(RegistryTest, RegionsAtTheEdgesOf32GiB) {
+  constexpr std::uintptr_t kEdge = kBase + 32 * kGiB;
+  for (const Extent& shape :
+       {Extent{kEdge - kPageBytes, 2 * kPageBytes}, Extent{kEdge - kSegment, 2 * kSegment},
+        Extent{kEdge - kPageBytes, kPageBytes}, Extent{kEdge, kPageBytes}}) {
+    const Result<Region*> region = insert(shape);
+    ASSERT_TRUE(region.ok());
+    expect_exactly(**region, shape);
+    remove(**region);
+    EXPECT_EQ(query_error(shape.base, 1), Error::kNotFound);
+  }
+}
+
+TEST_F(RegistryTest, HugeRegionsNeedNoLeaves) {
+  const std::size_t before = books_.used_bytes();
+  Region& region = insert_mapping({kBase + kSegment, 100 * kGiB});
+  EXPECT_LT(books_.used_bytes() - before, 300u << 10);
+  expect_exactly(region, {kBase + kSegment, 100 * kGiB});
+  EXPECT_TRUE(registry_.query(kBase + kSegment, 100 * kGiB).ok());
+  remove(region);
+  validate_at_end_ = true;
+}
+
+TEST_F(RegistryTest, HighestAddressesAreLegal) {
+  Region& region = insert_mapping({kAddressLimit - kPageBytes, kPageBytes});
+  expect_exactly(region, {kAddressLimit - kPageBytes, kPageBytes});
+  EXPECT_EQ(query_error(kAddressLimit, 1), Error::kNotFound);
+  EXPECT_EQ(query_error(kAddressLimit - 1, 2), Error::kNotFound);
+  remove(region);
+}
+
+TEST_F(RegistryTest, LowestAddressesAreLegal) {
+  Region& region = insert_mapping({kPageBytes, kPageBytes});
+  expect_exactly(region, {kPageBytes, kPageBytes});
+  EXPECT_EQ(query_error(0, 0), Error::kNotFound);
+  remove(region);
+}
+
+TEST_F(RegistryTest, Threat14OverlapsAreRefusedWithoutChange) {
+  const Extent there{kBase + kSegment, 2 * kSegment};
+  Region& region = insert_mapping(there);
+  const Extent overlapping[] = {
+      there,
+      {there.base, kPageBytes},
+      {there.end() - kPageBytes, kPageBytes},
+      {there.base - kPageBytes, 2 * kPageBytes},
+      {there.end() - kPageBytes, 2 * kPageBytes},
+      {there.base - kPageBytes, there.size + 2 * kPageBytes},
+      {there.base + kSegment / 2, kPageBytes},
+  };
+  for (const Extent& extent : overlapping) {
+    EXPECT_EQ(insert(extent).error(), Error::kOverlap);
+    EXPECT_TRUE(registry_.overlaps(extent));
+    EXPECT_EQ(registry_.count(), 1u);
+    expect_exactly(region, there);
+  }
+  for (const Extent& beside :
+       {Extent{there.base - kPageBytes, kPageBytes}, Extent{there.end(), kPageBytes}}) {
+    EXPECT_FALSE(registry_.overlaps(beside));
+    EXPECT_TRUE(insert(beside).ok());
+  }
+  expect_exactly(region, there);
+}
+
+TEST_F(RegistryTest, Threats2To9IllegalPlacesAreRefused) {
+  const Extent enclave = port_.enclave();
+  const auto error = [&](Extent extent) { return check_outside(extent, enclave).error(); };
+  EXPECT_EQ(error(enclave), Error::kInsideEnclave);
+  EXPECT_EQ(error({enclave.base + kPageBytes, kPageBytes}), Error::kInsideEnclave);
+  EXPECT_EQ(error({enclave.base - kPageBytes, 2 * kPageBytes}), Error::kInsideEnclave);
+  EXPECT_EQ(error({enclave.end() - kPageBytes, 2 * kPageBytes}), Error::kInsideEnclave);
+  EXPECT_EQ(error({enclave.base - kPageBytes, enclave.size + 2 * kPageBytes}),
+            Error::kInsideEnclave);
+  EXPECT_EQ(error({enclave.base - kPageBytes, kPageBytes}), Error::kNone) << "ends at the base";
+  EXPECT_EQ(error({enclave.end(), kPageBytes}), Error::kNone) << "starts at the top";
+  EXPECT_EQ(error({kBase, 0}), Error::kInvalidArgument);
+  EXPECT_EQ(error({kBase + 1, kPageBytes}), Error::kInvalidArgument);
+  EXPECT_EQ(error({UINTPTR_MAX - 0xfff, kPageBytes}), Error::kInvalidArgument);
+  EXPECT_EQ(error({kAddressLimit - kPageBytes, 2 * kPageBytes}), Error::kInvalidArgument);
+}
+
+TEST_F(RegistryTest, QueryOfNothingAsksForTheAddress) {
+  Region& region = insert_mapping({kBase, 2 * kPageBytes});
+  EXPECT_TRUE(registry_.query(kBase, 0).ok());
+  EXPECT_TRUE(registry_.query(kBase + 2 * kPageBytes - 1, 0).ok());
+  EXPECT_EQ(query_error(kBase + 2 * kPageBytes, 0), Error::kNotFound);
+  EXPECT_EQ(query_error(kBase - 1, 0), Error::kNotFound);
+  remove(region);
+}
+
+TEST_F(RegistryTest, QueryRefusesWrapsAndStraddles) {
+  insert_mapping({kBase, 2 * kPageBytes});
+  insert_mapping({kBase + 2 * kPageBytes, kPageBytes});
+  EXPECT_TRUE(registry_.query(kBase, 2 * kPageBytes).ok());
+  EXPECT_EQ(query_error(kBase, 2 * kPageBytes + 1), Error::kNotFound) << "over two regions";
+  EXPECT_EQ(query_error(kBase + 1, 2 * kPageBytes), Error::kNotFound);
+  EXPECT_EQ(query_error(kBase - 1, 2), Error::kNotFound);
+  EXPECT_EQ(query_error(kBase, SIZE_MAX), Error::kNotFound);
+  EXPECT_EQ(query_error(kBase + 1, SIZE_MAX), Error::kNotFound);
+  EXPECT_EQ(query_error(kBase + 1, SIZE_MAX - kBase), Error::kNotFound);
+  EXPECT_EQ(query_error(UINTPTR_MAX, 1), Error::kNotFound);
+  EXPECT_EQ(query_error(UINTPTR_MAX, SIZE_MAX), Error::kNotFound);
+  EXPECT_EQ(query_error(port_.enclave().base, 8), Error::kNotFound);
+}
+
+TEST_F(RegistryTest, ForbiddenWindowsAreNeverFoundAndKeepOthersOut) {
+  AttachOptions options;
+  options.role = Role::kForbidden;
+  ASSERT_TRUE(insert({kBase, kSegment}, options).ok());
+  EXPECT_EQ(query_error(kBase, 1), Error::kNotFound);
+  EXPECT_EQ(insert({kBase + kPageBytes, kPageBytes}).error(), Error::kOverlap);
+  EXPECT_EQ(registry_.next(kBase)->role, Role::kForbidden);
+}
+
+TEST_F(RegistryTest, Threat32ANewLifeHasANewId) {
+  Region& first = insert_mapping({kBase, kPageBytes}, Protection::kRead, 0x5000);
+  const RegionId id = registry_.query(kBase, 1)->id;
+  remove(first);
+  insert_mapping({kBase, kPageBytes});
+  const RegionInfo info = *registry_.query(kBase, 1);
+  EXPECT_NE(info.id, id);
+  EXPECT_EQ(info.protection, Protection::kReadWrite);
+  EXPECT_EQ(info.device_base, kNoDeviceAddress);
+}
+
+TEST_F(RegistryTest, NextWalksInOrder) {
+  for (const std::uintptr_t page : {7u, 3u, 5u, 4u}) {
+    insert_mapping({kBase + page * kPageBytes, kPageBytes});
+  }
+  std::vector<std::uintptr_t> seen;
+  for (std::uintptr_t at = 0;;) {
+    const Result<RegionInfo> info = registry_.next(at);
+    if (!info.ok()) break;
+    seen.push_back((info->extent.base - kBase) / kPageBytes);
+    at = info->extent.end();
+  }
+  EXPECT_EQ(seen, (std::vector<std::uintptr_t>{3, 4, 5, 7}));
+  EXPECT_EQ(registry_.next(kBase + 3 * kPageBytes + 1)->extent.base, kBase + 3 * kPageBytes);
+}
+
+TEST_F(RegistryTest, AMappingIsCutWhereverAPageStarts) {
+  const Extent whole{kBase + kSegment / 2, 3 * kSegment};
+  const Extent parts[] = {
+      {whole.base, kPageBytes},
+      {whole.end() - kPageBytes, kPageBytes},
+      {whole.base + kPageBytes, kPageBytes},
+      {kBase + kSegment, kSegment},                                // a whole segment
+      {kBase + kSegment - kPageBytes, kSegment + 2 * kPageBytes},  // and a page on either side
+      {kBase + kSegment, 2 * kPageBytes},
+      whole,
+  };
+  for (const Extent& part : parts) {
+    Region& mapping = insert_mapping(whole, Protection::kRead, 0x10000);
+    const RegionId id = registry_.query(whole.base, 1)->id;
+    Region* cut = nullptr;
+    {
+      const LockGuard guard(registry_.lock());
+      const Result<Region*> made = registry_.isolate_locked(mapping, part);
+      ASSERT_TRUE(made.ok());
+      cut = *made;
+    }
+    EXPECT_TRUE(registry_.validate());
+    expect_exactly(*cut, part);
+    for (const std::uintptr_t at : {whole.base, part.base, part.end() - 1, whole.end() - 1}) {
+      const Result<RegionInfo> info = registry_.query(at, 1);
+      ASSERT_TRUE(info.ok());
+      EXPECT_EQ(info->id, id) << "pieces keep the id";
+      EXPECT_EQ(info->protection, Protection::kRead);
+      EXPECT_EQ(info->device_base - 0x10000, info->extent.base - whole.base);
+    }
+    // Join what was cut: one region again.
+    {
+      const LockGuard guard(registry_.lock());
+      registry_.join_locked(*cut);
+    }
+    EXPECT_EQ(registry_.count(), 1u);
+    EXPECT_TRUE(registry_.validate());
+    EXPECT_EQ(registry_.query(whole.base, whole.size)->extent, whole);
+    const LockGuard guard(registry_.lock());
+    Region* const joined = registry_.region_at_locked(whole.base);
+    registry_.remove_locked(*joined);
+    registry_.destroy(*joined);
+  }
+}
+
+TEST_F(RegistryTest, PiecesOfOtherProtectionOrOtherAttachDoNotJoin) {
+  Region& low = insert_mapping({kBase, 4 * kPageBytes});
+  insert_mapping({kBase + 4 * kPageBytes, 4 * kPageBytes});  // another attach
+  const LockGuard guard(registry_.lock());
+  registry_.join_locked(low);
+  EXPECT_EQ(registry_.count(), 2u);
+  const Result<Region*> part = registry_.isolate_locked(low, {kBase + kPageBytes, kPageBytes});
+  ASSERT_TRUE(part.ok());
+  registry_.set_protection_locked(**part, Protection::kRead);
+  registry_.join_locked(**part);
+  EXPECT_EQ(registry_.count(), 4u);
+  registry_.set_protection_locked(**part, Protection::kReadWrite);
+  (*part)->in_call = 3;
+  registry_.join_locked(**part);
+  EXPECT_EQ(registry_.count(), 4u) << "a call is under way on it";
+  (*part)->in_call = 0;
+  registry_.join_locked(**part);
+  EXPECT_EQ(registry_.count(), 2u);
+}
+
+TEST_F(RegistryTest, CutsWithoutTrustedMemoryKeepEveryByte) {
+  const Extent whole{kBase + kPageBytes, 3 * kSegment};
+  insert_mapping(whole);
+  for (std::uint64_t n = 1; n < 6; ++n) {
+    // Use up what the chunks still hold, so that each cut needs the port.
+    port_.set_trusted_left(0);
+    while (books_.allocate(BookKind::kPagemapLeaf, 4096 + 4) != nullptr) {
+    }
+    while (books_.allocate(BookKind::kRegion, sizeof(Region)) != nullptr) {
+    }
+    const LockGuard guard(registry_.lock());
+    Region* const mapping = registry_.region_at_locked(whole.base + kSegment);
+    (void)registry_.isolate_locked(*mapping, {whole.base + kSegment, kPageBytes});
+    port_.set_trusted_left(n * (std::size_t{256} << 10));
+  }
+  EXPECT_TRUE(registry_.validate());
+  std::size_t covered = 0;
+  for (std::uintptr_t at = 0;;) {
+    const Result<RegionInfo> info = registry_.next(at);
+    if (!info.ok()) break;
+    covered += info->extent.size;
+    at = info->extent.end();
+  }
+  EXPECT_EQ(covered, whole.size);
+}
+
+TEST_F(RegistryTest, RandomRegionsAgreeWithAMap) {
+  std::map<std::uintptr_t, std::pair<std::size_t, Region*>> model;
+  std::mt19937_64 random(9);
+  for (int step = 0; step < 4000; ++step) {
+    const std::size_t grain = random() % 4 == 0 ? kSegment : kPageBytes;
+    const std::uintptr_t base = kBase + random() % (16 * kSegment / grain) * grain;
+    const std::size_t size = grain * (1 + random() % 6);
+    if (random() % 3 != 0 || model.empty()) {
+      auto next = model.lower_bound(base);
+      bool overlap = next != model.end() && next->first < base + size;
+      if (next != model.begin()) {
+        overlap |= std::prev(next)->first + std::prev(next)->second.first > base;
+      }
+      const Result<Region*> made = insert({base, size});
+      ASSERT_EQ(made.ok(), !overlap) << "step " << step;
+      if (made.ok()) model.emplace(base, std::make_pair(size, *made));
+    } else {
+      auto chosen = model.lower_bound(base);
+      if (chosen == model.end()) chosen = model.begin();
+      remove(*chosen->second.second);
+      model.erase(chosen);
+    }
+    const std::uintptr_t at = kBase + random() % (17 * kSegment);
+    const std::size_t n = random() % (2 * kSegment);
+    auto after = model.upper_bound(at);
+    const bool inside =
+        after != model.begin() && at - std::prev(after)->first < std::prev(after)->second.first &&
+        (n == 0 || n <= std::prev(after)->second.first - (at - std::prev(after)->first));
+    ASSERT_EQ(registry_.query(at, n).ok(), inside) << "step " << step;
+    if (step % 200 == 0) {
+      ASSERT_TRUE(registry_.validate());
+    }
+  }
+}
+
+TEST_F(RegistryTest, AMillionRegionsAreFoundAtOnce) {
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  constexpr std::size_t kCount = 100000;
+#else
+  constexpr std::size_t kCount = 1000000;
+#endif
+  AttachOptions options;
+  options.role = Role::kMapping;
+  for (std::size_t i = 0; i < kCount; ++i) {
+    ASSERT_TRUE(insert({kBase + 2 * i * kPageBytes, kPageBytes}, options).ok());
+  }
+  EXPECT_EQ(registry_.count(), kCount);
+  std::mt19937_64 random(1);
+  for (int probe = 0; probe < 100000; ++probe) {
+    const std::size_t i = random() % kCount;
+    const std::uintptr_t base = kBase + 2 * i * kPageBytes;
+    ASSERT_EQ(registry_.query(base + 100, kPageBytes - 100)->extent.base, base);
+    ASSERT_EQ(query_error(base + kPageBytes, 1), Error::kNotFound);
+  }
+  // The books: a region's 192 bytes or so, and its share of a leaf.
+  EXPECT_LT(books_.used_bytes() / kCount, 300u);
+}
+
+TEST_F(RegistryTest, Threat39QueriesRunAgainstAttachAndDetach) {
+  // Two lives of one place, told apart by everything they say; a third region stands all the time.
+  const Extent small{kBase, 2 * kPageBytes};
+  const Extent large{kBase, 2 * kSegment};
+  const Extent fixed{kBase + 4 * kSegment, kSegment};
+  insert_mapping(fixed);
+  std::atomic<bool> stop = false;
+  std::atomic<std::uint64_t> hits{0};
+  std::vector<std::thread> readers;
+  for (int i = 0; i < 3; ++i) {
+    readers.emplace_back([&] {
+      std::uint64_t found = 0;
+      while (!stop) {
+        const Result<RegionInfo> info = registry_.query(kBase + kPageBytes, 100);
+        if (info.ok()) {
+          ++found;
+          ASSERT_TRUE(info->id);
+          if (info->extent == small) {
+            ASSERT_EQ(info->protection, Protection::kRead);
+            ASSERT_EQ(info->device_base, 0x1000u);
+          } else {
+            ASSERT_EQ(info->extent, large);
+            ASSERT_EQ(info->protection, Protection::kWrite);
+            ASSERT_EQ(info->device_base, 0x2000u);
+          }
+        }
+        ASSERT_TRUE(registry_.query(fixed.base, fixed.size).ok());
+      }
+      hits += found;
+    });
+  }
+  for (int round = 0; round < 20000; ++round) {
+    Region& one = insert_mapping(small, Protection::kRead, 0x1000);
+    remove(one);
+    Region& other = insert_mapping(large, Protection::kWrite, 0x2000);
+    remove(other);
+  }
+  stop = true;
+  for (std::thread& reader : readers) reader.join();
+}
+
+TEST_F(RegistryTest, QueriesSeeAMappingWholeWhileItIsCutAndJoined) {
+  const Extent whole{kBase + kSegment - 4 * kPageBytes, 8 * kPageBytes};
+  insert_mapping(whole);
+  std::atomic<bool> stop = false;
+  std::thread reader([&] {
+    while (!stop) {
+      for (std::uintptr_t at = whole.base; at < whole.end(); at += kPageBytes) {
+        ASSERT_TRUE(registry_.query(at, kPageBytes).ok()) << "no page is ever missing";
+      }
+      ASSERT_FALSE(registry_.query(whole.base - 1, 1).ok());
+      ASSERT_FALSE(registry_.query(whole.end(), 1).ok());
+    }
+  });
+  std::mt19937 random(3);
+  for (int round = 0; round < 20000; ++round) {
+    const LockGuard guard(registry_.lock());
+    const std::uintptr_t first = random() % 8;
+    const std::uintptr_t count = 1 + random() % (8 - first);
+    Region* const mapping = registry_.region_at_locked(whole.base);
+    const Result<Region*> part =
+        registry_.isolate_locked(*mapping, {whole.base + first * kPageBytes, count * kPageBytes});
+    ASSERT_TRUE(part.ok());
+    registry_.join_locked(**part);
+    ASSERT_EQ(registry_.count(), 1u);
+  }
+  stop = true;
+  reader.join();
+}
+
+TEST(VerifyReplyTest, OnlyAPlausibleAnswerIsBelieved) {
+  const Extent enclave{0x7000000000, 0x10000000};
+  const auto error = [&](std::uintptr_t address, int host_error, std::size_t size,
+                         std::size_t alignment, std::uintptr_t fixed) {
+    return verify_reply({address, host_error}, size, alignment, fixed, enclave).error();
+  };
+  EXPECT_EQ(error(kBase, 0, kPageBytes, kPageBytes, 0), Error::kNone);
+  EXPECT_EQ(error(kBase, 12, kPageBytes, kPageBytes, 0), Error::kHostRefused);
+  EXPECT_EQ(error(kBase, -1, kPageBytes, kPageBytes, 0), Error::kHostRefused);
+  EXPECT_EQ(error(0, 0, kPageBytes, kPageBytes, 0), Error::kHostLied);
+  EXPECT_EQ(error(12, 0, kPageBytes, kPageBytes, 0), Error::kHostLied);
+  EXPECT_EQ(error(UINTPTR_MAX, 0, kPageBytes, kPageBytes, 0), Error::kHostLied);
+  EXPECT_EQ(error(enclave.base, 0, kPageBytes, kPageBytes, 0), Error::kHostLied);
+  EXPECT_EQ(error(kBase + kPageBytes, 0, kPageBytes, 2 * kPageBytes, 0), Error::kHostLied);
+  EXPECT_EQ(error(kBase + kPageBytes, 0, kPageBytes, kPageBytes, kBase), Error::kHostLied);
+  EXPECT_EQ(error(kBase, 0, kPageBytes, kPageBytes, kBase), Error::kNone);
+  EXPECT_EQ(error(enclave.base - kPageBytes, 0, kPageBytes, kPageBytes, 0), Error::kNone);
+  EXPECT_EQ(error(enclave.end(), 0, kPageBytes, kPageBytes, 0), Error::kNone);
+}
+
+}  // namespace
+}  // namespace exclave
