@@ -550,8 +550,11 @@ Status AllocatorCore::deallocate_nested(std::uintptr_t block) noexcept {
   if (found.slab == nullptr || found.slot == Slab::kNoSlot) return Error::kReentered;
   std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
   SlotState expected = SlotState::kLive;
-  if (!state->compare_exchange_strong(expected, SlotState::kDeferred, std::memory_order_acq_rel)) {
+  if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel)) {
     return free_unless_live(state);
+  }
+  if (scrub_) {
+    detail::fill_zero_bytes(block, found.slab->slot_bytes.load(std::memory_order_relaxed));
   }
   Heap::defer(books_, *found.slab, state);
   return {};
