@@ -6,11 +6,18 @@ JOBS ?= $(shell nproc)
 
 # setup.sh installs from Debian only what is missing. EXCLAVE_SKIP_SETUP=1 leaves the machine alone.
 setup = $(if $(EXCLAVE_SKIP_SETUP),true,scripts/setup.sh $(1))
-# Configures once; from then on ninja runs CMake itself when a list of files or a CMake file changes.
-build = @if [ ! -e build/$(1)/build.ninja ] || [ CMakePresets.json -nt build/$(1)/build.ninja ]; then \
+# Configures once; from then on ninja runs CMake itself when a list of files or a CMake file changes. A build folder
+# that came along with a copy or a move of the tree still belongs to the old one: it is made anew.
+build = @home=$$(sed -n 's/^CMAKE_HOME_DIRECTORY:INTERNAL=//p' build/$(1)/CMakeCache.txt 2>/dev/null); \
+	if [ -n "$$home" ] && [ ! "$$home" -ef . ]; then rm -rf build/$(1); fi; \
+	if [ ! -e build/$(1)/build.ninja ] || [ CMakePresets.json -nt build/$(1)/build.ninja ]; then \
 	  cmake --preset $(1) && touch build/$(1)/build.ninja; fi && \
-	cmake --build --preset $(1) --parallel $(JOBS)
-test = ctest --preset $(1) --parallel $(JOBS)
+	cmake --build --preset $(1) --parallel $(JOBS) $(if $(ROOMS),--target $(addsuffix _test,$(ROOMS)))
+test = ctest --preset $(1) --parallel $(JOBS) $(if $(ROOMS),-L '^($(subst $(space),|,$(strip $(ROOMS))))$$')
+# ROOMS="heap region": only the tests of these folders, and only what they need is built. For asan, tsan, release-test.
+ROOMS ?=
+empty :=
+space := $(empty) $(empty)
 
 .PHONY: help release run test bench asan tsan clang release-test freestanding coverage format format-check tidy \
 	install clean
@@ -33,7 +40,7 @@ test: ## build with debug checks and run all tests
 bench: ## measure beside glibc, mimalloc, jemalloc, tcmalloc; writes build/bench/results.json
 	@$(call setup,build bench)
 	$(call build,bench)
-	@if [ -x bench/run.sh ]; then bench/run.sh build/bench; else build/bench/exclave_bench; fi
+	@bench/run.py build/bench
 
 asan: ## all tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(call setup,build test check)

@@ -8,7 +8,7 @@ build=$1 consumer=$2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 prefix=$work/prefix
-cc=${CC:-cc} cxx=${CXX:-c++}
+cc=${CC:-cc}
 
 cmake --install "$build" --prefix "$prefix" >/dev/null
 # Away from the tree: nothing may be found by a relative path.
@@ -18,7 +18,7 @@ cd "$work"
 if [[ -e consumer/CMakeLists.txt ]]; then
   for shared in OFF ON; do
     cmake -G Ninja -S consumer -B "build-$shared" -DCMAKE_BUILD_TYPE=Release -DCMAKE_PREFIX_PATH="$prefix" \
-      -DBUILD_SHARED_LIBS=$shared -DCMAKE_C_COMPILER="$cc" -DCMAKE_CXX_COMPILER="$cxx"
+      -DBUILD_SHARED_LIBS=$shared
     cmake --build "build-$shared"
     "build-$shared/consumer"
   done

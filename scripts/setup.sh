@@ -8,7 +8,7 @@ declare -A packages=(
   [test]="binutils python3 libgtest-dev libgmock-dev clang-format-14"
   [check]="clang-14 clang-tidy-14 libclang-rt-14-dev valgrind gcovr"
   # The peers that `make bench` measures beside exclave.
-  [bench]="libbenchmark-dev libmimalloc-dev libjemalloc-dev libgoogle-perftools-dev python3"
+  [bench]="libbenchmark-dev libmimalloc2.0 libjemalloc2 libtcmalloc-minimal4 valgrind python3"
 )
 
 die() {

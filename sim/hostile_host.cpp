@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <thread>
 
 namespace exclave::sim {
@@ -14,6 +15,8 @@ namespace exclave::sim {
 namespace {
 
 constexpr std::size_t kMoatBytes = std::size_t{512} << 20;
+// So that memory beside the enclave can be aligned as the library asks.
+constexpr std::size_t kEnclaveAlignment = std::size_t{64} << 20;
 constexpr std::size_t kLieWindowBytes = std::size_t{2} << 30;
 constexpr int kNoAccessFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
 
@@ -41,6 +44,13 @@ void give_up(Extent extent) {
   if (!extent.empty()) munmap(as_pointer(extent.base), extent.size);
 }
 
+// The pages go; the addresses stay taken, so that nothing else comes to stand there.
+void bury(Extent extent) {
+  const void* const reserved =
+      mmap(as_pointer(extent.base), extent.size, PROT_NONE, kNoAccessFlags | MAP_FIXED, -1, 0);
+  if (reserved == MAP_FAILED) std::abort();  // the test itself is out of memory
+}
+
 // The part of a that lies before, and behind, b.
 Extent part_before(Extent a, Extent b) {
   return a.base < b.base ? Extent{a.base, b.base - a.base} : Extent{};
@@ -56,136 +66,6 @@ Extent common_part(Extent a, Extent b) {
 
 }  // namespace
 
-const char* name_of(HostCall call) noexcept {
-  switch (call) {
-    case HostCall::kReserve:
-      return "Reserve";
-    case HostCall::kRelease:
-      return "Release";
-    case HostCall::kMap:
-      return "Map";
-    case HostCall::kUnmap:
-      return "Unmap";
-    case HostCall::kProtect:
-      return "Protect";
-  }
-  return "";
-}
-
-const char* name_of(Lie lie) noexcept {
-  switch (lie) {
-    case Lie::kNone:
-      return "None";
-    case Lie::kNull:
-      return "Null";
-    case Lie::kMapFailed:
-      return "MapFailed";
-    case Lie::kSmallErrno:
-      return "SmallErrno";
-    case Lie::kInside:
-      return "Inside";
-    case Lie::kEndsInside:
-      return "EndsInside";
-    case Lie::kStartsInside:
-      return "StartsInside";
-    case Lie::kEncloses:
-      return "Encloses";
-    case Lie::kEndsAtEnclave:
-      return "EndsAtEnclave";
-    case Lie::kStartsAtEnclaveEnd:
-      return "StartsAtEnclaveEnd";
-    case Lie::kWraps:
-      return "Wraps";
-    case Lie::kEndsAtTop:
-      return "EndsAtTop";
-    case Lie::kNonCanonical:
-      return "NonCanonical";
-    case Lie::kKernelHalf:
-      return "KernelHalf";
-    case Lie::kUnaligned:
-      return "Unaligned";
-    case Lie::kUnderAligned:
-      return "UnderAligned";
-    case Lie::kShort:
-      return "Short";
-    case Lie::kOtherAddress:
-      return "OtherAddress";
-    case Lie::kOverlapExact:
-      return "OverlapExact";
-    case Lie::kOverlapNested:
-      return "OverlapNested";
-    case Lie::kOverlapPartly:
-      return "OverlapPartly";
-    case Lie::kSameTwice:
-      return "SameTwice";
-    case Lie::kAlias:
-      return "Alias";
-    case Lie::kHostStack:
-      return "HostStack";
-    case Lie::kForbiddenWindow:
-      return "ForbiddenWindow";
-    case Lie::kBadErrno:
-      return "BadErrno";
-    case Lie::kErrorWithAddress:
-      return "ErrorWithAddress";
-    case Lie::kSuccessWithoutAddress:
-      return "SuccessWithoutAddress";
-    case Lie::kLate:
-      return "Late";
-    case Lie::kRandomBits:
-      return "RandomBits";
-    case Lie::kRefuse:
-      return "Refuse";
-    case Lie::kFalseSuccess:
-      return "FalseSuccess";
-    case Lie::kFalseFailure:
-      return "FalseFailure";
-  }
-  return "";
-}
-
-bool fits(Lie lie, HostCall call) noexcept {
-  const bool gives_memory = call == HostCall::kReserve || call == HostCall::kMap;
-  switch (lie) {
-    case Lie::kNone:
-    case Lie::kRefuse:
-    case Lie::kBadErrno:
-    case Lie::kLate:
-      return true;
-    case Lie::kFalseSuccess:
-    case Lie::kFalseFailure:
-      return !gives_memory;
-    // A mapping is aligned to pages and is what the descriptor says.
-    case Lie::kUnderAligned:
-    case Lie::kShort:
-    case Lie::kAlias:
-    case Lie::kEndsAtEnclave:
-    case Lie::kStartsAtEnclaveEnd:
-      return call == HostCall::kReserve;
-    case Lie::kOtherAddress:
-      return call == HostCall::kMap;
-    default:
-      return gives_memory;
-  }
-}
-
-bool can_be_seen(Lie lie) noexcept {
-  switch (lie) {
-    case Lie::kNone:
-    case Lie::kEndsAtEnclave:
-    case Lie::kStartsAtEnclaveEnd:
-    case Lie::kShort:
-    case Lie::kAlias:
-    case Lie::kHostStack:
-    case Lie::kLate:
-    case Lie::kRandomBits:
-    case Lie::kFalseSuccess:
-      return false;
-    default:
-      return true;
-  }
-}
-
 // ---- Life ----
 
 std::unique_ptr<HostileHost> HostileHost::create(const Options& options) {
@@ -194,52 +74,27 @@ std::unique_ptr<HostileHost> HostileHost::create(const Options& options) {
   return host;
 }
 
-// The kernel places a mapping below the last one. So a reservation made just before the window lies
-// just above it, and the room below is still free: that is how both neighbours of the enclave come
-// into our hands.
+// One reservation for the enclave and its two neighbours; the port then takes the middle.
 bool HostileHost::build() {
-  std::vector<ProcessPort*> rejected;
-  std::vector<Extent> above_rejected;
-  for (int attempt = 0; attempt < 8; ++attempt) {
-    Extent above = reserve_window(kMoatBytes);
-    ProcessPort::Options options;
-    options.book_bytes = options_.book_bytes;
-    options.enclave_bytes = options_.enclave_bytes;
-    options.shared = options_.shared;
-    const auto made = ProcessPort::create(options);
-    if (!made.ok()) {
-      give_up(above);
-      break;
-    }
-    const Extent enclave = made.value()->enclave();
-    bool beside = above.base == enclave.end();
-    if (above.base > enclave.end()) {
-      // What the port cut off to be aligned.
-      const Extent gap = reserve_window(above.base - enclave.end(), enclave.end());
-      if (gap.base == enclave.end()) {
-        above = {gap.base, gap.size + above.size};
-        beside = true;
-      } else {
-        give_up(gap);
-      }
-    }
-    Extent below{};
-    if (beside) below = reserve_window(kMoatBytes, enclave.base - kMoatBytes);
-    if (beside && below.base == enclave.base - kMoatBytes) {
-      port_ = made.value();
-      moat_above_ = above;
-      moat_below_ = below;
-      break;
-    }
-    give_up(below);
-    above_rejected.push_back(above);
-    rejected.push_back(made.value());
-  }
-  for (ProcessPort* port : rejected) ProcessPort::destroy(port);
-  for (const Extent extent : above_rejected) give_up(extent);
+  const std::size_t bytes = options_.book_bytes + options_.enclave_bytes;
+  const Extent all = reserve_window(2 * kMoatBytes + bytes + kEnclaveAlignment);
+  if (all.empty()) return false;
+  const Extent middle{align_up(all.base + kMoatBytes, kEnclaveAlignment), bytes};
+  moat_below_ = part_before(all, middle);
+  moat_above_ = part_behind(all, middle);
+  give_up(middle);
+  ProcessPort::Options options;
+  options.book_bytes = options_.book_bytes;
+  options.enclave_bytes = options_.enclave_bytes;
+  options.shared = options_.shared;
+  options.base_hint = middle.base;
+  const auto made = ProcessPort::create(options);
+  if (!made.ok()) return false;
+  port_ = made.value();
   forbidden_window_ = reserve_window(kLieWindowBytes);
   lie_window_ = reserve_window(kLieWindowBytes);
-  return port_ != nullptr && !forbidden_window_.empty() && !lie_window_.empty();
+  // Another thread may have been quicker to take the place.
+  return port_->enclave() == middle && !forbidden_window_.empty() && !lie_window_.empty();
 }
 
 HostileHost::~HostileHost() {
@@ -475,7 +330,8 @@ void HostileHost::note_if_believed(Lie lie, const HostReply& reply, std::size_t 
 void HostileHost::complain(HostCall call, std::uintptr_t address, std::size_t bytes,
                            const char* why) {
   char line[160];
-  std::snprintf(line, sizeof line, "%s of [%#zx, +%#zx): %s", name_of(call), address, bytes, why);
+  (void)std::snprintf(line, sizeof line, "%s of [%#zx, +%#zx): %s", name_of(call), address, bytes,
+                      why);
   const std::lock_guard lock(mutex_);
   violations_.emplace_back(line);
 }
@@ -603,16 +459,15 @@ HostReply HostileHost::reserve_honestly(std::size_t bytes, std::size_t alignment
   if (reply.error != 0) return reply;
   if (lie == Lie::kShort) {
     const std::size_t there = align_down(bytes / 2, kPageBytes);
-    mmap(as_pointer(reply.address + there), bytes - there, PROT_NONE, kNoAccessFlags | MAP_FIXED,
-         -1, 0);
+    bury({reply.address + there, bytes - there});
   }
   if (lie == Lie::kAlias) {
     // Every page of the answer is one and the same.
     const int page = memfd_create("exclave-alias", MFD_CLOEXEC);
     if (page >= 0 && ftruncate(page, static_cast<off_t>(kPageBytes)) == 0) {
       for (std::size_t at = 0; at < bytes && at < (std::size_t{1} << 20); at += kPageBytes) {
-        mmap(as_pointer(reply.address + at), kPageBytes, PROT_READ | PROT_WRITE,
-             MAP_SHARED | MAP_FIXED, page, 0);
+        (void)mmap(as_pointer(reply.address + at), kPageBytes, PROT_READ | PROT_WRITE,
+                   MAP_SHARED | MAP_FIXED, page, 0);
       }
     }
     if (page >= 0) close(page);
@@ -720,8 +575,7 @@ int HostileHost::host_release(std::uintptr_t address, std::size_t bytes) noexcep
     // stand there.
     const bool keep = plan.lie == Lie::kFalseFailure;
     if (!in_moat && !keep) error = port_->host_release(address, bytes);
-    if (in_moat || keep)
-      mmap(as_pointer(address), bytes, PROT_NONE, kNoAccessFlags | MAP_FIXED, -1, 0);
+    if (in_moat || keep) bury(extent);
     if (keep && !in_moat) {
       const std::lock_guard lock(mutex_);
       strays_.push_back(extent);
@@ -764,7 +618,7 @@ void HostileHost::unmap_locked(Extent extent, bool really, bool forget) {
     if (!forget) {
       changed.push_back({gone, false, range.real && !really});
       if (really && range.real) {
-        mmap(as_pointer(gone.base), gone.size, PROT_NONE, kNoAccessFlags | MAP_FIXED, -1, 0);
+        bury(gone);
         strays_.push_back(gone);
       }
     } else if (really && range.real) {

@@ -165,8 +165,9 @@ std::unique_ptr<Neighbour> Neighbour::start(const Options& options) {
   auto scribbler = std::make_unique<Scribbler>(*control, options, getpid());
   const pid_t process = fork();
   if (process == 0) {
-    signal(SIGINT, SIG_IGN);  // Ctrl-C is for the parent, which ends this process in good order
-    signal(SIGTERM, SIG_DFL);
+    (void)signal(SIGINT,
+                 SIG_IGN);  // Ctrl-C is for the parent, which ends this process in good order
+    (void)signal(SIGTERM, SIG_DFL);
     prctl(PR_SET_NAME, "exclave-neighb.");
     const auto kept = static_cast<unsigned>(options.descriptor);
     if (kept > 0) syscall(SYS_close_range, 0u, kept - 1, 0u);

@@ -39,7 +39,7 @@ Example:
   exclave keygen ./key)";
 
 void add_common(CLI::App& command, CommandOptions& options) {
-  static const std::map<std::string, Engine> kEngines{
+  static const std::map<std::string, Engine> engines{
       {"auto", Engine::kAuto}, {"uring", Engine::kUring}, {"pread", Engine::kPread}};
   command.add_option("INPUT", options.input)->required();
   command.add_option("OUTPUT", options.output)->required();
@@ -49,7 +49,7 @@ void add_common(CLI::App& command, CommandOptions& options) {
   command.add_flag("--hostile", options.hostile,
                    "Run beside a process that writes random bytes over the I/O memory");
   command.add_option("--io", options.engine, "How the host moves the bytes: auto, uring or pread")
-      ->transform(CLI::CheckedTransformer(kEngines).description(""))
+      ->transform(CLI::CheckedTransformer(engines).description(""))
       ->type_name("ENGINE");
   command.add_option("--depth", options.depth, "Most transfers in flight, 1 to 64 (8)")
       ->check(CLI::Range(1U, kMaxDepth).description(""))
@@ -58,13 +58,13 @@ void add_common(CLI::App& command, CommandOptions& options) {
 }
 
 // Two lines from CLI11, with a pointer to --help, become one.
-std::string one_line(std::string text) {
+std::string one_line(const std::string& text) {
   const std::size_t end = text.find('\n');
   return end == std::string::npos ? text : text.substr(0, end);
 }
 
 int fail(ExitCode code, const std::string& line) {
-  std::fprintf(stderr, "exclave: %s\n", line.c_str());
+  (void)std::fprintf(stderr, "exclave: %s\n", line.c_str());
   return static_cast<int>(code);
 }
 

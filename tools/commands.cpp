@@ -111,7 +111,7 @@ std::string hex(const Digest& digest) {
   std::string text;
   for (const std::uint8_t byte : digest) {
     char digits[3];
-    std::snprintf(digits, sizeof digits, "%02x", byte);
+    (void)std::snprintf(digits, sizeof digits, "%02x", byte);
     text += digits;
   }
   return text;

@@ -53,10 +53,10 @@ EnclaveSession::EnclaveSession(HostCalls& host)
 }
 
 EnclaveSession::~EnclaveSession() {
-  if (io_ && !io_->drain()) {
-    // The host may still write to the pool; it stays mapped, and the pins keep it in the books to
-    // the end.
-    (void)pool_.release();
+  // If the host does not answer, its blocks stay pinned, the pool refuses to be detached, and its
+  // memory stays mapped.
+  if (io_) {
+    (void)io_->drain();
   }
 }
 

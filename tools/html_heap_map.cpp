@@ -34,7 +34,7 @@ struct Grid {
 
 std::string hex(std::uintptr_t address) {
   char text[24];
-  std::snprintf(text, sizeof text, "0x%" PRIxPTR, address);
+  (void)std::snprintf(text, sizeof text, "0x%" PRIxPTR, address);
   return text;
 }
 

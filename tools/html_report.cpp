@@ -314,8 +314,8 @@ std::string facts(const RunReport& report) {
                             size_text(busy.trusted_bytes) + " taken; " +
                             size_text(report.staging_bytes) + " of staging buffers");
   char fragmentation[32];
-  std::snprintf(fragmentation, sizeof fragmentation, "%.0f %% of what is free",
-                100 * report.busy.fragmentation());
+  (void)std::snprintf(fragmentation, sizeof fragmentation, "%.0f %% of what is free",
+                      100 * report.busy.fragmentation());
   out +=
       row("fragmentation", std::string(fragmentation) + " is not in the largest piece of its pool");
   return out + "</table>";

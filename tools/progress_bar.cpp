@@ -37,7 +37,8 @@ void ProgressBar::show(const char* what, std::uint64_t done_bytes, std::uint64_t
     const double part = static_cast<double>(done_bytes) / static_cast<double>(total_bytes);
     const double rate = seconds > 0 ? static_cast<double>(done_bytes) / seconds : 0;
     char figures[64];
-    std::snprintf(figures, sizeof figures, " %3.0f %%  %s", part * 100, rate_text(rate).c_str());
+    (void)std::snprintf(figures, sizeof figures, " %3.0f %%  %s", part * 100,
+                        rate_text(rate).c_str());
     const std::size_t columns = terminal_columns();
     const std::size_t taken = line.size() + std::string(figures).size() + 1;
     const std::size_t width =
@@ -48,15 +49,15 @@ void ProgressBar::show(const char* what, std::uint64_t done_bytes, std::uint64_t
     }
     line += figures;
   }
-  std::fprintf(stderr, "\r\033[K%s", line.c_str());
-  std::fflush(stderr);
+  (void)std::fprintf(stderr, "\r\033[K%s", line.c_str());
+  (void)std::fflush(stderr);
   drawn_ = true;
 }
 
 void ProgressBar::clear() {
   if (drawn_) {
-    std::fputs("\r\033[K", stderr);
-    std::fflush(stderr);
+    (void)std::fputs("\r\033[K", stderr);
+    (void)std::fflush(stderr);
     drawn_ = false;
   }
 }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <cstdio>
 
 namespace exclave::tools {
@@ -10,7 +11,7 @@ namespace {
 template <class... Arguments>
 std::string format(const char* pattern, Arguments... arguments) {
   std::array<char, 64> buffer{};
-  std::snprintf(buffer.data(), buffer.size(), pattern, arguments...);
+  (void)std::snprintf(buffer.data(), buffer.size(), pattern, arguments...);
   return buffer.data();
 }
 
@@ -43,7 +44,7 @@ std::string size_text(std::uint64_t bytes) {
     ++unit;
   }
   // One decimal where it says something.
-  const auto tenths = static_cast<std::uint64_t>(value * 10 + 0.5);
+  const auto tenths = std::llround(value * 10);
   const bool whole = unit == 0 || tenths % 10 == 0 || value >= 100;
   return format(whole ? "%.0f %s" : "%.1f %s", value, kUnits[unit]);
 }

@@ -28,12 +28,12 @@ std::array<Watched, 4> watched_files;
 extern "C" void remove_watched(int signal_number) {
   for (Watched& watched : watched_files) {
     if (watched.armed.load(std::memory_order_acquire)) {
-      ::unlinkat(watched.folder, watched.name.data(), 0);
+      (void)::unlinkat(watched.folder, watched.name.data(), 0);
     }
   }
   // The handler was reset on entry: this one ends the program, with the status that its parent
   // expects.
-  ::raise(signal_number);
+  (void)::raise(signal_number);
 }
 
 int watch(int folder, const std::array<char, 40>& name) noexcept {
@@ -87,8 +87,8 @@ TemporaryOutput::TemporaryOutput(std::string path, bool replace)
   if (::getrandom(&random, sizeof random, 0) != sizeof random) {
     fail(errno);
   }
-  std::snprintf(temporary_.data(), temporary_.size(), ".exclave-%016llx.partial",
-                static_cast<unsigned long long>(random));
+  (void)std::snprintf(temporary_.data(), temporary_.size(), ".exclave-%016llx.partial",
+                      static_cast<unsigned long long>(random));
   // Watched first: a signal in between finds nothing to remove, which is no harm.
   watched_ = watch(folder_.get(), temporary_);
   file_ = UniqueFd(

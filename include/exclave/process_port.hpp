@@ -20,6 +20,8 @@ class EXCLAVE_API ProcessPort {
     // Back what host_reserve gives with one memfd, so that another process can map it:
     // shared_backing().
     bool shared = false;
+    // Where the window is to lie if that place is free; 0: anywhere.
+    std::uintptr_t base_hint = 0;
   };
   // Errors: kInvalidArgument (sizes), kOutOfTrustedMemory (no address space), kHostRefused (no
   // memfd).

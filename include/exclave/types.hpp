@@ -103,9 +103,9 @@ struct RunInfo {
   Kind kind = Kind::kFree;
   std::uint32_t slot_bytes = 0;  // slabs
   std::uint32_t slots = 0;       // slabs
-  std::uint32_t live_slots = 0;  // slabs
-  std::uint32_t cached_slots =
-      0;  // slabs: in thread caches, or freed by another thread and not yet folded
+  std::uint32_t live_slots = 0;  // blocks: 1, or 0 when freed while pinned
+  // In thread caches, freed by another thread and not yet folded, or freed while pinned.
+  std::uint32_t cached_slots = 0;
   std::uint32_t owner = 0;  // slabs: thread slot + 1 of the owning heap; 0: a shared heap
   bool pinned = false;
 };

@@ -2,6 +2,7 @@
 #include "exclave/exclave.h"
 #include "exclave/process_port.hpp"
 
+#include <cstdlib>
 #include <new>
 
 namespace {
@@ -49,15 +50,18 @@ exclave_port exclave_process_port_table(exclave_process_port* port) {
 exclave_error exclave_process_memory_create(exclave_process_port* port,
                                             exclave_process_memory** memory) {
   if (port == nullptr || memory == nullptr) return EXCLAVE_INVALID_ARGUMENT;
-  auto* const made =
-      new (std::nothrow) exclave::ProcessEnclaveMemory(port_of(port)->enclave_heap());
-  if (made == nullptr) return EXCLAVE_OUT_OF_TRUSTED_MEMORY;
+  // malloc, so that C programs need no C++ library.
+  void* const space = std::malloc(sizeof(exclave::ProcessEnclaveMemory));
+  if (space == nullptr) return EXCLAVE_OUT_OF_TRUSTED_MEMORY;
+  auto* const made = ::new (space) exclave::ProcessEnclaveMemory(port_of(port)->enclave_heap());
   *memory = reinterpret_cast<exclave_process_memory*>(made);
   return EXCLAVE_OK;
 }
 
 void exclave_process_memory_destroy(exclave_process_memory* memory) {
-  delete memory_of(memory);
+  if (memory == nullptr) return;
+  memory_of(memory)->~ProcessEnclaveMemory();
+  std::free(memory);
 }
 
 exclave_enclave_memory exclave_process_memory_table(exclave_process_memory* memory) {

@@ -259,7 +259,14 @@ Result<ProcessPort*> ProcessPort::create(const Options& options) noexcept {
     return Error::kInvalidArgument;
   }
   std::uintptr_t base = 0;
-  for (;;) {
+  if (options.base_hint != 0) {
+    void* const hint = as_pointer(options.base_hint);
+    void* const mapped =
+        mmap(hint, book_bytes + heap_bytes, PROT_READ | PROT_WRITE,
+             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
+    if (mapped != MAP_FAILED) base = as_address(mapped);
+  }
+  while (base == 0) {
     base = reserve_address_space(book_bytes + heap_bytes, kHugePageBytes, PROT_READ | PROT_WRITE);
     if (base != 0) break;
     if (book_bytes <= kWindowLeast && heap_bytes <= kWindowLeast) return Error::kOutOfTrustedMemory;

@@ -30,7 +30,10 @@ AllocatorCore::AllocatorCore(const PortTable& port, const Config& config) noexce
       registry_(books_),
       grown_(books_),
       scrub_(config.scrub_on_free),
-      orphans_(books_, registry_, grown_, nullptr) {}
+      orphans_(books_, registry_, grown_, nullptr),
+      busy_(books_, registry_, grown_, nullptr) {
+  busy_.close_gate();
+}
 
 Result<AllocatorCore*> AllocatorCore::create(const PortTable& port, const Config& config) noexcept {
   if (port.enclave == nullptr || port.book_window == nullptr || port.trusted_reserve == nullptr ||
@@ -113,7 +116,16 @@ AllocatorCore::Gate::Gate(AllocatorCore& core) noexcept : core_(core) {
 
 Heap* AllocatorCore::make_heap_slow(std::uint32_t slot) noexcept {
   // Relaxed: only the slot's own thread reads and writes its entry, and the port orders one thread
-  // after the other.
+  // after the other. A signal handler finds the gate closed while the lock is held.
+  heaps_[slot].store(&busy_, std::memory_order_relaxed);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  Heap* const heap = take_heap_slow(slot);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  heaps_[slot].store(heap, std::memory_order_relaxed);
+  return heap;
+}
+
+Heap* AllocatorCore::take_heap_slow(std::uint32_t slot) noexcept {
   LockGuard guard(pool_lists_);
   Heap* heap = idle_heaps_;
   if (heap != nullptr) {
@@ -128,19 +140,21 @@ Heap* AllocatorCore::make_heap_slow(std::uint32_t slot) noexcept {
   }
   heap->set_label(slot + 1);
   heap->set_active(true);
-  heaps_[slot].store(heap, std::memory_order_relaxed);
   return heap;
 }
 
 void AllocatorCore::on_thread_exit(void* context, std::uint32_t slot) noexcept {
   AllocatorCore& core = *static_cast<AllocatorCore*>(context);
   Heap* const heap = core.heaps_[slot].load(std::memory_order_relaxed);
-  if (heap == nullptr) return;
+  if (heap == nullptr || heap == &core.busy_) return;
+  core.heaps_[slot].store(&core.busy_, std::memory_order_relaxed);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
+  if (!heap->gate_closed()) core.retire_heap_slow(*heap);
+  std::atomic_signal_fence(std::memory_order_seq_cst);
   // The next thread of this slot starts afresh. A thread that ends in the middle of a call
   // (pthread_exit in a signal handler) leaves its heap as it is: its blocks can be freed, its slabs
   // are not used again.
   core.heaps_[slot].store(nullptr, std::memory_order_relaxed);
-  if (!heap->gate_closed()) core.retire_heap_slow(*heap);
 }
 
 // The thread is ending: its slabs go to the orphans, where the next thread finds them.

@@ -41,8 +41,8 @@ class AllocatorCore {
   Status deallocate(std::uintptr_t block) noexcept;
   Status deallocate_sized(std::uintptr_t block, std::size_t size, std::size_t alignment) noexcept;
   Status deallocate_handle(std::uintptr_t block, RegionId region) noexcept;
-  Result<std::size_t> usable_size(std::uintptr_t block) const noexcept;
-  Result<RegionId> region_of(std::uintptr_t block) const noexcept;
+  Result<std::size_t> usable_size(std::uintptr_t block) noexcept;
+  Result<RegionId> region_of(std::uintptr_t block) noexcept;
   void flush_thread() noexcept;
   void trim() noexcept;
 
@@ -66,8 +66,6 @@ class AllocatorCore {
   Result<Region*> take_mappings_out(Extent range, bool holes_ok) noexcept;
   // Would anything stand in the way of that? Errors: kPinned, kBusy.
   Status check_mappings(Extent range) noexcept;
-  // The host refused: the mapping stands again, unless another took its place meanwhile.
-  void put_mapping_back(Region& mapping) noexcept;
   class Gate;
   // The host unmapped it: tells the owner, with no lock held, and gives the book back.
   void finish_region(Gate& gate, Region& region) noexcept;
@@ -82,9 +80,7 @@ class AllocatorCore {
 
   // ---- Looking (core_looking.cpp); see Allocator ----
   Statistics statistics() noexcept;
-  Result<RegionInfo> next_region(std::uintptr_t address) noexcept {
-    return registry_.next(address);
-  }
+  Result<RegionInfo> next_region(std::uintptr_t address) noexcept;
   Result<RunInfo> next_run(std::uintptr_t address) noexcept;
   bool validate() noexcept;
 
@@ -121,6 +117,7 @@ class AllocatorCore {
                                                   : nullptr;
   }
   Heap* make_heap_slow(std::uint32_t slot) noexcept;
+  Heap* take_heap_slow(std::uint32_t slot) noexcept;
   static void on_thread_exit(void* context, std::uint32_t slot) noexcept;
   void retire_heap_slow(Heap& heap) noexcept;
 
@@ -173,12 +170,15 @@ class AllocatorCore {
   // ---- Frees ----
   Status deallocate_slow(std::uintptr_t block, const std::size_t* size,
                          std::size_t alignment) noexcept;
-  Status deallocate_nested(std::uintptr_t block) noexcept;
+  Status deallocate_nested(std::uintptr_t block, const SizePlan* plan) noexcept;
   Status free_block(Gate& gate, std::uintptr_t block, const SizePlan* plan) noexcept;
   Status free_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept;
   Status free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t block, bool* moved) noexcept;
+  // heap: the pool's, its lock held.
+  static void count_folded_locked(Pool& pool, Heap& heap) noexcept;
   Status free_remote(Heap& mine, Heap& owner, const SlotRef& found, std::uintptr_t block) noexcept;
   Status free_pages(Gate& gate, std::uintptr_t block) noexcept;
+  bool still_stands(const SlotRef& found, std::uintptr_t block) const noexcept;
   static Status free_unless_live(std::atomic<SlotState>* state) noexcept;
   void send(Heap& owner, Batch& batch) noexcept;
   void send_outboxes(Heap& heap) noexcept;
@@ -197,6 +197,9 @@ class AllocatorCore {
   };
   // Errors: kForeignFree, kInteriorFree, kDoubleFree.
   Result<Found> find_live(std::uintptr_t block) const noexcept;
+  Result<Found> look_up(std::uintptr_t block) noexcept;
+  static Result<Found> live_slot(Region& region, const SlotRef& found) noexcept;
+  static Result<Found> live_pages(Region& region, std::uintptr_t block) noexcept;
   bool fits_plan(const Found& found, const SizePlan& plan) const noexcept;
 
   // Errors: kPinned, kBusy, kNotFound; kWouldBlock while another thread's call is under way there.
@@ -252,6 +255,8 @@ class AllocatorCore {
   Heap* all_heaps_ EXCLAVE_GUARDED_BY(pool_lists_) = nullptr;
   Heap* idle_heaps_ EXCLAVE_GUARDED_BY(pool_lists_) = nullptr;
   SharedHeap orphans_;
+  // Stands in for a thread's heap while that is being made or given up: its gate is never open.
+  Heap busy_;
   std::atomic<bool> has_orphans_{false};
 
   std::atomic<std::size_t> grown_bytes_{0};

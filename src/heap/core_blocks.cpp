@@ -146,6 +146,8 @@ Result<untrusted_bytes> AllocatorCore::allocate_small_slow(Gate& gate, SizeClass
 }
 
 Result<untrusted_bytes> AllocatorCore::allocate_pages(Gate& gate, const SizePlan& plan) noexcept {
+  // No region's books hold a longer block, so the host is not asked for one.
+  if (plan.pages >> kBookRefBits != 0) return Error::kOutOfMemory;
   Result<PageRun> run = grown_.allocate_block(plan.pages, plan.align_order);
   // Others may take what was grown for us; not for ever.
   for (int tries = 0; !run.ok() && tries < 4; ++tries) {
@@ -276,7 +278,7 @@ Result<untrusted_bytes> AllocatorCore::reallocate(std::uintptr_t block, std::siz
   if (block == 0) return allocate(size, alignment, where);
   const Result<SizePlan> plan = plan_for(size, alignment);
   if (!plan.ok()) return plan.error();
-  const Result<Found> found = find_live(block);
+  const Result<Found> found = look_up(block);
   if (!found.ok()) return report(found.error(), block, size).error();
   const bool attached = !found->region->grown.load(std::memory_order_relaxed);
   if (is_aligned(block, alignment)) {
@@ -290,6 +292,10 @@ Result<untrusted_bytes> AllocatorCore::reallocate(std::uintptr_t block, std::siz
       if (!gate.status().ok()) return gate.status().error();
       PagePool* const pages =
           static_cast<PagePool*>(found->region->page_pool.load(std::memory_order_acquire));
+      if (scrub_) {
+        const std::size_t kept = plan->pages * kPageBytes;
+        detail::fill_zero_bytes(block + kept, found->usable - kept);
+      }
       if (pages != nullptr && pages->shrink_block(*found->region, block, plan->pages).ok())
         return pointer(block);
     }
@@ -299,7 +305,9 @@ Result<untrusted_bytes> AllocatorCore::reallocate(std::uintptr_t block, std::siz
     where = Placement::in_pool(found->region->region_id());
   const Result<untrusted_bytes> moved = allocate(size, alignment, where);
   if (!moved.ok()) return moved;
-  detail::copy_across_bytes(moved->address(), block, found->usable < size ? found->usable : size);
+  // Whole words: both ends are ours up to the next multiple of 8, and the tail needs no fences.
+  const std::size_t words = align_up(size, 8);
+  detail::copy_across_bytes(moved->address(), block, found->usable < words ? found->usable : words);
   if (const Status freed = deallocate(block); !freed.ok()) {
     (void)deallocate(moved->address());
     return freed.error();
@@ -406,7 +414,10 @@ Status AllocatorCore::deallocate_slow(std::uintptr_t block, const std::size_t* s
   Status freed;
   {
     Gate gate(*this);
-    if (gate.status().error() == Error::kReentered) return deallocate_nested(block);
+    if (gate.status().error() == Error::kReentered) {
+      freed = deallocate_nested(block, size != nullptr ? &plan : nullptr);
+      return freed.ok() ? freed : report(freed.error(), block, told_size);
+    }
     if (!gate.status().ok()) return gate.status();
     freed = free_block(gate, block, size != nullptr ? &plan : nullptr);
     if (grown_.has_idle(config_.keep_free_bytes)) give_idle_back(gate, config_.keep_free_bytes);
@@ -454,6 +465,12 @@ Status AllocatorCore::free_own(Heap& heap, const SlotRef& found, std::uintptr_t 
   return {};
 }
 
+// What nested calls freed must not keep a draining pool.
+void AllocatorCore::count_folded_locked(Pool& pool, Heap& heap) noexcept {
+  if (pool.draining && heap.wants_sweep()) heap.fold_slow();
+  pool.live -= heap.take_folded();
+}
+
 Status AllocatorCore::free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t block,
                                   bool* moved) noexcept {
   Status freed;
@@ -470,9 +487,15 @@ Status AllocatorCore::free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t
     }
     std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
     const bool live = state->load(std::memory_order_relaxed) == SlotState::kLive;
-    freed = free_own(shared.heap, found, block);
-    if (Pool* const pool = shared.pool; pool != nullptr && live) {
-      pool->live -= 1;
+    if (live && shared.pool == nullptr) {
+      // Orphaned slabs are adopted slab by slab, so none of their slots may stand on a stack.
+      shared.heap.give_back(*found.slab, state);
+    } else {
+      freed = free_own(shared.heap, found, block);
+    }
+    if (Pool* const pool = shared.pool; pool != nullptr) {
+      if (live) pool->live -= 1;
+      count_folded_locked(*pool, shared.heap);
       if (pool->draining && pool->live == 0) {
         drained = pool;
         id = pool->id;
@@ -483,6 +506,13 @@ Status AllocatorCore::free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t
   return freed;
 }
 
+// Whoever frees a block that is free already may find its slab given back and cut anew before the
+// state is marked. The mark holds the slab in place, so this second look is final.
+bool AllocatorCore::still_stands(const SlotRef& found, std::uintptr_t block) const noexcept {
+  const SlotRef now = Heap::find_slot(books_, registry_, block);
+  return now.slab == found.slab && now.slot == found.slot;
+}
+
 Status AllocatorCore::free_remote(Heap& mine, Heap& owner, const SlotRef& found,
                                   std::uintptr_t block) noexcept {
   std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
@@ -491,6 +521,10 @@ Status AllocatorCore::free_remote(Heap& mine, Heap& owner, const SlotRef& found,
   // From here on the slot holds its slab in place.
   if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel)) {
     return free_unless_live(state);
+  }
+  if (!still_stands(found, block)) {
+    state->store(SlotState::kLive, std::memory_order_release);
+    return Error::kDoubleFree;
   }
   Heap::Outbox& box = mine.outbox_for(owner.self());
   if (box.batch != nullptr && box.owner != owner.self()) {
@@ -534,7 +568,7 @@ void AllocatorCore::settle_abandoned(Heap& heap) noexcept {
     Batch* const next = batch->next;
     for (std::uint32_t i = 0; i < batch->count; ++i) {
       const SlotRef found = Heap::find_slot(books_, registry_, batch->blocks[i]);
-      EXCLAVE_CHECK(found.slab != nullptr && found.slot != Slab::kNoSlot);
+      if (found.slot == Slab::kNoSlot) continue;  // freed twice at once, and its slab is gone
       std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
       if (state->load(std::memory_order_acquire) == SlotState::kRemote)
         Heap::defer(books_, *found.slab, state);
@@ -545,13 +579,23 @@ void AllocatorCore::settle_abandoned(Heap& heap) noexcept {
 }
 
 // In a signal handler, inside another call of this thread: no lock, no list, only the state byte.
-Status AllocatorCore::deallocate_nested(std::uintptr_t block) noexcept {
+Status AllocatorCore::deallocate_nested(std::uintptr_t block, const SizePlan* plan) noexcept {
+  Region* const region = registry_.find(block);
   const SlotRef found = Heap::find_slot(books_, registry_, block);
-  if (found.slab == nullptr || found.slot == Slab::kNoSlot) return Error::kReentered;
+  if (region == nullptr || found.slab == nullptr) return Error::kReentered;
+  if (found.slot == Slab::kNoSlot) return Error::kInteriorFree;
+  if (plan != nullptr &&
+      !fits_plan({found.slab->slot_bytes.load(std::memory_order_relaxed), false, region}, *plan)) {
+    return Error::kWrongSize;
+  }
   std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
   SlotState expected = SlotState::kLive;
   if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel)) {
     return free_unless_live(state);
+  }
+  if (!still_stands(found, block)) {
+    state->store(SlotState::kLive, std::memory_order_release);
+    return Error::kDoubleFree;
   }
   if (scrub_) {
     detail::fill_zero_bytes(block, found.slab->slot_bytes.load(std::memory_order_relaxed));
@@ -574,6 +618,7 @@ Status AllocatorCore::free_pages(Gate& gate, std::uintptr_t block) noexcept {
     if (const Status freed = pool->pages.free_block(*region, block, &kept); !freed.ok())
       return freed;
     if (!kept) pool->live -= 1;
+    count_folded_locked(*pool, pool->shared.heap);
     if (!pool->draining || pool->live != 0) return {};
     id = pool->id;
   }
@@ -589,23 +634,41 @@ Status AllocatorCore::deallocate_handle(std::uintptr_t block, RegionId region) n
 
 // ---- What stands at an address ----
 
-Result<AllocatorCore::Found> AllocatorCore::find_live(std::uintptr_t block) const noexcept {
-  Region* const region = registry_.find(block);
-  if (region == nullptr || region->unit_of(block) == nullptr) return Error::kForeignFree;
-  const SlotRef found = Heap::find_slot(books_, registry_, block);
-  if (found.slab == nullptr) {
-    PagePool* const pages =
-        static_cast<PagePool*>(region->page_pool.load(std::memory_order_acquire));
-    if (pages == nullptr) return Error::kForeignFree;
-    const Result<PageBlock> run = pages->find_block(*region, block);
-    if (!run.ok()) return run.error();
-    return Found{run->extent.size, run->pinned, region};
-  }
+Result<AllocatorCore::Found> AllocatorCore::live_slot(Region& region,
+                                                      const SlotRef& found) noexcept {
   if (found.slot == Slab::kNoSlot) return Error::kInteriorFree;
   const SlotState state = found.slab->states()[found.slot].load(std::memory_order_acquire);
   if (state != SlotState::kLive && state != SlotState::kPinned) return Error::kDoubleFree;
   return Found{found.slab->slot_bytes.load(std::memory_order_relaxed), state == SlotState::kPinned,
-               region};
+               &region};
+}
+
+Result<AllocatorCore::Found> AllocatorCore::live_pages(Region& region,
+                                                       std::uintptr_t block) noexcept {
+  PagePool* const pages = static_cast<PagePool*>(region.page_pool.load(std::memory_order_acquire));
+  if (pages == nullptr) return Error::kForeignFree;
+  const Result<PageBlock> run = pages->find_block(region, block);
+  if (!run.ok()) return run.error();
+  return Found{run->extent.size, run->pinned, &region};
+}
+
+Result<AllocatorCore::Found> AllocatorCore::find_live(std::uintptr_t block) const noexcept {
+  Region* const region = registry_.find(block);
+  if (region == nullptr || region->unit_of(block) == nullptr) return Error::kForeignFree;
+  const SlotRef found = Heap::find_slot(books_, registry_, block);
+  return found.slab != nullptr ? live_slot(*region, found) : live_pages(*region, block);
+}
+
+// Outside any gate: pages are looked up under a lock, so a nested call must be kept out; slots are
+// not.
+Result<AllocatorCore::Found> AllocatorCore::look_up(std::uintptr_t block) noexcept {
+  Region* const region = registry_.find(block);
+  if (region == nullptr || region->unit_of(block) == nullptr) return Error::kForeignFree;
+  const SlotRef found = Heap::find_slot(books_, registry_, block);
+  if (found.slab != nullptr) return live_slot(*region, found);
+  Gate gate(*this);
+  if (!gate.status().ok()) return gate.status().error();
+  return live_pages(*region, block);
 }
 
 // Is this what a request of the plan would have been given here?
@@ -619,14 +682,14 @@ bool AllocatorCore::fits_plan(const Found& found, const SizePlan& plan) const no
          found.usable == pages_for(bytes) * kPageBytes;
 }
 
-Result<std::size_t> AllocatorCore::usable_size(std::uintptr_t block) const noexcept {
-  const Result<Found> found = find_live(block);
+Result<std::size_t> AllocatorCore::usable_size(std::uintptr_t block) noexcept {
+  const Result<Found> found = look_up(block);
   if (!found.ok()) return found.error();
   return found->usable;
 }
 
-Result<RegionId> AllocatorCore::region_of(std::uintptr_t block) const noexcept {
-  const Result<Found> found = find_live(block);
+Result<RegionId> AllocatorCore::region_of(std::uintptr_t block) noexcept {
+  const Result<Found> found = look_up(block);
   if (!found.ok()) return found.error();
   return found->region->region_id();
 }

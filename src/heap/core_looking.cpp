@@ -4,6 +4,12 @@
 
 namespace exclave::core {
 
+Result<RegionInfo> AllocatorCore::next_region(std::uintptr_t address) noexcept {
+  Gate gate(*this);
+  if (!gate.status().ok()) return gate.status().error();
+  return registry_.next(address);
+}
+
 Result<RunInfo> AllocatorCore::next_run(std::uintptr_t address) noexcept {
   Gate gate(*this);
   if (!gate.status().ok()) return gate.status().error();
@@ -22,6 +28,7 @@ Result<RunInfo> AllocatorCore::run_at(std::uintptr_t address) noexcept {
   info.pinned = piece.pinned;
   if (piece.slab == 0) {
     info.kind = piece.free ? RunInfo::Kind::kFree : RunInfo::Kind::kBlock;
+    if (!piece.free) (piece.freed ? info.cached_slots : info.live_slots) = 1;
     return piece.extent.empty() ? Result<RunInfo>(Error::kNotFound) : info;
   }
   const Slab& slab = *books_.at<Slab>(piece.slab);
@@ -63,8 +70,8 @@ Statistics AllocatorCore::statistics() noexcept {
           s.free_bytes += run->extent.size;
           break;
         case RunInfo::Kind::kBlock:
-          s.live_bytes += run->extent.size;
-          s.live_blocks += 1;
+          s.live_blocks += run->live_slots;
+          (run->live_slots != 0 ? s.live_bytes : s.cached_bytes) += run->extent.size;
           break;
         case RunInfo::Kind::kSlab: {
           const std::size_t slot = run->slot_bytes;

@@ -154,6 +154,7 @@ Status AllocatorCore::detach(Extent range, DetachMode mode) noexcept {
       id = region->region_id();
     } else if (role == Role::kForbidden) {
       registry_.remove_locked(*region);
+      region->links = {};  // a chain of one
       window = region;
     }
   }
@@ -475,11 +476,6 @@ Result<Region*> AllocatorCore::take_mappings_out(Extent range, bool holes_ok) no
     }
     return chain;
   }
-}
-
-void AllocatorCore::put_mapping_back(Region& mapping) noexcept {
-  mapping.links = {};
-  if (!registry_.insert(mapping).ok()) registry_.destroy(mapping);
 }
 
 }  // namespace exclave::core

@@ -105,6 +105,11 @@ bool Heap::grow_stack(SizeClass c) noexcept {
   return true;
 }
 
+// Without a stack no slot of a slab can be served.
+bool Heap::has_stack(SizeClass c) noexcept {
+  return stacks_[c].bottom != nullptr || grow_stack(c);
+}
+
 void Heap::flush_stack(SizeClass c, std::size_t keep) noexcept {
   Stack& stack = stacks_[c];
   const std::size_t used = static_cast<std::size_t>(stack.top - stack.bottom);
@@ -133,7 +138,7 @@ bool Heap::refill_slow(SizeClass c) noexcept {
   std::uint32_t taken = 0;
   while (taken < want && stack.with_free != 0) {
     Slab& slab = *books_.at<Slab>(stack.with_free);
-    if (slab.free_slots == slab.slots.load(std::memory_order_relaxed)) stack.empty_slabs = 0;
+    if (slab.free_slots == slab.slots.load(std::memory_order_relaxed)) stack.empty_slabs -= 1;
     taken += slab.take(stack.bottom + taken, want - taken);
     if (slab.free_slots != 0) break;
     unlist(slab);
@@ -150,6 +155,7 @@ bool Heap::refill_slow(SizeClass c) noexcept {
 }
 
 Status Heap::add_slab_slow(SizeClass c, Region* only_region) noexcept {
+  if (!has_stack(c)) return Error::kOutOfTrustedMemory;
   Result<PageRun> run = Error::kOutOfMemory;
   const std::size_t slot_bytes = size_class_bytes(c);
   // A small region should not give a tenth of itself to one class.
@@ -180,10 +186,10 @@ Status Heap::add_slab_slow(SizeClass c, Region* only_region) noexcept {
 
 bool Heap::adopt_slow(Heap& from, SizeClass c) noexcept {
   const BookRef ref = from.stacks_[c].with_free;
-  if (ref == 0) return false;
+  if (ref == 0 || !has_stack(c)) return false;
   Slab& slab = *books_.at<Slab>(ref);
   const bool empty = slab.free_slots == slab.slots.load(std::memory_order_relaxed);
-  if (empty) from.stacks_[c].empty_slabs = 0;
+  if (empty) from.stacks_[c].empty_slabs -= 1;
   from.unlist(slab);
   slab.owner.store(self_, std::memory_order_release);
   list(slab);
@@ -271,11 +277,11 @@ void Heap::defer(const BookStore& books, Slab& slab, std::atomic<SlotState>* sta
 // owner.
 void Heap::take_back(std::uintptr_t block) noexcept {
   const SlotRef found = find_slot(books_, registry_, block);
-  EXCLAVE_CHECK(found.slab != nullptr &&
-                found.slot != Slab::kNoSlot);  // kRemote holds the slab in place
-  std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
-  // The owner may have freed it itself at the same moment: then one of the two was a double free.
-  if (state->load(std::memory_order_acquire) != SlotState::kRemote) {
+  // kRemote holds the slab in place. But the owner may have freed it itself at the same moment:
+  // then one of the two was a double free, and the slab may be gone.
+  std::atomic<SlotState>* const state =
+      found.slot != Slab::kNoSlot ? &found.slab->states()[found.slot] : nullptr;
+  if (state == nullptr || state->load(std::memory_order_acquire) != SlotState::kRemote) {
     double_frees_ += 1;
     last_double_free_ = block;
   } else if (found.slab->owner.load(std::memory_order_acquire) != self_) {

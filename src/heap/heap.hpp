@@ -179,6 +179,7 @@ class alignas(kCacheLine) Heap {
   };
 
   bool grow_stack(SizeClass c) noexcept;
+  bool has_stack(SizeClass c) noexcept;
   void flush_stack(SizeClass c, std::size_t keep) noexcept;
   void take_back(std::uintptr_t block) noexcept;
   void sweep() noexcept;

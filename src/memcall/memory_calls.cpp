@@ -90,7 +90,8 @@ int unmap_mappings(AllocatorCore& core, AllocatorCore::Gate& gate, Extent range)
     if (error == 0) {
       core.finish_region(gate, *mapping);
     } else {
-      core.put_mapping_back(*mapping);
+      // Unless another took its place meanwhile: then the host lied, and the old one is gone.
+      if (!core.registry().put_back(*mapping).ok()) core.finish_region(gate, *mapping);
       if (result == 0) result = -allowed_errno(error, {kEINVAL, kENOMEM, kEPERM});
     }
     mapping = next;
@@ -234,10 +235,8 @@ std::intptr_t MemoryCalls::mmap(std::uintptr_t address, std::size_t length, int 
   if (length == 0) return -kEINVAL;
   if (!checked_align_up(length, kPageBytes, &size) || size > kAddressLimit) return -kENOMEM;
   const bool fixed = (flags & (kMapFixed | kMapFixedNoReplace)) != 0;
-  Extent range;
-  if (fixed) {
-    if (const int bad = decode_range(address, length, &range); bad != 0) return bad;
-  }
+  if (fixed && address > kAddressLimit - size) return -kENOMEM;
+  if (fixed && !is_aligned(address, kPageBytes)) return -kEINVAL;
   const bool outside =
       (flags & kMapAnonymous) == 0 && inside_.lies_outside != nullptr &&
       inside_.lies_outside(inside_.context, protection, flags, descriptor, offset) != 0;
@@ -252,7 +251,7 @@ std::intptr_t MemoryCalls::mmap(std::uintptr_t address, std::size_t length, int 
     return map_outside(core, request);
   }
   // Private memory never lies outside, wherever it was asked for.
-  if (fixed && !enclave.covers(range)) return -kENOMEM;
+  if (fixed && !enclave.covers({address, size})) return -kENOMEM;
   return inside_.map(inside_.context, address, length, protection, flags, descriptor, offset);
 }
 

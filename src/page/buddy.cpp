@@ -73,7 +73,8 @@ std::uint64_t Buddy::allocate_across_slow(std::uint64_t pages, unsigned align_or
   // A free stretch of `pages` holds at least one block of a quarter of it.
   const unsigned least = pages < 4 ? 0 : floor_log2(pages) - 1;
   unsigned looked = 0;
-  for (unsigned order = least; order < orders_; ++order) {
+  // Largest blocks first: short stretches must not use up the looks.
+  for (unsigned order = orders_; order-- > least;) {
     for (std::uint64_t at = 0; looked < kMaxStretches; ++looked) {
       const std::uint64_t found = tree_[order].find(at);
       if (found == BitTree::kNone) break;

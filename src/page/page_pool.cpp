@@ -406,6 +406,7 @@ PagePool::Piece PagePool::piece_at(Region& region, std::uintptr_t address) noexc
   if (const Result<PageBlock> block = around_locked(region, page); block.ok()) {
     piece.extent = block->extent;
     piece.pinned = block->pinned;
+    piece.freed = block->freed;
     return piece;
   }
   const std::uintptr_t end = address_of(book_of(region).buddy->free_end(page >> kPageShift));

@@ -90,6 +90,7 @@ class PagePool {
     Extent extent{};
     bool free = false;
     bool pinned = false;
+    bool freed = false;  // while pinned
     BookRef slab = 0;
   };
   Piece piece_at(Region& region, std::uintptr_t address) noexcept EXCLAVE_EXCLUDES(lock_);

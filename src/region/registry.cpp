@@ -130,6 +130,13 @@ Status Registry::insert(Region& region) noexcept {
   return insert_locked(region);
 }
 
+Status Registry::put_back(Region& mapping) noexcept {
+  LockGuard guard(lock_);
+  const Status inserted = insert_locked(mapping);
+  if (inserted.ok()) join_locked(mapping);
+  return inserted;
+}
+
 Status Registry::insert_locked(Region& region) noexcept {
   const Extent extent = region.extent();
   if (Status legal = check_outside(extent, enclave_); !legal.ok()) return legal;

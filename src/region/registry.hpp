@@ -37,6 +37,9 @@ class Registry {
   void destroy(Region& region) noexcept;
   // Errors, without change: kInvalidArgument, kInsideEnclave, kOverlap, kOutOfTrustedMemory.
   Status insert(Region& region) noexcept EXCLAVE_EXCLUDES(lock_);
+  // Inserts a mapping that was taken out a moment ago, and joins it with what is left of it.
+  // Errors: as insert.
+  Status put_back(Region& mapping) noexcept EXCLAVE_EXCLUDES(lock_);
   // After this no reader finds it. Precondition: inserted.
   void remove(Region& region) noexcept EXCLAVE_EXCLUDES(lock_);
   void remove_locked(Region& region) noexcept EXCLAVE_REQUIRES(lock_);

@@ -215,11 +215,11 @@ TEST_F(Threat36_HostFailsToProtect,
 }
 TEST_F(Threat36_HostFailsToProtect, WithoutTrustedMemoryTheRestIsUntouched) {
   std::set<int> answers;
-  for (std::uint64_t n = 1; n < 6; ++n) {
+  for (std::uint64_t n = 1; n < 5; ++n) {
     start(Config{});
     host_->starve_books_from(n);
     std::uintptr_t base = kPlace;
-    for (int i = 0; i < 300; ++i, base += std::uintptr_t{64} << 20) {
+    for (int i = 0; i < 40; ++i, base += std::uintptr_t{64} << 20) {
       if (calls_->mmap(base, 16 << 20, kReadWrite, MAP_SHARED | MAP_FIXED, kDevice, 0) < 0) break;
       const int answer = calls_->mprotect(base + 3 * kPage, 8 << 20, PROT_READ);
       answers.insert(answer);
@@ -227,8 +227,8 @@ TEST_F(Threat36_HostFailsToProtect, WithoutTrustedMemoryTheRestIsUntouched) {
       EXPECT_EQ(book(base, 6), expected);
       EXPECT_EQ(table(base, 6), expected);
     }
-    EXPECT_TRUE(allocator_->validate_books());
     host_->starve_books_from(0);
+    EXPECT_TRUE(allocator_->validate_books());
     EXPECT_EQ(calls_->munmap(0, std::uintptr_t{1} << 47), 0);
     EXPECT_EQ(host_->mapped_pages(), 0u);
   }

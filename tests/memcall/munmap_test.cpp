@@ -321,12 +321,12 @@ TEST_F(Threat36_HostFails, OutsideFailsThenInsideIsLeftAlone) {
 TEST_F(Threat36_HostFails, WithoutTrustedMemoryNothingChanges) {
   // A cut in the middle needs books, for two regions and leaves; at the n-th there are none.
   std::set<int> answers;
-  for (std::uint64_t n = 1; n < 6; ++n) {
+  for (std::uint64_t n = 1; n < 5; ++n) {
     start(Config{});
     std::uintptr_t at = kPlace;
     std::vector<std::uintptr_t> bases;
     host_->starve_books_from(n);
-    for (int i = 0; i < 400; ++i, at += std::uintptr_t{64} << 20) {
+    for (int i = 0; i < 40; ++i, at += std::uintptr_t{64} << 20) {
       const std::intptr_t mapped =
           calls_->mmap(at, 16 << 20, kReadWrite, MAP_SHARED | MAP_FIXED, kDevice, 0);
       if (mapped < 0) break;
@@ -343,8 +343,8 @@ TEST_F(Threat36_HostFails, WithoutTrustedMemoryNothingChanges) {
         EXPECT_TRUE(allocator_->query(base + (15 << 20), kPage).ok());
       }
     }
-    EXPECT_TRUE(allocator_->validate_books());
     host_->starve_books_from(0);
+    EXPECT_TRUE(allocator_->validate_books());
     EXPECT_EQ(calls_->munmap(0, std::uintptr_t{1} << 47), 0);
     EXPECT_EQ(host_->mapped_pages(), 0u);
   }
@@ -399,10 +399,10 @@ TEST_F(Threat40_HoleTakenMeanwhile, TheOwnerOfALostMappingIsToldOnce) {
   } gone;
   AttachOptions options;
   options.role = Role::kMapping;
-  options.gone = [](void* context, RegionId, Extent extent) {
+  options.gone = [](void* context, std::uint64_t, std::uintptr_t base, std::size_t bytes) {
     auto& g = *static_cast<Gone*>(context);
     ++g.times;
-    g.extent = extent;
+    g.extent = {base, bytes};
   };
   options.gone_context = &gone;
   host_->put_mapping({kPlace, kPage});
@@ -439,7 +439,9 @@ TEST_F(MunmapTest, AnAttachedMappingIsTheApplicationsToo) {
   options.role = Role::kMapping;
   options.device = 3;
   options.device_base = 0x10000;
-  options.gone = [](void* context, RegionId, Extent) { ++*static_cast<int*>(context); };
+  options.gone = [](void* context, std::uint64_t, std::uintptr_t, std::size_t) {
+    ++*static_cast<int*>(context);
+  };
   options.gone_context = &gone;
   host_->put_mapping(at(0, 4));
   ASSERT_TRUE(allocator_->attach(at(0, 4), options).ok());

@@ -76,7 +76,7 @@ TEST_F(DeviceTest, TheKernelsErrnosComeThrough) {
   ASSERT_EQ(pipe(ends), 0);
   EXPECT_EQ(calls_->mmap(0, kPage, kReadWrite, MAP_SHARED, read_only.get(), 0), -EACCES);
   EXPECT_EQ(calls_->mmap(0, kPage, kReadWrite, MAP_SHARED, 9999, 0), -EBADF);
-  EXPECT_EQ(calls_->mmap(0, kPage, kReadWrite, MAP_SHARED, ends[0], 0), -ENODEV);
+  EXPECT_EQ(calls_->mmap(0, kPage, PROT_READ, MAP_SHARED, ends[0], 0), -ENODEV);
   EXPECT_EQ(calls_->mmap(0, kPage, kReadWrite, MAP_SHARED, file.get(), 100), -EINVAL);
   EXPECT_EQ(calls_->mmap(0, kPage, kReadWrite, MAP_SHARED_VALIDATE | MAP_SYNC, file.get(), 0),
             -EOPNOTSUPP);
@@ -90,8 +90,7 @@ TEST_F(DeviceTest, TheKernelsErrnosComeThrough) {
 }
 
 TEST_F(DeviceTest, MemoryThatWeDidNotMapIsNotTouched) {
-  void* const other =
-      mmap(nullptr, 3 * kPage, kReadWrite, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  void* const other = mmap(nullptr, 3 * kPage, kReadWrite, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   ASSERT_NE(other, MAP_FAILED);
   const auto address = reinterpret_cast<std::uintptr_t>(other);
   const OwnedDescriptor file(memfd_of(kPage));
@@ -113,7 +112,8 @@ TEST_F(DeviceTest, AFixedMappingOfABadDescriptorLeavesTheOldOne) {
   EXPECT_TRUE(allocator_->query(base, 4 * kPage).ok());
 }
 
-// The rings of io_uring: three mappings of one descriptor, by token, in lengths that are not whole pages.
+// The rings of io_uring: three mappings of one descriptor, by token, in lengths that are not whole
+// pages.
 TEST_F(DeviceTest, IoUringRings) {
   io_uring_params parameters{};
   const OwnedDescriptor ring(static_cast<int>(syscall(SYS_io_uring_setup, 64, &parameters)));

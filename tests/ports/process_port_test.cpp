@@ -69,6 +69,19 @@ TEST(ProcessPort, TheWindowHoldsBooksAndHeap) {
   EXPECT_EQ(enclave.size, books.size + heap.size);
 }
 
+TEST(ProcessPort, TakesAFreePlaceThatItIsPointedTo) {
+  const std::size_t bytes = 64 * kPageBytes;
+  ProcessPort::Options options;
+  options.book_bytes = bytes;
+  options.enclave_bytes = bytes;
+  void* const place = mmap(nullptr, 2 * bytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_NE(place, MAP_FAILED);
+  options.base_hint = reinterpret_cast<std::uintptr_t>(place);
+  EXPECT_NE(make_port(options)->enclave().base, options.base_hint) << "it is not free";
+  munmap(place, 2 * bytes);
+  EXPECT_EQ(make_port(options)->enclave().base, options.base_hint);
+}
+
 TEST(ProcessPort, TheTableReachesThePort) {
   const auto port = make_port();
   const PortTable table = port->table();

@@ -59,7 +59,7 @@ TEST_F(BookStoreTest, MemoryNeverChangesItsKindOrSize) {
   std::map<void*, std::pair<BookKind, std::size_t>> was;
   std::mt19937 random(1);
   std::vector<std::tuple<BookKind, void*, std::size_t>> held;
-  const std::size_t sizes[] = {60, 100, 1000, 4096, 5000, 9000, 40000};
+  const std::size_t sizes[] = {60, 100, 1000, 4096, 6000, 9000, 40000};
   for (int step = 0; step < 5000; ++step) {
     if (random() % 2 == 0 || held.empty()) {
       const auto kind = static_cast<BookKind>(random() % static_cast<unsigned>(BookKind::kCount));

@@ -8,6 +8,7 @@
 
 #include "region/verify.hpp"
 #include "support/books_fixture.hpp"
+#include "support/sanitizers.hpp"
 
 namespace exclave {
 namespace {
@@ -26,7 +27,7 @@ class RegistryTest : public BooksFixture {
     registry_.open(port_.enclave(), 7);
   }
   void TearDown() override {
-    if (validate_at_end_) EXPECT_TRUE(registry_.validate());
+    EXPECT_TRUE(registry_.validate());
     BooksFixture::TearDown();
   }
   Result<Region*> insert(Extent extent, AttachOptions options = {}) {
@@ -67,7 +68,6 @@ class RegistryTest : public BooksFixture {
   }
 
   Registry registry_{books_};
-  bool validate_at_end_ = true;
 };
 
 TEST_F(RegistryTest, RegionsAtTheEdgesOfSegments) {
@@ -115,7 +115,6 @@ TEST_F(RegistryTest, HugeRegionsNeedNoLeaves) {
   expect_exactly(region, {kBase + kSegment, 100 * kGiB});
   EXPECT_TRUE(registry_.query(kBase + kSegment, 100 * kGiB).ok());
   remove(region);
-  validate_at_end_ = true;
 }
 
 TEST_F(RegistryTest, HighestAddressesAreLegal) {
@@ -362,11 +361,7 @@ TEST_F(RegistryTest, RandomRegionsAgreeWithAMap) {
 }
 
 TEST_F(RegistryTest, AMillionRegionsAreFoundAtOnce) {
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-  constexpr std::size_t kCount = 100000;
-#else
-  constexpr std::size_t kCount = 1000000;
-#endif
+  constexpr std::size_t kCount = kSanitized ? 100000 : 1000000;
   AttachOptions options;
   options.role = Role::kMapping;
   for (std::size_t i = 0; i < kCount; ++i) {

@@ -129,7 +129,7 @@ TEST_F(Threat05_EnclosesEnclave, GrowthIsRefused) {
 
 using Threat06_AdjacentToEnclave = Growth;
 TEST_F(Threat06_AdjacentToEnclave, EndingAtItsBaseIsAccepted) {
-  expect_accepted(Lie::kEndsAtEnclave, 3 * kMiB);
+  expect_accepted(Lie::kEndsAtEnclave);
   bool adjacent = false;
   for (const auto& e : host_->events()) {
     adjacent = adjacent ||
@@ -138,7 +138,7 @@ TEST_F(Threat06_AdjacentToEnclave, EndingAtItsBaseIsAccepted) {
   EXPECT_TRUE(adjacent);
 }
 TEST_F(Threat06_AdjacentToEnclave, StartingAtItsTopIsAccepted) {
-  expect_accepted(Lie::kStartsAtEnclaveEnd, 3 * kMiB);
+  expect_accepted(Lie::kStartsAtEnclaveEnd);
   bool adjacent = false;
   for (const auto& e : host_->events()) {
     adjacent =

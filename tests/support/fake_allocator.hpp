@@ -65,6 +65,7 @@ class FakeAllocatorTest : public testing::Test {
     }
   }
 
+ public:
   // ---- Shorthands: addresses for blocks, 0 for errors ----
 
   std::uintptr_t allocate(std::size_t size, std::size_t alignment = 16, Placement where = {}) {

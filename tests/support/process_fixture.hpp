@@ -63,7 +63,8 @@ class Prober {
     if (write(ends_[1], reinterpret_cast<void*>(address), 1) != 1) return false;
     return read(ends_[0], &byte_, 1) == 1;
   }
-  // Writes back what it finds there; needs it readable, so a page that is only writable gets a zero.
+  // Writes back what it finds there; needs it readable, so a page that is only writable gets a
+  // zero.
   bool can_write(std::uintptr_t address) {
     byte_ = 0;
     (void)can_read(address);

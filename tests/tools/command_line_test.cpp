@@ -112,19 +112,18 @@ INSTANTIATE_TEST_SUITE_P(Sizes, RoundTripTest, ::testing::ValuesIn([] {
                            return test.param.engine + std::to_string(test.param.size);
                          });
 
-TEST_F(SealTest, DepthsAndBlockSizesDoNotMatterToTheFile) {
+TEST_F(SealTest, DepthsAndBlockSizesDoNotMatterToTheContent) {
   seal_something(100000);
-  for (const std::string depth : {"1", "3", "64"}) {
-    for (const std::string block : {"4096", "1M", "16M"}) {
-      ASSERT_EQ(run({"seal", "--key-file", "key", "--depth", depth, "--block-size", block,
-                     "--force", "in", "sealed"})
-                    .code,
-                kOk);
-      ASSERT_EQ(
-          run({"unseal", "--key-file", "key", "--depth", depth, "--force", "sealed", "out"}).code,
-          kOk);
-      EXPECT_TRUE(text("out") == text("in"));
-    }
+  for (const auto& [depth, block] : std::initializer_list<std::pair<std::string, std::string>>{
+           {"1", "4096"}, {"3", "64K"}, {"64", "4096"}, {"64", "1M"}, {"2", "16M"}}) {
+    ASSERT_EQ(run({"seal", "--key-file", "key", "--depth", depth, "--block-size", block, "--force",
+                   "in", "sealed"})
+                  .code,
+              kOk);
+    ASSERT_EQ(
+        run({"unseal", "--key-file", "key", "--depth", depth, "--force", "sealed", "out"}).code,
+        kOk);
+    EXPECT_TRUE(text("out") == text("in"));
   }
 }
 
@@ -249,7 +248,7 @@ TEST_F(BadInputTest, EveryRegionOfASealedFileIsGuarded) {
 TEST_F(BadInputTest, SeveralTamperedBlocksAreAllNamed) {
   seal_something(6 * 4080);
   std::string bad = text("sealed");
-  for (const std::size_t block : {0, 2, 3, 4}) {
+  for (const std::size_t block : {0U, 2U, 3U, 4U}) {
     bad[4096 + block * 4096 + 7] ^= 1;
   }
   write("bad", bad);
@@ -326,13 +325,21 @@ TEST_F(BadInputTest, InputThatCannotBeSealed) {
 }
 
 TEST_F(BadInputTest, UnreadableInput) {
-  if (::geteuid() == 0) {
-    GTEST_SKIP() << "root reads everything";
-  }
-  ASSERT_EQ(run({"keygen", "key"}).code, kOk);
   write("in", "x");
   ASSERT_EQ(::chmod(path("in").c_str(), 0), 0);
-  expect_failure(run({"seal", "--key-file", "key", "in", "out"}), kInput, "Permission denied");
+  ASSERT_EQ(::chmod(folder_.c_str(), 0777), 0);
+  // Root reads everything, so it becomes nobody.
+  constexpr unsigned kNobody = 65534;
+  const auto drop = [] {
+    if (::geteuid() == 0 && (::setgid(kNobody) != 0 || ::setuid(kNobody) != 0)) {
+      ::_exit(125);
+    }
+  };
+  const ToolResult result = run({"seal", "in", "out"}, drop);
+  if (result.code == 127) {
+    GTEST_SKIP() << "nobody may not run " EXCLAVE_TOOL_PATH;
+  }
+  expect_failure(result, kInput, "in: Permission denied");
 }
 
 TEST_F(Threat46_FileThatChanges, GrowsWhileItIsRead) {
@@ -350,7 +357,7 @@ TEST_F(Threat46_FileThatChanges, BothWaysWhileItIsRead) {
   for (const bool grow : {true, false}) {
     write("in", "");
     // Sparse: long enough to be still at work when its size changes.
-    ASSERT_EQ(::truncate(path("in").c_str(), 1 << 30), 0);
+    ASSERT_EQ(::truncate(path("in").c_str(), 256 << 20), 0);
     const pid_t child = start({"seal", "--key-file", "key", "in", "out"});
     const auto at_work = [this] {
       for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
@@ -365,7 +372,7 @@ TEST_F(Threat46_FileThatChanges, BothWaysWhileItIsRead) {
     for (int i = 0; i < 10000 && !at_work(); ++i) {
       std::this_thread::sleep_for(1ms);
     }
-    ASSERT_EQ(::truncate(path("in").c_str(), grow ? (1 << 30) + 1 : 1 << 10), 0);
+    ASSERT_EQ(::truncate(path("in").c_str(), grow ? (256 << 20) + 1 : 1 << 10), 0);
     expect_failure(finish(child), kInput,
                    grow ? "became longer while it was read" : "became shorter while it was read");
   }
@@ -388,7 +395,7 @@ TEST_F(BadInputTest, Keys) {
   ASSERT_EQ(::chmod(path("nothex").c_str(), 0600), 0);
   expect_failure(seal("nothex"), kKey, "32 bytes, or 64 hex digits");
   ASSERT_EQ(run({"keygen", "key"}).code, kOk);
-  for (const mode_t mode : {0640, 0604, 0620}) {
+  for (const mode_t mode : {0640U, 0604U, 0620U}) {
     ASSERT_EQ(::chmod(path("key").c_str(), mode), 0);
     expect_failure(seal("key"), kKey, "others than its owner may use it");
   }
@@ -500,7 +507,7 @@ TEST_F(SealTest, ThePoolHasRoom) {
   write("in", random_bytes_of(3'000'001));
   for (const std::string block :
        {"4K", "8K", "12K", "20K", "32K", "36K", "64K", "100K", "1028K", "3M"}) {
-    for (const std::string depth : {"1", "2", "7", "31", "64"}) {
+    for (const std::string depth : {"1", "7", "64"}) {
       const ToolResult result = run({"seal", "--key-file", "key", "--force", "--depth", depth,
                                      "--block-size", block, "in", "sealed"});
       EXPECT_EQ(result.code, kOk) << block << ' ' << depth << ' ' << result.err;

@@ -1,0 +1,211 @@
+// What the allocator writes into blocks, on real memory: zeros, copies when a block moves, and
+// scrubbing.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+
+#include "exclave/process_port.hpp"
+#include "support/fake_allocator.hpp"
+
+namespace exclave {
+namespace {
+
+using namespace testing_support;
+
+class ContentsTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    const Result<ProcessPort*> port = ProcessPort::create();
+    ASSERT_TRUE(port.ok());
+    port_ = *port;
+    start({});
+  }
+  void start(const Config& config) {
+    allocator_.reset();
+    auto made = Allocator::create(port_->table(), config);
+    ASSERT_TRUE(made.ok());
+    allocator_.emplace(std::move(made.value()));
+  }
+  void TearDown() override {
+    if (allocator_) {
+      EXPECT_TRUE(allocator_->validate_books());
+    }
+    allocator_.reset();
+    if (port_ != nullptr) ProcessPort::destroy(port_);
+  }
+  static unsigned char* raw(untrusted_bytes block) {
+    return static_cast<unsigned char*>(block.unsafe_raw());
+  }
+  static void fill(untrusted_bytes block, std::size_t size) {
+    for (std::size_t i = 0; i < size; ++i) raw(block)[i] = static_cast<unsigned char>(i * 7 + 1);
+  }
+  static bool filled(untrusted_bytes block, std::size_t size) {
+    for (std::size_t i = 0; i < size; ++i) {
+      if (raw(block)[i] != static_cast<unsigned char>(i * 7 + 1)) return false;
+    }
+    return true;
+  }
+  static bool zero(untrusted_bytes block, std::size_t first, std::size_t end) {
+    for (std::size_t i = first; i < end; ++i) {
+      if (raw(block)[i] != 0) return false;
+    }
+    return true;
+  }
+  Config scrubbing() {
+    Config config;
+    config.scrub_on_free = true;
+    return config;
+  }
+
+  ProcessPort* port_ = nullptr;
+  std::optional<Allocator> allocator_;
+};
+
+TEST_F(ContentsTest, ZeroedBlocksAreZeroWhateverStoodThere) {
+  for (const std::size_t size : {1u, 7u, 8u, 9u, 100u, 4096u, 30000u, 33000u, 100001u}) {
+    const untrusted_bytes dirty = *allocator_->allocate(size);
+    std::memset(raw(dirty), 0xee, *allocator_->usable_size(dirty));
+    EXPECT_TRUE(allocator_->deallocate(dirty).ok());
+    const untrusted_bytes block = *allocator_->allocate_zeroed(size);
+    EXPECT_EQ(block, dirty) << "the same memory";
+    EXPECT_TRUE(zero(block, 0, size)) << size;
+    EXPECT_TRUE(allocator_->deallocate(block).ok());
+  }
+}
+
+TEST_F(ContentsTest, ZeroingStaysInsideTheBlock) {
+  const untrusted_bytes low = *allocator_->allocate(16);
+  const untrusted_bytes middle = *allocator_->allocate(16);
+  const untrusted_bytes high = *allocator_->allocate(16);
+  ASSERT_EQ(high.address(), middle.address() + 16);
+  std::memset(raw(low), 0x11, 48);
+  EXPECT_TRUE(allocator_->deallocate(middle).ok());
+  EXPECT_EQ(*allocator_->allocate_zeroed(3), middle);
+  EXPECT_TRUE(zero(middle, 0, 8));
+  EXPECT_EQ(raw(low)[15], 0x11);
+  EXPECT_EQ(raw(high)[0], 0x11);
+}
+
+TEST_F(ContentsTest, ZeroedErrorsAreThoseOfAllocate) {
+  EXPECT_EQ(allocator_->allocate_zeroed(0).error(), Error::kInvalidArgument);
+  EXPECT_EQ(allocator_->allocate_zeroed(SIZE_MAX).error(), Error::kInvalidArgument);
+  EXPECT_EQ(allocator_->allocate_zeroed(8, 3).error(), Error::kInvalidArgument);
+}
+
+TEST_F(ContentsTest, ReallocateTakesTheContentsAlong) {
+  for (const std::size_t from : {1u, 13u, 100u, 5000u, 40000u, 200000u}) {
+    for (const std::size_t to : {1u, 8u, 300u, 4000u, 33000u, 500000u}) {
+      const untrusted_bytes block = *allocator_->allocate(from);
+      fill(block, from);
+      const Result<untrusted_bytes> moved = allocator_->reallocate(block, to);
+      ASSERT_TRUE(moved.ok());
+      EXPECT_TRUE(filled(*moved, std::min(from, to))) << from << " to " << to;
+      EXPECT_GE(*allocator_->usable_size(*moved), to);
+      if (*moved != block) {
+        EXPECT_EQ(allocator_->deallocate(block).error(), Error::kDoubleFree);
+      }
+      EXPECT_TRUE(allocator_->deallocate(*moved, to).ok());
+    }
+  }
+}
+
+TEST_F(ContentsTest, ReallocateMovesForAnAlignment) {
+  untrusted_bytes block = *allocator_->allocate(100);
+  if (block.address() % 4096 == 0) block = *allocator_->allocate(100);
+  fill(block, 100);
+  const Result<untrusted_bytes> moved = allocator_->reallocate(block, 100, 4096);
+  ASSERT_TRUE(moved.ok());
+  EXPECT_EQ(moved->address() % 4096, 0u);
+  EXPECT_TRUE(filled(*moved, 100));
+}
+
+TEST_F(ContentsTest, ReallocateThatFailsLeavesTheBlock) {
+  Config config;
+  config.quota_bytes = 4 * kMiBytes;
+  start(config);
+  const untrusted_bytes block = *allocator_->allocate(1000);
+  fill(block, 1000);
+  EXPECT_EQ(allocator_->reallocate(block, 64 * kMiBytes).error(), Error::kQuota);
+  EXPECT_TRUE(filled(block, 1000));
+  EXPECT_TRUE(allocator_->deallocate(block, 1000).ok());
+}
+
+TEST_F(ContentsTest, ReallocateStaysInItsPoolAndMovesWhenAnotherIsAskedFor) {
+  // Memory of our own for two pools.
+  static unsigned char memory[2 * kMiBytes] __attribute__((aligned(4096)));
+  const Extent first{reinterpret_cast<std::uintptr_t>(memory), kMiBytes};
+  const Extent second{first.end(), kMiBytes};
+  const RegionId one = *allocator_->attach(first);
+  const RegionId other = *allocator_->attach(second);
+  untrusted_bytes block = *allocator_->allocate(100, 16, Placement::in_pool(one));
+  fill(block, 100);
+  block = *allocator_->reallocate(block, 50000);
+  EXPECT_TRUE(first.contains(block.address()));
+  EXPECT_TRUE(filled(block, 100));
+  block = *allocator_->reallocate(block, 70000, 16, Placement::in_pool(other));
+  EXPECT_TRUE(second.contains(block.address()));
+  EXPECT_TRUE(filled(block, 100));
+  EXPECT_TRUE(allocator_->deallocate(block).ok());
+  EXPECT_TRUE(allocator_->detach(first).ok());
+  EXPECT_TRUE(allocator_->detach(second).ok());
+}
+
+TEST_F(ContentsTest, ReallocateOfAPinnedBlockMovesAndKeepsTheOld) {
+  const untrusted_bytes block = *allocator_->allocate(100000);
+  fill(block, 100000);
+  const PinId pin = *allocator_->pin({block.address(), 10});
+  const Result<untrusted_bytes> moved = allocator_->reallocate(block, 50000);
+  ASSERT_TRUE(moved.ok());
+  EXPECT_NE(*moved, block);
+  EXPECT_TRUE(filled(*moved, 50000));
+  EXPECT_EQ(allocator_->deallocate(block).error(), Error::kDoubleFree);
+  EXPECT_TRUE(allocator_->unpin(pin).ok());
+}
+
+TEST_F(ContentsTest, ScrubbedBlocksAreZeroAfterTheFree) {
+  start(scrubbing());
+  for (const std::size_t size : {1u, 100u, 5000u, 32768u, 40000u, 300000u}) {
+    const untrusted_bytes block = *allocator_->allocate(size);
+    const std::size_t usable = *allocator_->usable_size(block);
+    std::memset(raw(block), 0xaa, usable);
+    EXPECT_TRUE(allocator_->deallocate(block).ok());
+    EXPECT_TRUE(zero(block, 0, usable)) << size;
+  }
+}
+
+TEST_F(ContentsTest, BadFreesScrubNothing) {
+  start(scrubbing());
+  const untrusted_bytes block = *allocator_->allocate(256);
+  fill(block, 256);
+  EXPECT_EQ(allocator_->deallocate(bytes_at(block.address() + 16)).error(), Error::kInteriorFree);
+  EXPECT_EQ(allocator_->deallocate(block, 4000).error(), Error::kWrongSize);
+  EXPECT_TRUE(filled(block, 256));
+}
+
+TEST_F(ContentsTest, PinnedBlocksAreScrubbedWhenTheyReallyGo) {
+  start(scrubbing());
+  for (const std::size_t size : {100u, 100000u}) {
+    const untrusted_bytes block = *allocator_->allocate(size);
+    fill(block, size);
+    const PinId pin = *allocator_->pin({block.address(), 1});
+    EXPECT_TRUE(allocator_->deallocate(block).ok());
+    EXPECT_TRUE(allocator_->unpin(pin).ok());
+    EXPECT_TRUE(zero(block, 0, size)) << size;
+  }
+}
+
+TEST_F(ContentsTest, TheTailThatAShrinkingBlockLosesIsScrubbed) {
+  start(scrubbing());
+  const untrusted_bytes block = *allocator_->allocate(200000);
+  fill(block, 200000);
+  const Result<untrusted_bytes> shrunk = allocator_->reallocate(block, 50000);
+  ASSERT_TRUE(shrunk.ok());
+  ASSERT_EQ(*shrunk, block);
+  EXPECT_TRUE(filled(block, 50000));
+  EXPECT_TRUE(zero(block, 53248, 200000));
+}
+
+}  // namespace
+}  // namespace exclave

@@ -1,0 +1,309 @@
+// Blocks of pages, slabs and idle regions of one pool.
+#include "page/page_pool.hpp"
+
+#include <map>
+#include <random>
+#include <vector>
+
+#include "region/registry.hpp"
+#include "support/books_fixture.hpp"
+
+namespace exclave {
+namespace {
+
+using namespace testing_support;
+
+constexpr std::uintptr_t kBase = 0x200000000000;
+
+class PagePoolTest : public BooksFixture {
+ protected:
+  void TearDown() override {
+    EXPECT_TRUE(pool_.validate());
+    BooksFixture::TearDown();
+  }
+  Region& add(Extent extent) {
+    const Result<Region*> region = registry_.create(extent, AttachOptions{}, true);
+    EXPECT_TRUE(region.ok());
+    EXPECT_TRUE(pool_.add(**region).ok());
+    return **region;
+  }
+  Error free(Region& region, std::uintptr_t address) {
+    bool kept = false;
+    const Error error = pool_.free_block(region, address, &kept).error();
+    EXPECT_FALSE(kept);
+    return error;
+  }
+
+  Registry registry_{books_};
+  PagePool pool_{books_};
+};
+
+TEST(UnitEntryTest, TagsAndPayloadsDoNotMix) {
+  for (const UnitTag tag : {UnitTag::kSlab, UnitTag::kRuns, UnitTag::kLength}) {
+    for (const std::uint32_t payload : {1u, 0x12345u, (1u << kBookRefBits) - 1}) {
+      const UnitEntry entry = make_unit(tag, payload);
+      EXPECT_EQ(unit_tag(entry), tag);
+      EXPECT_EQ(unit_payload(entry), payload);
+    }
+  }
+  EXPECT_EQ(unit_tag(0), UnitTag::kNothing);
+}
+
+TEST(UnitEntryTest, RunsOfOneUnitAreApart) {
+  UnitRuns runs;
+  for (unsigned page = 0; page < 4; ++page) {
+    runs.set_length(page, page + 1);
+    runs.set_pinned(page, page % 2 == 0);
+    runs.set_freed(page, page % 2 == 1);
+  }
+  for (unsigned page = 0; page < 4; ++page) {
+    EXPECT_EQ(runs.length(page), page + 1);
+    EXPECT_EQ(runs.pinned(page), page % 2 == 0);
+    EXPECT_EQ(runs.freed(page), page % 2 == 1);
+  }
+  runs.set_length(2, 0);
+  EXPECT_EQ(runs.length(1), 2u);
+  EXPECT_EQ(runs.length(3), 4u);
+  EXPECT_EQ(runs.payload >> kBookRefBits, 0u);
+}
+
+TEST_F(PagePoolTest, BlocksOfEveryLengthAtEveryPageOfAUnit) {
+  Region& region = add({kBase, 256 * kPageBytes});
+  for (std::uint64_t lead = 0; lead < 4; ++lead) {
+    for (std::uint64_t pages = 1; pages < 70; ++pages) {
+      std::uintptr_t front = 0;
+      if (lead != 0) front = pool_.allocate_block(lead, 0)->extent.base;
+      const Result<PageRun> run = pool_.allocate_block(pages, 0);
+      ASSERT_TRUE(run.ok());
+      EXPECT_EQ(run->extent.size, pages * kPageBytes);
+      const Result<PageBlock> found = pool_.find_block(region, run->extent.base);
+      ASSERT_TRUE(found.ok());
+      EXPECT_EQ(found->extent, run->extent);
+      for (std::uintptr_t at = run->extent.base; at < run->extent.end(); at += kPageBytes / 2) {
+        const Result<PageBlock> around = pool_.block_around(region, at);
+        ASSERT_TRUE(around.ok());
+        EXPECT_EQ(around->extent, run->extent);
+        if (at != run->extent.base) {
+          EXPECT_EQ(free(region, at), Error::kInteriorFree);
+        }
+      }
+      ASSERT_TRUE(pool_.validate());
+      EXPECT_EQ(free(region, run->extent.base), Error::kNone);
+      EXPECT_EQ(free(region, run->extent.base), Error::kDoubleFree);
+      EXPECT_FALSE(pool_.block_around(region, run->extent.base).ok());
+      if (front != 0) {
+        EXPECT_EQ(free(region, front), Error::kNone);
+      }
+      ASSERT_TRUE(pool_.validate());
+    }
+  }
+}
+
+TEST_F(PagePoolTest, ForeignAndUnknownAddressesAreTold) {
+  Region& region = add({kBase, 16 * kPageBytes});
+  EXPECT_EQ(free(region, kBase - kPageBytes), Error::kForeignFree);
+  EXPECT_EQ(free(region, kBase + 16 * kPageBytes), Error::kForeignFree);
+  EXPECT_EQ(free(region, kBase), Error::kDoubleFree) << "free pages";
+  EXPECT_EQ(free(region, kBase + 1), Error::kDoubleFree);
+  pool_.remove(region);
+  EXPECT_EQ(free(region, kBase), Error::kForeignFree) << "not this pool's any more";
+}
+
+TEST_F(PagePoolTest, LengthZeroAndAbsurdLengthsAreRefused) {
+  add({kBase, 16 * kPageBytes});
+  EXPECT_EQ(pool_.allocate_block(0, 0).error(), Error::kOutOfMemory);
+  EXPECT_EQ(pool_.allocate_block(17, 0).error(), Error::kOutOfMemory);
+  EXPECT_EQ(pool_.allocate_block(std::uint64_t{1} << 29, 0).error(), Error::kOutOfMemory);
+  EXPECT_EQ(pool_.allocate_block(UINT64_MAX, 0).error(), Error::kOutOfMemory);
+  EXPECT_EQ(pool_.allocate_block(1, 40).error(), Error::kOutOfMemory);
+}
+
+TEST_F(PagePoolTest, PinnedBlockIsKeptUntilItIsUnpinnedAndFreedAgain) {
+  Region& region = add({kBase, 4 * kPageBytes});
+  const Extent block = pool_.allocate_block(4, 0)->extent;
+  EXPECT_EQ(pool_.pin_block(region, {block.base, block.size + 1}).error(), Error::kNotFound);
+  EXPECT_TRUE(pool_.pin_block(region, {block.base + 5000, 100}).ok());
+  bool kept = false;
+  EXPECT_TRUE(pool_.free_block(region, block.base, &kept).ok());
+  EXPECT_TRUE(kept);
+  EXPECT_EQ(pool_.free_block(region, block.base, &kept).error(), Error::kDoubleFree);
+  EXPECT_EQ(pool_.find_block(region, block.base).error(), Error::kDoubleFree);
+  EXPECT_EQ(pool_.pin_block(region, block).error(), Error::kNotFound) << "it was freed";
+  EXPECT_FALSE(pool_.allocate_block(1, 0).ok());
+  const Result<PageBlock> unpinned = pool_.unpin_block(region, block.base);
+  ASSERT_TRUE(unpinned.ok());
+  EXPECT_TRUE(unpinned->freed);
+  // Live again, for the caller to free in the ordinary way.
+  EXPECT_EQ(free(region, block.base), Error::kNone);
+  EXPECT_TRUE(pool_.allocate_block(4, 0).ok());
+}
+
+TEST_F(PagePoolTest, ShrinkGivesTheTailBack) {
+  Region& region = add({kBase, 64 * kPageBytes});
+  for (const std::uint64_t before : {2u, 14u, 15u, 16u, 40u}) {
+    for (std::uint64_t after = 1; after < before; ++after) {
+      const Extent block = pool_.allocate_block(before, 0)->extent;
+      EXPECT_TRUE(pool_.shrink_block(region, block.base, after).ok());
+      EXPECT_EQ(pool_.find_block(region, block.base)->extent.size, after * kPageBytes);
+      EXPECT_EQ(free(region, block.base + after * kPageBytes), Error::kDoubleFree);
+      ASSERT_TRUE(pool_.validate());
+      EXPECT_EQ(pool_.shrink_block(region, block.base, after + 1).error(), Error::kInvalidArgument);
+      EXPECT_EQ(pool_.shrink_block(region, block.base, 0).error(), Error::kInvalidArgument);
+      EXPECT_EQ(free(region, block.base), Error::kNone);
+    }
+  }
+  const Extent pinned = pool_.allocate_block(4, 0)->extent;
+  EXPECT_TRUE(pool_.pin_block(region, pinned).ok());
+  EXPECT_EQ(pool_.shrink_block(region, pinned.base, 1).error(), Error::kPinned);
+  EXPECT_TRUE(pool_.unpin_block(region, pinned.base).ok());
+}
+
+TEST_F(PagePoolTest, SlabsAreAlignedToTheirSizeAndFoundByTheirUnits) {
+  Region& region = add({kBase + kPageBytes, 1000 * kPageBytes});
+  for (const std::uint64_t units : {1u, 2u, 4u, 8u, 16u}) {
+    const Result<PageRun> run = pool_.allocate_slab(units);
+    ASSERT_TRUE(run.ok());
+    EXPECT_EQ(run->extent.size, units * kUnitBytes);
+    EXPECT_TRUE(is_aligned(run->extent.base, units * kUnitBytes));
+    pool_.publish_slab(*run, 77);
+    EXPECT_EQ(pool_.piece_at(region, run->extent.base + kPageBytes).slab, 77u);
+    ASSERT_TRUE(pool_.validate());
+    pool_.free_slab(*run);
+    EXPECT_TRUE(pool_.piece_at(region, run->extent.base).free);
+  }
+}
+
+TEST_F(PagePoolTest, EdgeSlabsTakeThePartialUnits) {
+  struct Shape {
+    std::uintptr_t base;
+    std::size_t pages;
+    std::vector<Extent> edges;
+  };
+  const Shape shapes[] = {
+      {kBase + kPageBytes, 1, {{kBase + kPageBytes, kPageBytes}}},
+      {kBase, 3, {{kBase, 3 * kPageBytes}}},
+      {kBase + 3 * kPageBytes,
+       2,
+       {{kBase + 3 * kPageBytes, kPageBytes}, {kBase + 4 * kPageBytes, kPageBytes}}},
+      {kBase + 2 * kPageBytes,
+       7,
+       {{kBase + 2 * kPageBytes, 2 * kPageBytes}, {kBase + 8 * kPageBytes, kPageBytes}}},
+  };
+  for (const Shape& shape : shapes) {
+    PagePool pool(books_);
+    const Extent extent{shape.base, shape.pages * kPageBytes};
+    Region& region = **registry_.create(extent, AttachOptions{}, false);
+    ASSERT_TRUE(pool.add(region).ok());
+    std::vector<PageRun> runs;
+    for (const Extent& edge : shape.edges) {
+      const Result<PageRun> run = pool.allocate_edge_slab(region);
+      ASSERT_TRUE(run.ok());
+      EXPECT_EQ(run->extent, edge);
+      pool.publish_slab(*run, 5);
+      runs.push_back(*run);
+      EXPECT_TRUE(pool.validate());
+    }
+    EXPECT_FALSE(pool.allocate_edge_slab(region).ok());
+    for (const PageRun& run : runs) pool.free_slab(run);
+    EXPECT_TRUE(pool.validate());
+    EXPECT_TRUE(pool.allocate_block(shape.pages, 0).ok());
+    pool.remove(region);
+    registry_.destroy(region);
+  }
+}
+
+TEST_F(PagePoolTest, TheTightestRegionServes) {
+  Region& large = add({kBase, 64 * kPageBytes});
+  Region& small = add({kBase + 128 * kPageBytes, 4 * kPageBytes});
+  EXPECT_EQ(pool_.allocate_block(3, 0)->region, &small);
+  EXPECT_EQ(pool_.allocate_block(4, 0)->region, &large);
+}
+
+TEST_F(PagePoolTest, IdleRegionsAreTakenOnlyAboveWhatIsKept) {
+  add({kBase, 16 * kPageBytes});
+  add({kBase + 64 * kPageBytes, 16 * kPageBytes});
+  EXPECT_TRUE(pool_.has_idle(31 * kPageBytes));
+  EXPECT_FALSE(pool_.has_idle(32 * kPageBytes));
+  EXPECT_EQ(pool_.take_idle(17 * kPageBytes), nullptr) << "the rest would fall below";
+  Region* const taken = pool_.take_idle(16 * kPageBytes);
+  ASSERT_NE(taken, nullptr);
+  EXPECT_EQ(pool_.take_idle(16 * kPageBytes), nullptr);
+  EXPECT_TRUE(pool_.validate());
+  const Result<PageRun> run = pool_.allocate_block(1, 0);
+  EXPECT_EQ(pool_.take_idle(0), nullptr) << "a block lives in it";
+  EXPECT_EQ(free(*run->region, run->extent.base), Error::kNone);
+  EXPECT_NE(pool_.take_idle(0), nullptr);
+}
+
+TEST_F(PagePoolTest, OutOfTrustedMemoryChangesNothing) {
+  Region& region = **registry_.create({kBase, std::size_t{1} << 34}, AttachOptions{}, true);
+  const std::size_t used = books_.used_bytes();
+  port_.set_trusted_left(0);
+  EXPECT_EQ(pool_.add(region).error(), Error::kOutOfTrustedMemory);
+  EXPECT_EQ(books_.used_bytes(), used);
+  // Room for the first of the two books only.
+  port_.set_trusted_left(std::size_t{700} << 10);
+  EXPECT_EQ(pool_.add(region).error(), Error::kOutOfTrustedMemory);
+  EXPECT_EQ(books_.used_bytes(), used);
+  port_.set_trusted_left(SIZE_MAX / 2);
+  EXPECT_TRUE(pool_.add(region).ok());
+  pool_.remove(region);
+  EXPECT_EQ(books_.used_bytes(), used);
+}
+
+TEST_F(PagePoolTest, RandomBlocksAndSlabsKeepTheBooksRight) {
+  std::vector<Region*> regions;
+  for (std::uintptr_t i = 0; i < 4; ++i) {
+    regions.push_back(
+        &add({kBase + i * 1024 * kPageBytes + i * kPageBytes, (100 + 37 * i) * kPageBytes}));
+  }
+  std::map<std::uintptr_t, PageRun> blocks;
+  std::vector<PageRun> slabs;
+  std::mt19937_64 random(6);
+  for (int step = 0; step < 4000; ++step) {
+    switch (random() % 5) {
+      case 0:
+      case 1: {
+        const Result<PageRun> run =
+            pool_.allocate_block(1 + random() % 30, static_cast<unsigned>(random() % 3));
+        if (run.ok()) {
+          for (const auto& [base, other] : blocks) ASSERT_FALSE(other.extent.overlaps(run->extent));
+          for (const PageRun& other : slabs) ASSERT_FALSE(other.extent.overlaps(run->extent));
+          blocks.emplace(run->extent.base, *run);
+        }
+        break;
+      }
+      case 2: {
+        const Result<PageRun> run = pool_.allocate_slab(std::uint64_t{1} << random() % 4);
+        if (run.ok()) {
+          for (const auto& [base, other] : blocks) ASSERT_FALSE(other.extent.overlaps(run->extent));
+          for (const PageRun& other : slabs) ASSERT_FALSE(other.extent.overlaps(run->extent));
+          pool_.publish_slab(*run, 99);
+          slabs.push_back(*run);
+        }
+        break;
+      }
+      case 3:
+        if (!blocks.empty()) {
+          auto chosen = blocks.begin();
+          std::advance(chosen, static_cast<std::ptrdiff_t>(random() % blocks.size()));
+          ASSERT_EQ(free(*chosen->second.region, chosen->first), Error::kNone);
+          blocks.erase(chosen);
+        }
+        break;
+      default:
+        if (!slabs.empty()) {
+          std::swap(slabs[random() % slabs.size()], slabs.back());
+          pool_.free_slab(slabs.back());
+          slabs.pop_back();
+        }
+        break;
+    }
+    if (step % 16 == 0) {
+      ASSERT_TRUE(pool_.validate()) << "step " << step;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace exclave
