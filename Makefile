@@ -19,8 +19,8 @@ ROOMS ?=
 empty :=
 space := $(empty) $(empty)
 
-.PHONY: help release run test bench asan tsan clang release-test freestanding coverage format format-check tidy \
-	install clean
+.PHONY: help release run test bench bench-quick bench-count asan tsan clang release-test freestanding coverage \
+	format format-check tidy install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
@@ -39,8 +39,21 @@ test: ## build with debug checks and run all tests
 
 bench: ## measure beside glibc, mimalloc, jemalloc, tcmalloc; writes build/bench/results.json
 	@$(call setup,build bench)
+	@$(call setup,peers) || echo "bench: going on with the peers that are here"
 	$(call build,bench)
 	@bench/run.py build/bench
+
+bench-quick: ## the same, roughly, in less than a minute
+	@$(call setup,build bench)
+	@$(call setup,peers) || echo "bench: going on with the peers that are here"
+	$(call build,bench)
+	@bench/run.py build/bench --quick
+
+bench-count: ## instructions for one allocation and one free, by callgrind
+	@$(call setup,build bench)
+	@$(call setup,peers) || echo "bench: going on with the peers that are here"
+	$(call build,bench)
+	@bench/count.py build/bench
 
 asan: ## all tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(call setup,build test check)

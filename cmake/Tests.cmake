@@ -55,6 +55,8 @@ foreach(room ${rooms})
   set(test ${room}_test)
   add_executable(${test} ${sources_of_${room}})
   target_link_libraries(${test} PRIVATE exclave_test_support GTest::gtest_main)
+  # tests/access reads its object code.
+  add_dependencies(${test} exclave_core_freestanding)
   set_target_properties(${test} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
   exclave_options(${test})
   # GoogleTest's macros end in an else of their own, which g++ takes for ours.

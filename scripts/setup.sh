@@ -7,8 +7,9 @@ declare -A packages=(
   [build]="make cmake ninja-build g++ pkg-config libssl-dev liburing-dev libcli11-dev"
   [test]="binutils python3 libgtest-dev libgmock-dev clang-format-14"
   [check]="clang-14 clang-tidy-14 libclang-rt-14-dev valgrind gcovr"
-  # The peers that `make bench` measures beside exclave.
-  [bench]="libbenchmark-dev libmimalloc2.0 libjemalloc2 libtcmalloc-minimal4 valgrind python3"
+  [bench]="libbenchmark-dev valgrind python3"
+  # Whom `make bench` measures beside exclave; it does without those that cannot be had.
+  [peers]="libmimalloc2.0 libjemalloc2 libtcmalloc-minimal4"
 )
 
 die() {

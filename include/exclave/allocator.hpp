@@ -54,11 +54,11 @@ class EXCLAVE_API Allocator {
 
   // The region in which [address, address + size_bytes) wholly lies. Lock-free, a few nanoseconds.
   // size_bytes 0 asks for the single address. Errors: kNotFound (also on wrap, straddling and
-  // in-enclave ranges).
+  // in-enclave ranges), kReentered (from a signal handler, while that region is being changed).
   Result<RegionInfo> query(std::uintptr_t address, std::size_t size_bytes) const noexcept;
 
   // Like query, and makes a pointer of it when the region's protection allows what is needed.
-  // Errors: kNotFound, kNotPermitted.
+  // Errors: as query, kNotPermitted.
   Result<untrusted_bytes> validate(std::uintptr_t address, std::size_t size_bytes,
                                    Protection needed = Protection::kReadWrite) const noexcept;
 

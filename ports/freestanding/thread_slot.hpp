@@ -20,6 +20,10 @@ inline std::uint32_t current_thread_slot() noexcept {
   return exclave_port_thread_slot();
 }
 
+inline std::uint32_t assigned_thread_slot() noexcept {
+  return current_thread_slot();
+}
+
 using ThreadExitHook = void (*)(void* context, std::uint32_t slot) noexcept;
 
 // Threads of an enclave end without notice. The runtime calls Allocator::flush_thread when it knows

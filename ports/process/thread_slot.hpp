@@ -28,6 +28,12 @@ inline std::uint32_t current_thread_slot() noexcept {
   return detail::assign_thread_slot_slow();
 }
 
+// The same, but kNoThreadSlot when this thread never asked for one. One load and no branch, for the
+// fast paths.
+inline std::uint32_t assigned_thread_slot() noexcept {
+  return detail::thread_slot_word - 1;
+}
+
 using ThreadExitHook = void (*)(void* context, std::uint32_t slot) noexcept;
 
 // From now on every thread that ends with a slot calls hook(context, slot), on itself, with no lock

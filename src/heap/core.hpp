@@ -52,7 +52,7 @@ class AllocatorCore {
   Result<PinId> pin(Extent range) noexcept;
   Status unpin(PinId pin) noexcept;
   Result<RegionInfo> query(std::uintptr_t address, std::size_t size) const noexcept {
-    return registry_.query(address, size);
+    return registry_.query(address, size, &is_inside, this);
   }
   Result<untrusted_bytes> validate_range(std::uintptr_t address, std::size_t size,
                                          Protection needed) const noexcept;
@@ -64,8 +64,6 @@ class AllocatorCore {
   // mapping; else kNotFound. Errors, without change: kNotFound, kPinned, kBusy (a call of this very
   // thread is under way there), kOutOfTrustedMemory.
   Result<Region*> take_mappings_out(Extent range, bool holes_ok) noexcept;
-  // Would anything stand in the way of that? Errors: kPinned, kBusy.
-  Status check_mappings(Extent range) noexcept;
   class Gate;
   // The host unmapped it: tells the owner, with no lock held, and gives the book back.
   void finish_region(Gate& gate, Region& region) noexcept;
@@ -111,8 +109,14 @@ class AllocatorCore {
   Status open() noexcept;
 
   // ---- Threads ----
+  // Null before the thread's first slow call.
+  // Is this thread inside a call already, so that this one comes from a signal handler?
+  static bool is_inside(const void* core) noexcept {
+    const Heap* const heap = static_cast<const AllocatorCore*>(core)->my_heap();
+    return heap != nullptr && heap->gate_closed();
+  }
   Heap* my_heap() const noexcept {
-    const std::uint32_t slot = current_thread_slot();
+    const std::uint32_t slot = assigned_thread_slot();
     return EXCLAVE_LIKELY(slot < kMaxThreadSlots) ? heaps_[slot].load(std::memory_order_relaxed)
                                                   : nullptr;
   }

@@ -50,7 +50,7 @@ Result<untrusted_bytes> AllocatorCore::allocate(std::size_t size) noexcept {
 
 Status AllocatorCore::deallocate(std::uintptr_t block) noexcept {
   Heap* const heap = my_heap();
-  const SlotRef found = Heap::find_slot(books_, registry_, block);
+  const SlotRef found = Heap::find_slot_inline(books_.view(), registry_, block);
   if (EXCLAVE_LIKELY(heap != nullptr && found.slot != Slab::kNoSlot &&
                      found.slab->owner.load(std::memory_order_acquire) == heap->self() &&
                      !heap->gate_closed() && !scrub_)) {
@@ -627,7 +627,8 @@ Status AllocatorCore::free_pages(Gate& gate, std::uintptr_t block) noexcept {
 }
 
 Status AllocatorCore::deallocate_handle(std::uintptr_t block, RegionId region) noexcept {
-  const Result<RegionInfo> info = registry_.query(block, 1);
+  const Result<RegionInfo> info = query(block, 1);
+  if (info.error() == Error::kReentered) return Error::kReentered;
   if (!info.ok() || info->id != region) return Error::kStale;
   return deallocate(block);
 }

@@ -261,7 +261,7 @@ void AllocatorCore::finish_region(Gate& gate, Region& region) noexcept {
 
 Result<untrusted_bytes> AllocatorCore::validate_range(std::uintptr_t address, std::size_t size,
                                                       Protection needed) const noexcept {
-  const Result<RegionInfo> info = registry_.query(address, size);
+  const Result<RegionInfo> info = query(address, size);
   if (!info.ok()) return info.error();
   const auto have = static_cast<unsigned>(info->protection);
   const auto need = static_cast<unsigned>(needed);
@@ -270,7 +270,7 @@ Result<untrusted_bytes> AllocatorCore::validate_range(std::uintptr_t address, st
 }
 
 Result<std::uint64_t> AllocatorCore::device_address(std::uintptr_t address) const noexcept {
-  const Result<RegionInfo> info = registry_.query(address, 1);
+  const Result<RegionInfo> info = query(address, 1);
   if (!info.ok()) return info.error();
   if (info->device_base == kNoDeviceAddress) return Error::kNotFound;
   return info->device_base + (address - info->extent.base);
@@ -429,14 +429,6 @@ Status AllocatorCore::look_at_mappings_locked(Extent range, bool holes_ok, Regio
   }
   if (!holes_ok && covered < range.end()) return Error::kNotFound;
   return elsewhere ? Error::kWouldBlock : Error::kNone;
-}
-
-Status AllocatorCore::check_mappings(Extent range) noexcept {
-  LockGuard guard(registry_.lock());
-  Region* first = nullptr;
-  Region* last = nullptr;
-  const Status looked = look_at_mappings_locked(range, true, &first, &last);
-  return looked.error() == Error::kWouldBlock ? Status{} : looked;
 }
 
 Result<Region*> AllocatorCore::take_mappings_out(Extent range, bool holes_ok) noexcept {

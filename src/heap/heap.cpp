@@ -20,15 +20,7 @@ std::size_t max_slots(SizeClass c) noexcept {
 
 SlotRef Heap::find_slot(const BookStore& books, const Registry& registry,
                         std::uintptr_t address) noexcept {
-  Region* const region = registry.find(address);
-  if (EXCLAVE_UNLIKELY(region == nullptr)) return {};
-  const std::atomic<UnitEntry>* const unit = region->unit_of(address);
-  if (EXCLAVE_UNLIKELY(unit == nullptr)) return {};
-  // Acquire pairs with publish_slab.
-  const UnitEntry entry = unit->load(std::memory_order_acquire);
-  if (unit_tag(entry) != UnitTag::kSlab) return {};
-  Slab* const slab = books.at<Slab>(unit_payload(entry));
-  return {slab, slab->slot_at(address)};
+  return find_slot_inline(books.view(), registry, address);
 }
 
 Slab& Heap::slab_of(std::uintptr_t block) noexcept {

@@ -78,9 +78,11 @@ class alignas(kCacheLine) Heap {
   // make_room.
   bool push(SizeClass c, std::uintptr_t block, std::atomic<SlotState>* state) noexcept {
     Stack& stack = stacks_[c];
-    if (EXCLAVE_UNLIKELY(stack.top == stack.limit)) return false;
+    FreeSlot* const top = stack.top;
+    if (EXCLAVE_UNLIKELY(top == stack.limit)) return false;
     state->store(SlotState::kCached, std::memory_order_relaxed);
-    *stack.top++ = {block, state};
+    *top = {block, state};
+    stack.top = top + 1;
     return true;
   }
 
@@ -166,10 +168,23 @@ class alignas(kCacheLine) Heap {
   // The slab and slot that an address names, or none. Safe with any address.
   static SlotRef find_slot(const BookStore& books, const Registry& registry,
                            std::uintptr_t address) noexcept;
+  // For the fast path of a free.
+  [[gnu::always_inline]] static SlotRef find_slot_inline(BookView books, const Registry& registry,
+                                                         std::uintptr_t address) noexcept {
+    const BookRef found = registry.find(books, address);
+    if (EXCLAVE_UNLIKELY(found == 0)) return {};
+    const std::atomic<UnitEntry>* const unit = books.at<Region>(found)->unit_of(address);
+    if (EXCLAVE_UNLIKELY(unit == nullptr)) return {};
+    // Acquire pairs with publish_slab.
+    const UnitEntry entry = unit->load(std::memory_order_acquire);
+    if (EXCLAVE_UNLIKELY(unit_tag(entry) != UnitTag::kSlab)) return {};
+    Slab* const slab = books.at<Slab>(unit_payload(entry));
+    return {slab, slab->slot_at(address)};
+  }
 
  private:
   // top moves between bottom and limit; all null until first used.
-  struct Stack {
+  struct alignas(kCacheLine) Stack {
     FreeSlot* top = nullptr;
     FreeSlot* bottom = nullptr;
     FreeSlot* limit = nullptr;

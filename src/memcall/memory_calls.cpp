@@ -100,7 +100,6 @@ int unmap_mappings(AllocatorCore& core, AllocatorCore::Gate& gate, Extent range)
 }
 
 int unmap_outside(AllocatorCore& core, Extent range) noexcept {
-  if (range.empty()) return 0;
   AllocatorCore::Gate gate(core);
   if (!gate.status().ok()) return error_number(gate.status().error());
   return unmap_mappings(core, gate, range);
@@ -260,13 +259,9 @@ int MemoryCalls::munmap(std::uintptr_t address, std::size_t length) noexcept {
   if (const int bad = decode_range(address, length, &range); bad != 0) return bad;
   AllocatorCore& core = *core_;
   const Parts parts = cut(range, core.registry().enclave());
-  // Whether a pin stands in the way is asked of all parts before any goes.
-  for (const Extent part : {parts.below, parts.above}) {
-    if (const Status free = part.empty() ? Status{} : core.check_mappings(part); !free.ok())
-      return error_number(free.error());
-  }
-  int result = unmap_outside(core, parts.below);
-  if (result == 0) result = unmap_outside(core, parts.above);
+  // The outside first, and in one: only there can a pin refuse, and then nothing has changed. (No
+  // mapping stands in the enclave's part.)
+  int result = parts.inside == range ? 0 : unmap_outside(core, range);
   if (result == 0 && !parts.inside.empty()) {
     result = inside_.unmap(inside_.context, parts.inside.base, parts.inside.size);
   }

@@ -46,12 +46,14 @@ void Buddy::destroy(BookStore& books, Buddy* buddy) noexcept {
 
 void Buddy::insert(std::uint64_t index, unsigned order) noexcept {
   tree_[order].insert(index >> order);
+  free_blocks_[order] += 1;
   free_orders_ |= std::uint64_t{1} << order;
 }
 
 void Buddy::erase(std::uint64_t index, unsigned order) noexcept {
   tree_[order].erase(index >> order);
-  if (tree_[order].empty()) free_orders_ &= ~(std::uint64_t{1} << order);
+  free_blocks_[order] -= 1;
+  if (free_blocks_[order] == 0) free_orders_ &= ~(std::uint64_t{1} << order);
 }
 
 std::uint64_t Buddy::allocate(std::uint64_t pages, unsigned align_order) noexcept {
@@ -94,24 +96,39 @@ std::uint64_t Buddy::allocate_across_slow(std::uint64_t pages, unsigned align_or
   return kNone;
 }
 
+// From the pages up: at each order the run's edge is either met by a free buddy, which joins it, or
+// the edge block stays behind on its own. So nothing is put in only to be taken out again.
 void Buddy::free(std::uint64_t page, std::uint64_t pages) noexcept {
-  std::uint64_t index = page - origin_;
-  EXCLAVE_DCHECK(index >= first_ && index + pages <= end_);
+  std::uint64_t first = page - origin_;
+  std::uint64_t last = first + pages;
+  EXCLAVE_DCHECK(first >= first_ && last <= end_);
   free_pages_ += pages;
-  while (pages != 0) {
-    unsigned order = floor_log2(pages);
-    if (index != 0 && lowest_bit(index) < order) order = lowest_bit(index);
-    if (order >= orders_) order = orders_ - 1;
-    std::uint64_t start = index;
-    index += std::uint64_t{1} << order;
-    pages -= std::uint64_t{1} << order;
-    while (order + 1 < orders_ && contains(start ^ (std::uint64_t{1} << order), order)) {
-      erase(start ^ (std::uint64_t{1} << order), order);
-      start &= ~(std::uint64_t{1} << order);
-      ++order;
+  while (first != last) {
+    const unsigned order = lowest_bit(first | last);
+    if (order + 1 >= orders_) break;
+    const std::uint64_t size = std::uint64_t{1} << order;
+    if ((first & size) != 0) {
+      if (contains(first - size, order)) {
+        first -= size;
+        erase(first, order);
+      } else {
+        insert(first, order);
+        first += size;
+      }
     }
-    insert(start, order);
+    if ((last & size) != 0) {
+      if (contains(last, order)) {
+        erase(last, order);
+        last += size;
+      } else {
+        last -= size;
+        insert(last, order);
+      }
+    }
   }
+  // The largest blocks have no buddies.
+  const unsigned top = orders_ - 1;
+  for (; first != last; first += std::uint64_t{1} << top) insert(first, top);
 }
 
 void Buddy::take(std::uint64_t page, std::uint64_t pages) noexcept {

@@ -62,6 +62,7 @@ class Buddy {
   std::uint64_t end_ = 0;
   std::uint64_t free_pages_ = 0;
   std::uint64_t free_orders_ = 0;  // bit k: a block of order k is free
+  std::uint64_t free_blocks_[kMaxOrders] = {};
   std::size_t book_bytes_ = 0;
   unsigned orders_ = 0;
   BitTree tree_[kMaxOrders];

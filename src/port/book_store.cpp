@@ -107,10 +107,11 @@ void* BookStore::allocate(BookKind kind, std::size_t bytes) noexcept {
 
 void BookStore::release(BookKind kind, void* book, std::size_t bytes) noexcept {
   const Shape shape = shape_of(bytes, kExactLines);
-  // Word by word and atomic: a late reader may be looking.
+  // Word by word and atomic: a late reader may be looking. Release, so that whoever sees a zero
+  // sees what the owner took back before.
   std::uint64_t* const words = static_cast<std::uint64_t*>(book);
   for (std::size_t i = 0; i < shape.bytes / sizeof(std::uint64_t); ++i) {
-    __atomic_store_n(&words[i], std::uint64_t{0}, __ATOMIC_RELAXED);
+    __atomic_store_n(&words[i], std::uint64_t{0}, __ATOMIC_RELEASE);
   }
   LockGuard guard(lock_);
   BookRef& head = free_[static_cast<unsigned>(kind)][shape.index];

@@ -34,6 +34,20 @@ using BookRef = std::uint32_t;
 inline constexpr unsigned kBookRefBits = 29;
 inline constexpr std::size_t kMaxBookWindow = std::size_t{kCacheLine} << kBookRefBits;
 
+// What turns references into books. By value, so that a walk along several references keeps it in a
+// register, across acquiring loads, too.
+class BookView {
+ public:
+  explicit BookView(std::uintptr_t base) noexcept : base_(base) {}
+  template <class T>
+  T* at(BookRef ref) const noexcept {
+    return reinterpret_cast<T*>(base_ + (std::uintptr_t{ref} << 6));
+  }
+
+ private:
+  std::uintptr_t base_;
+};
+
 class BookStore {
  public:
   // Errors: kInvalidArgument when the port's window is out of shape.
@@ -48,8 +62,9 @@ class BookStore {
 
   template <class T>
   T* at(BookRef ref) const noexcept {
-    return reinterpret_cast<T*>(base_ + (std::uintptr_t{ref} << 6));
+    return view().at<T>(ref);
   }
+  BookView view() const noexcept { return BookView(base_); }
   BookRef ref(const void* book) const noexcept {
     return static_cast<BookRef>((reinterpret_cast<std::uintptr_t>(book) - base_) >> 6);
   }

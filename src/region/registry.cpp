@@ -53,7 +53,9 @@ RegionInfo Registry::info_of(const Region& region) const noexcept {
   return info;
 }
 
-Result<RegionInfo> Registry::query(std::uintptr_t address, std::size_t size) const noexcept {
+Result<RegionInfo> Registry::query(std::uintptr_t address, std::size_t size,
+                                   bool (*is_inside)(const void* context),
+                                   const void* context) const noexcept {
   if (size == 0) size = 1;
   for (;;) {
     const Region* const region = pagemap_.find(address);
@@ -61,6 +63,7 @@ Result<RegionInfo> Registry::query(std::uintptr_t address, std::size_t size) con
     // Acquire pairs with FactsWriter's release: the facts are at least as new as this sequence.
     const std::uint32_t sequence = region->sequence.load(std::memory_order_acquire);
     if (EXCLAVE_UNLIKELY(sequence % 2 != 0)) {
+      if (is_inside != nullptr && is_inside(context)) return Error::kReentered;
       __builtin_ia32_pause();
       continue;
     }
@@ -122,6 +125,11 @@ Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bo
 }
 
 void Registry::destroy(Region& region) noexcept {
+  {
+    // A late reader must not take half-zeroed facts for a region: without an id they are none.
+    FactsWriter writer(region);
+    region.id.store(0, std::memory_order_release);
+  }
   books_.release(BookKind::kRegion, &region, region.book_bytes);
 }
 

@@ -25,9 +25,16 @@ class Registry {
 
   // The book that the address' page is entered under, unverified (see Pagemap::find).
   Region* find(std::uintptr_t address) const noexcept { return pagemap_.find(address); }
+  [[gnu::always_inline]] BookRef find(BookView books, std::uintptr_t address) const noexcept {
+    return pagemap_.find(books, address);
+  }
   // The region in which the range wholly lies, as it stood at one moment during the call. Errors:
   // kNotFound.
-  Result<RegionInfo> query(std::uintptr_t address, std::size_t size) const noexcept;
+  // When is_inside says so while the region is being changed, the change may be one that this very
+  // call interrupts, from a signal handler: then kReentered instead of waiting for ever.
+  Result<RegionInfo> query(std::uintptr_t address, std::size_t size,
+                           bool (*is_inside)(const void* context) = nullptr,
+                           const void* context = nullptr) const noexcept;
 
   // ---- Life of a region ----
 

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "support/process_fixture.hpp"
+#include "support/quiet_addresses.hpp"
 
 namespace exclave {
 namespace {
@@ -25,7 +26,7 @@ class LinuxDifferential : public ProcessFixture, public testing::WithParamInterf
  protected:
   // An address range where nothing stands, far from what the kernel hands out.
   static std::uintptr_t free_window(unsigned n) {
-    const std::uintptr_t base = (std::uintptr_t{0x1500} << 32) + (std::uintptr_t{n} << 32);
+    const std::uintptr_t base = testing_support::kQuietAddresses + (std::uintptr_t{n} << 24);
     for (std::size_t i = 0; i < kWindowPages; ++i) EXPECT_FALSE(is_page_mapped(base + i * kPage));
     return base;
   }

@@ -20,6 +20,8 @@ constexpr std::size_t kGiB = std::size_t{1} << 30;
 constexpr std::uintptr_t kBase = 0x200000000000;
 constexpr std::size_t kSegment = 4 * kMiB;
 
+constexpr int kRounds = kSanitized ? 3000 : 20000;
+
 class RegistryTest : public BooksFixture {
  protected:
   void SetUp() override {
@@ -410,7 +412,7 @@ TEST_F(RegistryTest, Threat39QueriesRunAgainstAttachAndDetach) {
       hits += found;
     });
   }
-  for (int round = 0; round < 20000; ++round) {
+  for (int round = 0; round < kRounds; ++round) {
     Region& one = insert_mapping(small, Protection::kRead, 0x1000);
     remove(one);
     Region& other = insert_mapping(large, Protection::kWrite, 0x2000);
@@ -434,7 +436,7 @@ TEST_F(RegistryTest, QueriesSeeAMappingWholeWhileItIsCutAndJoined) {
     }
   });
   std::mt19937 random(3);
-  for (int round = 0; round < 20000; ++round) {
+  for (int round = 0; round < kRounds; ++round) {
     const LockGuard guard(registry_.lock());
     const std::uintptr_t first = random() % 8;
     const std::uintptr_t count = 1 + random() % (8 - first);

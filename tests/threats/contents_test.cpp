@@ -11,6 +11,7 @@
 #include "exclave/access.hpp"
 #include "sim/neighbour.hpp"
 #include "support/process_fixture.hpp"
+#include "support/quiet_addresses.hpp"
 
 namespace exclave {
 namespace {
@@ -28,8 +29,8 @@ constexpr int kReadWrite = PROT_READ | PROT_WRITE;
 class FileHost {
  public:
   static constexpr std::size_t kBytes = 256 * kMiB;
-  static constexpr std::uintptr_t kBase = std::uintptr_t{0x1200} << 32;
-  static constexpr std::uintptr_t kEnclave = std::uintptr_t{0x1300} << 32;
+  static constexpr std::uintptr_t kBase = testing_support::kQuietAddresses + 1024 * kMiB;
+  static constexpr std::uintptr_t kEnclave = kBase + 1024 * kMiB;
   static constexpr std::size_t kEnclaveBytes = 128 * kMiB;
 
   explicit FileHost(int protection) : file_(memfd_of(kBytes)) {
