@@ -236,7 +236,7 @@ class Samples:
         return [a["cpu"] / b["cpu"] for a, b in zip(ours, theirs)]
 
     def memcpy_ratio(self, key):
-        beside = self.copies[("memcpy",) + key[1:]]
+        beside = self.copies[("memcpy-in" if key[0] == "in" else "memcpy-out",) + key[1:]]
         return statistics.median(a / b for a, b in zip(self.copies[key], beside))
 
 
@@ -297,9 +297,9 @@ def results(samples, everyone):
     for key, nanoseconds in sorted(samples.copies.items()):
         how, size, untrusted, trusted = key
         median, spread = figure(nanoseconds)
-        run = {"workload": "copy", "allocator": "libc" if how == "memcpy" else "exclave", "how": how, "bytes": size,
+        run = {"workload": "copy", "allocator": "libc" if how.startswith("memcpy") else "exclave", "how": how, "bytes": size,
                "untrusted_align": untrusted, "trusted_align": trusted, "ns_per_call": median, "spread": spread}
-        if how != "memcpy":
+        if not how.startswith("memcpy"):
             run["memcpy_ratio"] = samples.memcpy_ratio(key)
         runs.append(run)
     return runs
@@ -373,7 +373,7 @@ def print_copies(samples):
     sizes = sorted({key[1] for key in samples.copies})
     rows = []
     for size in sizes:
-        base = [statistics.median(v) for k, v in samples.copies.items() if k[:2] == ("memcpy", size)]
+        base = [statistics.median(v) for k, v in samples.copies.items() if k[:2] == ("memcpy-out", size)]
         row = [f"{size:,} B", f"{statistics.median(base):.1f}"]
         for how, _, wanted in groups:
             keys = [k for k in samples.copies if k[:2] == (how, size) and wanted(k[2])]

@@ -22,7 +22,7 @@ class EXCLAVE_API MemoryCalls {
   // Outside: -EINVAL (length 0, too long, flags), -EACCES (PROT_EXEC), -EPERM (host's answer failed
   // verification), -EEXIST, -EBUSY (fixed address over pinned, own or unknown memory), -ENOMEM
   // (books), or the host's errno if Linux documents it for mmap, else -EIO. Nothing changes on
-  // error, but that MAP_FIXED may have unmapped what stood there (as Linux does).
+  // error; MAP_FIXED over the application's own mappings replaces all or nothing.
   std::intptr_t mmap(std::uintptr_t address, std::size_t length, int protection, int flags,
                      int descriptor, std::uint64_t offset) noexcept;
 

@@ -121,7 +121,8 @@ struct Config {
   // Overwrite each block with zeros when it is freed. Costs one write of the block.
   bool scrub_on_free = false;
   // Told of each bad free, with no lock held, on the thread that made it: the Error as its number,
-  // the address, and the size given, 0 if none. It may stop the program.
+  // the address, and the size given, 0 if none. It may stop the program. For a bad free in a signal
+  // handler, what the interrupted call holds is still held, so it may not call the allocator then.
   void (*misuse)(void* context, std::int32_t error, std::uintptr_t address,
                  std::size_t size_bytes) = nullptr;
   void* misuse_context = nullptr;

@@ -324,9 +324,15 @@ Result<Region*> AllocatorCore::grow(Gate& gate, std::size_t bytes, std::size_t a
   std::size_t step = grown_bytes_.load(std::memory_order_relaxed);
   if (step < config_.grow_min_bytes) step = config_.grow_min_bytes;
   if (step > config_.grow_max_bytes) step = config_.grow_max_bytes;
-  if (step <= bytes) return grow_by(gate, bytes, alignment);
-  const Result<Region*> region = grow_by(gate, step, alignment);
-  return region.ok() ? region : grow_by(gate, bytes, alignment);
+  if (step > bytes) {
+    const Result<Region*> region = grow_by(gate, step, alignment);
+    if (region.ok()) return region;
+  }
+  const Result<Region*> region = grow_by(gate, bytes, alignment);
+  if (region.error() != Error::kQuota || !grown_.has_idle(0)) return region;
+  // What lies idle counts against the quota, and nothing in it was large enough.
+  give_idle_back(gate, 0);
+  return grow_by(gate, bytes, alignment);
 }
 
 Result<Region*> AllocatorCore::grow_by(Gate& gate, std::size_t bytes,

@@ -150,10 +150,12 @@ Status Heap::add_slab_slow(SizeClass c, Region* only_region) noexcept {
   if (!has_stack(c)) return Error::kOutOfTrustedMemory;
   Result<PageRun> run = Error::kOutOfMemory;
   const std::size_t slot_bytes = size_class_bytes(c);
-  // A small region should not give a tenth of itself to one class.
-  const std::size_t cap = only_region != nullptr ? only_region->extent().size / 16 : SIZE_MAX;
+  // A small region should not give much of itself to one class; nor be cut into slabs with room for
+  // a slot and a half.
+  constexpr std::size_t kLeastSlots = 4;
+  const std::size_t cap = only_region != nullptr ? only_region->extent().size / 64 : SIZE_MAX;
   for (std::uint64_t units = slab_units(c); !run.ok() && units != 0; units /= 2) {
-    const bool least = units == 1 || units / 2 * kUnitBytes < slot_bytes;
+    const bool least = units == 1 || units / 2 * kUnitBytes < kLeastSlots * slot_bytes;
     if (units * kUnitBytes < slot_bytes) break;
     if (units * kUnitBytes > cap && !least) continue;
     run = pages_.allocate_slab(units);

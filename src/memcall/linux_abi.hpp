@@ -13,6 +13,6 @@ inline constexpr int kEPERM = 1, kEIO = 5, kEBADF = 9, kEAGAIN = 11, kENOMEM = 1
 inline constexpr int kProtRead = 1, kProtWrite = 2, kProtExec = 4, kProtAll = 7;
 inline constexpr int kMapShared = 0x1, kMapPrivate = 0x2, kMapSharedValidate = 0x3,
                      kMapTypeMask = 0xf, kMapFixed = 0x10, kMapAnonymous = 0x20,
-                     kMapGrowsDown = 0x100, kMapFixedNoReplace = 0x100000;
+                     kMapGrowsDown = 0x100, kMapNoReserve = 0x4000, kMapFixedNoReplace = 0x100000;
 
 }  // namespace exclave::linux_abi

@@ -171,6 +171,87 @@ int check_fixed(Registry& registry, Extent range, bool replace) noexcept {
   return 0;
 }
 
+// Replaces what stands at a fixed address, all at once or not at all. What stands there leaves the
+// books; the gaps are filled with inaccessible memory, which fails where somebody else's stands.
+// Then every page of the target is ours, and the host may be told to replace it.
+class Replacement {
+ public:
+  Replacement(AllocatorCore& core, AllocatorCore::Gate& gate, Extent target) noexcept
+      : core_(core), gate_(gate), target_(target), filled_to_(target.base) {}
+  Replacement(const Replacement&) = delete;
+  Replacement& operator=(const Replacement&) = delete;
+  // What was not replaced stands again.
+  ~Replacement() {
+    for_each_gap([this](Extent gap) noexcept {
+      if (gap.base < filled_to_) (void)core_.host_unmap(gate_, gap);
+      return 0;
+    });
+    for (Region* mapping = chain_; mapping != nullptr;) {
+      Region* const next = mapping->links.right;
+      if (!core_.registry().put_back(*mapping).ok()) core_.finish_region(gate_, *mapping);
+      mapping = next;
+    }
+  }
+
+  // 0 or a negative errno. Afterwards needed() says whether there is anything to replace.
+  int begin() noexcept {
+    const Result<Region*> taken = core_.take_mappings_out(target_, true);
+    if (!taken.ok()) return error_number(taken.error());
+    chain_ = *taken;
+    if (chain_ == nullptr) return 0;
+    return for_each_gap([this](Extent gap) noexcept { return fill(gap); });
+  }
+  bool needed() const noexcept { return chain_ != nullptr; }
+  // The host has replaced all of it.
+  void done() noexcept {
+    filled_to_ = target_.base;
+    while (chain_ != nullptr) {
+      Region& mapping = *chain_;
+      chain_ = mapping.links.right;
+      core_.finish_region(gate_, mapping);
+    }
+  }
+
+ private:
+  int fill(Extent gap) noexcept {
+    MapRequest filler{};
+    filler.hint = gap.base;
+    filler.size = gap.size;
+    filler.flags = kMapPrivate | kMapAnonymous | kMapNoReserve | kMapFixedNoReplace;
+    filler.descriptor = -1;
+    const HostReply reply = core_.host_map(gate_, filler);
+    const Result<Extent> range =
+        verify_reply(reply, gap.size, kPageBytes, gap.base, core_.registry().enclave());
+    if (range.ok()) {
+      filled_to_ = gap.end();
+      return 0;
+    }
+    if (range.error() != Error::kHostLied)
+      return -allowed_errno(reply.error, {kEEXIST, kENOMEM, kEPERM});
+    core_.count_lie();
+    return -kEPERM;
+  }
+  // Up to the first error.
+  template <class F>
+  int for_each_gap(F visit) noexcept {
+    std::uintptr_t at = target_.base;
+    for (const Region* mapping = chain_;; mapping = mapping->links.right) {
+      const Extent next = mapping != nullptr ? mapping->extent() : Extent{target_.end(), 0};
+      if (next.base > at) {
+        if (const int error = visit(Extent{at, next.base - at}); error != 0) return error;
+      }
+      if (mapping == nullptr) return 0;
+      at = next.end();
+    }
+  }
+
+  AllocatorCore& core_;
+  AllocatorCore::Gate& gate_;
+  const Extent target_;
+  Region* chain_ = nullptr;
+  std::uintptr_t filled_to_;  // the gaps below are filled
+};
+
 std::intptr_t map_outside(AllocatorCore& core, const MapRequest& asked) noexcept {
   constexpr int kBadFlags = kMapAnonymous | kMapGrowsDown;
   const int type = asked.flags & kMapTypeMask;
@@ -185,15 +266,17 @@ std::intptr_t map_outside(AllocatorCore& core, const MapRequest& asked) noexcept
   AllocatorCore::Gate gate(core);
   if (!gate.status().ok()) return error_number(gate.status().error());
   const Extent target{request.hint, request.size};
+  Replacement replacement(core, gate, target);
   if (fixed) {
     const bool replace = (asked.flags & kMapFixedNoReplace) == 0;
     if (const int bad = check_fixed(registry, target, replace); bad != 0) return bad;
-    // What stood there goes first, with its books; and the host may only fill a gap. Were it told
-    // to replace, it could replace what we know nothing of.
     if (replace) {
-      if (const int gone = unmap_mappings(core, gate, target); gone != 0) return gone;
+      if (const int bad = replacement.begin(); bad != 0) return bad;
     }
-    request.flags = (request.flags & ~kMapFixed) | kMapFixedNoReplace;
+    // On free ground the host may only fill a gap: told to replace, it could replace what we know
+    // nothing of.
+    request.flags &= ~(kMapFixed | kMapFixedNoReplace);
+    request.flags |= replacement.needed() ? kMapFixed : kMapFixedNoReplace;
   }
 
   const HostReply reply = core.host_map(gate, request);
@@ -208,6 +291,7 @@ std::intptr_t map_outside(AllocatorCore& core, const MapRequest& asked) noexcept
                           {kEACCES, kEAGAIN, kEBADF, kEEXIST, kEINVAL, kENFILE, kENODEV, kENOMEM,
                            kEOVERFLOW, kEPERM, kETXTBSY, kEOPNOTSUPP});
   }
+  replacement.done();
   AttachOptions options;
   options.role = Role::kMapping;
   options.protection = protection_of(request.protection);

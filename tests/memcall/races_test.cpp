@@ -146,7 +146,12 @@ TEST_F(Threat40_RealKernel, ManyThreadsMapAndUnmapTheSameHoles) {
         ASSERT_EQ(calls_->munmap(base + kPage, kPage), 0);
         ASSERT_TRUE(allocator_->query(base + 2 * kPage, kPage).ok());
       }
-      ASSERT_EQ(calls_->munmap(base, pages * kPage), 0);
+      // Not over the hole: another thread may have it by now.
+      const std::size_t low = pages > 2 ? 1 : pages;
+      ASSERT_EQ(calls_->munmap(base, low * kPage), 0);
+      if (pages > 2) {
+        ASSERT_EQ(calls_->munmap(base + 2 * kPage, (pages - 2) * kPage), 0);
+      }
       rounds.fetch_add(1, std::memory_order_relaxed);
     }
   };
@@ -161,9 +166,11 @@ TEST_F(Threat40_RealKernel, ManyThreadsMapAndUnmapTheSameHoles) {
 // One page, everybody at it, with pins.
 TEST_F(Threat39_QueryUnmapUse, PinnedPagesAreNeverTakenAway) {
   const Clock clock(800);
+  const Clock patience(10000);
   std::atomic<std::uint64_t> pinned{0};
+  const auto running = [&] { return clock.running() || (pinned < 10 && patience.running()); };
   std::thread unmapper([&] {
-    while (clock.running()) {
+    while (running()) {
       const int answer = calls_->munmap(kPlace, 4 * kPage);
       EXPECT_TRUE(answer == 0 || answer == -EBUSY) << answer;
       const std::intptr_t mapped =
@@ -172,13 +179,13 @@ TEST_F(Threat39_QueryUnmapUse, PinnedPagesAreNeverTakenAway) {
     }
   });
   std::thread toggler([&] {
-    while (clock.running()) {
+    while (running()) {
       (void)calls_->mprotect(kPlace + kPage, kPage, PROT_READ);
       (void)calls_->mprotect(kPlace + kPage, kPage, kReadWrite);
     }
   });
   std::thread pinner([&] {
-    while (clock.running()) {
+    while (running()) {
       const auto pin = allocator_->pin({kPlace + kPage, 2 * kPage});
       if (!pin.ok()) continue;
       for (int i = 0; i < 20; ++i) {
