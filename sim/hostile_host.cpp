@@ -520,10 +520,27 @@ HostReply HostileHost::host_map(const MapRequest& request) noexcept {
       return {0, EINVAL};
     }
   }
+  const bool replaces = (request.flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) == MAP_FIXED;
+  bool pretends = false;
+  if (replaces) {
+    const std::lock_guard lock(mutex_);
+    if (!covered_by_mappings_locked(place)) {
+      violations_.emplace_back("Map was told to replace what was not handed out");
+      return {0, EINVAL};
+    }
+    // Where it lied before stands something of its own, perhaps a stack: it goes on lying.
+    pretends = std::any_of(ranges_.begin(), ranges_.end(), [&](const Range& range) {
+      return !range.reserved && !range.real && range.extent.overlaps(place);
+    });
+    if (pretends && (plan.lie == Lie::kNone || plan.lie == Lie::kLate)) {
+      unmap_locked(place, true, true);
+      ranges_.push_back({place, false, false});
+    }
+  }
   HostReply reply;
   if (plan.lie == Lie::kNone || plan.lie == Lie::kLate) {
-    reply = port_->host_map(request);
-    if (reply.error == 0) {
+    reply = pretends ? HostReply{request.hint, 0} : port_->host_map(request);
+    if (reply.error == 0 && !pretends) {
       const std::lock_guard lock(mutex_);
       // A fixed mapping replaced what stood there.
       unmap_locked({reply.address, request.size}, false, true);
