@@ -98,9 +98,9 @@ format-check: ## tell which sources are not
 	@$(call setup,test)
 	@scripts/check_format.sh
 
-tidy: ## clang-tidy over the library
+tidy: ## clang-tidy over the library, the ports, the hostile host and the command line
 	@$(call setup,build test check)
-	$(call build,dev-clang)
+	@cmake --preset dev-clang >/dev/null
 	@scripts/tidy.sh build/dev-clang
 
 install: release ## into PREFIX (default /usr/local), below DESTDIR if set

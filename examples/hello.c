@@ -19,7 +19,7 @@ int main(void) {
   printf("came back: %s\n", copy);
 
   exclave_deallocate(allocator, block);
-  printf("freed again: %s\n", exclave_error_text(exclave_deallocate(allocator, block)));
+  printf("freed again: %s\n", exclave_error_text((int)exclave_deallocate(allocator, block)));
   exclave_destroy(allocator);
   exclave_process_port_destroy(port);
   return 0;
