@@ -50,7 +50,7 @@ class AllocatorCore {
   Result<RegionId> attach(Extent range, const AttachOptions& options) noexcept;
   Status detach(Extent range, DetachMode mode) noexcept;
   Result<PinId> pin(Extent range) noexcept;
-  Status unpin(PinId pin) noexcept;
+  Status unpin(PinId id) noexcept;
   Result<RegionInfo> query(std::uintptr_t address, std::size_t size) const noexcept {
     return registry_.query(address, size, &is_inside, this);
   }

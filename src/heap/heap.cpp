@@ -88,9 +88,10 @@ bool Heap::grow_stack(SizeClass c) noexcept {
       static_cast<FreeSlot*>(books_.allocate(BookKind::kPlain, after * sizeof(FreeSlot)));
   if (slots == nullptr) return false;
   const std::size_t used = static_cast<std::size_t>(stack.top - stack.bottom);
-  for (std::size_t i = 0; i < used; ++i) slots[i] = stack.bottom[i];
-  if (stack.bottom != nullptr)
+  if (stack.bottom != nullptr) {
+    for (std::size_t i = 0; i < used; ++i) slots[i] = stack.bottom[i];
     books_.release(BookKind::kPlain, stack.bottom, before * sizeof(FreeSlot));
+  }
   stack.bottom = slots;
   stack.top = slots + used;
   stack.limit = slots + after;

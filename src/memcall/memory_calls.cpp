@@ -17,7 +17,7 @@ namespace exclave {
 namespace {
 
 using core::AllocatorCore;
-using namespace linux_abi;
+using namespace linux_abi;  // NOLINT(google-build-using-namespace): all of it is used here
 
 // The errnos that Linux documents for the call; whatever else the host says is EIO. (An errno of
 // the host's choice could steer the application: an Iago attack.)

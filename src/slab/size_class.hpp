@@ -21,7 +21,7 @@ constexpr SizeClass size_class_of(std::size_t bytes) noexcept {
   const std::uint64_t last = bytes - 1;
   // Three bits below the highest; below 128 the step stays 16. No branch.
   const unsigned shift = floor_log2(last | 128) - 3;
-  return static_cast<SizeClass>(shift * 8 + (last >> shift) - 32);
+  return static_cast<SizeClass>(std::uint64_t{shift} * 8 + (last >> shift) - 32);
 }
 
 constexpr std::uint32_t size_class_bytes(SizeClass c) noexcept {
