@@ -16,6 +16,8 @@ build = @home=$$(sed -n 's/^CMAKE_HOME_DIRECTORY:INTERNAL=//p' build/$(1)/CMakeC
 test = ctest --preset $(1) --parallel $(JOBS) $(if $(ROOMS),-L '^($(subst $(space),|,$(strip $(ROOMS))))$$')
 # ROOMS="heap region": only the tests of these folders, and only what they need is built. For asan, tsan, release-test.
 ROOMS ?=
+# TIDY='^src/': only these files. For tidy.
+TIDY ?=
 empty :=
 space := $(empty) $(empty)
 
@@ -101,7 +103,7 @@ format-check: ## tell which sources are not
 tidy: ## clang-tidy over the library, the ports, the hostile host and the command line
 	@$(call setup,build test check)
 	@cmake --preset dev-clang >/dev/null
-	@scripts/tidy.sh build/dev-clang
+	@scripts/tidy.sh build/dev-clang '$(TIDY)'
 
 install: release ## into PREFIX (default /usr/local), below DESTDIR if set
 	cmake --install build/release --prefix $(PREFIX)
