@@ -63,9 +63,7 @@ class AllocatorCore {
   // Takes every page of mappings in the range out of the books. holes_ok: skip what is not a
   // mapping; else kNotFound. Errors, without change: kNotFound, kPinned, kBusy (a call of this very
   // thread is under way there), kOutOfTrustedMemory.
-  // With a claim for the whole range: if any mapping stands there, the claim takes its place and
-  // that of the gaps, at the same moment. kBusy, too, if something else stands there.
-  Result<Region*> take_mappings_out(Extent range, bool holes_ok, Region* claim = nullptr) noexcept;
+  Result<Region*> take_mappings_out(Extent range, bool holes_ok) noexcept;
   class Gate;
   // The host unmapped it: tells the owner, with no lock held, and gives the book back.
   void finish_region(Gate& gate, Region& region) noexcept;

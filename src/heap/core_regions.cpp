@@ -431,8 +431,7 @@ Status AllocatorCore::look_at_mappings_locked(Extent range, bool holes_ok, Regio
   return elsewhere ? Error::kWouldBlock : Error::kNone;
 }
 
-Result<Region*> AllocatorCore::take_mappings_out(Extent range, bool holes_ok,
-                                                 Region* claim) noexcept {
+Result<Region*> AllocatorCore::take_mappings_out(Extent range, bool holes_ok) noexcept {
   for (;;) {
     LockGuard guard(registry_.lock());
     // First look, then change: nothing has happened if anything stands in the way.
@@ -454,15 +453,6 @@ Result<Region*> AllocatorCore::take_mappings_out(Extent range, bool holes_ok,
     if (Result<Region*> cut = registry_.isolate_locked(*first, common(first->extent(), range));
         !cut.ok())
       return cut.error();
-    if (claim != nullptr) {
-      for (std::uintptr_t at = range.base; at < range.end();) {
-        const Region* const region = registry_.first_ending_after_locked(at);
-        if (region == nullptr || region->extent().base >= range.end()) break;
-        if (region->role.load(std::memory_order_relaxed) != Role::kMapping) return Error::kBusy;
-        at = region->extent().end();
-      }
-      if (Status room = registry_.prepare_claim_locked(*claim); !room.ok()) return room.error();
-    }
 
     Region* chain = nullptr;
     Region** link = &chain;
@@ -471,16 +461,11 @@ Result<Region*> AllocatorCore::take_mappings_out(Extent range, bool holes_ok,
       if (region == nullptr || region->extent().base >= range.end()) break;
       at = region->extent().end();
       if (region->role.load(std::memory_order_relaxed) != Role::kMapping) continue;
-      if (claim != nullptr) {
-        registry_.leave_to_claim_locked(*region);
-      } else {
-        registry_.remove_locked(*region);
-      }
+      registry_.remove_locked(*region);
       region->links = {};
       *link = region;
       link = &region->links.right;
     }
-    if (claim != nullptr) registry_.claim_locked(*claim);
     return chain;
   }
 }

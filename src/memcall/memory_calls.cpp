@@ -171,10 +171,9 @@ int check_fixed(Registry& registry, Extent range, bool replace) noexcept {
   return 0;
 }
 
-// Replaces what stands at a fixed address, all at once or not at all. A claim takes the place of
-// the application's mappings in the books, and of the gaps between them, so that nobody else can be
-// given them; the gaps are filled with inaccessible memory, which fails where somebody else's
-// stands. Then every page of the target is ours, and the host may be told to replace it.
+// Replaces what stands at a fixed address, all at once or not at all. What stands there leaves the
+// books; the gaps are filled with inaccessible memory, which fails where somebody else's stands.
+// Then every page of the target is ours, and the host may be told to replace it.
 class Replacement {
  public:
   Replacement(AllocatorCore& core, AllocatorCore::Gate& gate, Extent target) noexcept
@@ -183,42 +182,34 @@ class Replacement {
   Replacement& operator=(const Replacement&) = delete;
   // What was not replaced stands again.
   ~Replacement() {
-    if (claim_ == nullptr) return;
     for_each_gap([this](Extent gap) noexcept {
       if (gap.base < filled_to_) (void)core_.host_unmap(gate_, gap);
       return 0;
     });
-    finish(core_.registry().put_back_for(*claim_, chain_));
-    core_.registry().destroy(*claim_);
+    for (Region* mapping = chain_; mapping != nullptr;) {
+      Region* const next = mapping->links.right;
+      if (!core_.registry().put_back(*mapping).ok()) core_.finish_region(gate_, *mapping);
+      mapping = next;
+    }
   }
 
   // 0 or a negative errno. Afterwards needed() says whether there is anything to replace.
   int begin() noexcept {
-    AttachOptions options;
-    options.role = Role::kMapping;
-    options.protection = Protection::kNone;  // until the host has answered
-    const Result<Region*> made = core_.registry().create(target_, options, false);
-    if (!made.ok()) return error_number(made.error());
-    (*made)->in_call = current_thread_slot() + 1;
-    const Result<Region*> taken = core_.take_mappings_out(target_, true, *made);
-    if (!taken.ok() || *taken == nullptr) {
-      core_.registry().destroy(**made);
-      return error_number(taken.error());
-    }
-    claim_ = *made;
+    const Result<Region*> taken = core_.take_mappings_out(target_, true);
+    if (!taken.ok()) return error_number(taken.error());
     chain_ = *taken;
+    if (chain_ == nullptr) return 0;
     return for_each_gap([this](Extent gap) noexcept { return fill(gap); });
   }
-  bool needed() const noexcept { return claim_ != nullptr; }
-  // The host has replaced all of it: the claim is the mapping.
-  void done(Protection protection) noexcept {
-    {
-      LockGuard guard(core_.registry().lock());
-      core_.registry().set_protection_locked(*claim_, protection);
-      claim_->in_call = 0;
+  bool needed() const noexcept { return chain_ != nullptr; }
+  // The host has replaced all of it.
+  void done() noexcept {
+    filled_to_ = target_.base;
+    while (chain_ != nullptr) {
+      Region& mapping = *chain_;
+      chain_ = mapping.links.right;
+      core_.finish_region(gate_, mapping);
     }
-    claim_ = nullptr;
-    finish(chain_);
   }
 
  private:
@@ -254,19 +245,10 @@ class Replacement {
     }
   }
 
-  void finish(Region* chain) noexcept {
-    while (chain != nullptr) {
-      Region& mapping = *chain;
-      chain = mapping.links.right;
-      core_.finish_region(gate_, mapping);
-    }
-  }
-
   AllocatorCore& core_;
   AllocatorCore::Gate& gate_;
   const Extent target_;
-  Region* claim_ = nullptr;
-  Region* chain_ = nullptr;   // what the claim stands in for
+  Region* chain_ = nullptr;
   std::uintptr_t filled_to_;  // the gaps below are filled
 };
 
@@ -309,10 +291,7 @@ std::intptr_t map_outside(AllocatorCore& core, const MapRequest& asked) noexcept
                           {kEACCES, kEAGAIN, kEBADF, kEEXIST, kEINVAL, kENFILE, kENODEV, kENOMEM,
                            kEOVERFLOW, kEPERM, kETXTBSY, kEOPNOTSUPP});
   }
-  if (replacement.needed()) {
-    replacement.done(protection_of(request.protection));
-    return static_cast<std::intptr_t>(range->base);
-  }
+  replacement.done();
   AttachOptions options;
   options.role = Role::kMapping;
   options.protection = protection_of(request.protection);

@@ -145,34 +145,6 @@ Status Registry::put_back(Region& mapping) noexcept {
   return inserted;
 }
 
-Region* Registry::put_back_for(Region& claim, Region* chain) noexcept {
-  LockGuard guard(lock_);
-  remove_locked(claim);
-  Region* lost = nullptr;
-  while (chain != nullptr) {
-    Region& mapping = *chain;
-    chain = mapping.links.right;
-    if (insert_locked(mapping).ok()) {
-      join_locked(mapping);
-    } else {
-      mapping.links.right = lost;
-      lost = &mapping;
-    }
-  }
-  return lost;
-}
-
-void Registry::leave_to_claim_locked(Region& mapping) noexcept {
-  tree_.erase(mapping);
-  count_.store(count() - 1, std::memory_order_relaxed);
-}
-
-void Registry::claim_locked(Region& claim) noexcept {
-  pagemap_.set(claim.extent(), &claim);
-  tree_.insert(claim);
-  count_.store(count() + 1, std::memory_order_relaxed);
-}
-
 Status Registry::insert_locked(Region& region) noexcept {
   const Extent extent = region.extent();
   if (Status legal = check_outside(extent, enclave_); !legal.ok()) return legal;

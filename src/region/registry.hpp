@@ -47,23 +47,11 @@ class Registry {
   // Inserts a mapping that was taken out a moment ago, and joins it with what is left of it.
   // Errors: as insert.
   Status put_back(Region& mapping) noexcept EXCLAVE_EXCLUDES(lock_);
-  // Takes a claim away and puts the chain of mappings that it stood in for back, all at one moment.
-  // Returns the chain of those that found no room in the books.
-  Region* put_back_for(Region& claim, Region* chain) noexcept EXCLAVE_EXCLUDES(lock_);
   // After this no reader finds it. Precondition: inserted.
   void remove(Region& region) noexcept EXCLAVE_EXCLUDES(lock_);
   void remove_locked(Region& region) noexcept EXCLAVE_REQUIRES(lock_);
 
   // ---- Under the lock ----
-
-  // A claim covers mappings, and gaps between them, while a memory call replaces them. First
-  // prepare_claim_locked (kOutOfTrustedMemory), then leave_to_claim_locked for each mapping, then
-  // claim_locked.
-  Status prepare_claim_locked(const Region& claim) noexcept EXCLAVE_REQUIRES(lock_) {
-    return pagemap_.prepare(claim.extent());
-  }
-  void leave_to_claim_locked(Region& mapping) noexcept EXCLAVE_REQUIRES(lock_);
-  void claim_locked(Region& claim) noexcept EXCLAVE_REQUIRES(lock_);
 
   SpinLock& lock() noexcept EXCLAVE_RETURNS_LOCK(lock_) { return lock_; }
   Region* region_at_locked(std::uintptr_t address) noexcept EXCLAVE_REQUIRES(lock_);
