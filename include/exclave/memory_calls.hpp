@@ -32,8 +32,8 @@ class EXCLAVE_API MemoryCalls {
   // in the books.
   int munmap(std::uintptr_t address, std::size_t length) noexcept;
 
-  // -EINVAL (unaligned, wrap, bits), -EACCES (PROT_EXEC outside), -ENOMEM at the first hole, with
-  // the pages before it changed, as Linux does; or the host's errno.
+  // -EINVAL (unaligned, bits), -EACCES (PROT_EXEC outside), -ENOMEM (wrap, or at the first hole,
+  // with the pages before it changed, as Linux does); or the host's errno.
   int mprotect(std::uintptr_t address, std::size_t length, int protection) noexcept;
 
  private:
