@@ -115,6 +115,17 @@ class EXCLAVE_API Allocator {
   void flush_thread() noexcept;
   // Gives every wholly free grown region back to the host, whatever Config::keep_free_bytes says.
   void trim() noexcept;
+  // Around fork(), by whoever calls it or by pthread_atfork: before_fork waits for calls that hold
+  // a lock and lets none in (other threads wait, signal handlers of this one hear kReentered) until
+  // after_fork_in_parent or after_fork_in_child is called on the same thread. The child has the
+  // blocks of all threads; the free memory of their heaps is handed to its one thread, but for
+  // heaps that were in the middle of a call. Grown memory must be private to each process, not
+  // shared. No host calls. Error: kReentered, in a signal handler inside another call of this
+  // thread: nothing is prepared, neither of the others may be called, and the child must not use
+  // the allocator.
+  Status before_fork() noexcept;
+  void after_fork_in_parent() noexcept;
+  void after_fork_in_child() noexcept;
 
   // ---- Looking ----
 

@@ -59,8 +59,17 @@ class EXCLAVE_API ProcessPort {
   // off).
   Result<SharedBacking> shared_backing(std::uintptr_t address) noexcept;
 
+  // Around fork(), so that the child finds the port's books whole: before_fork after
+  // Allocator::before_fork, after_fork in the parent and in the child before Allocator's. In the
+  // child, forget_other_threads comes first: the thread slots of all threads but this one are free
+  // again.
+  void before_fork() noexcept;
+  void after_fork() noexcept;
+  static void forget_other_threads() noexcept;
+
  private:
   struct State;
+  struct Pages;
   explicit ProcessPort(State* state) noexcept : state_(state) {}
   State* state_;
 };

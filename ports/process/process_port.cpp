@@ -9,7 +9,6 @@
 
 #include <algorithm>
 #include <array>
-#include <cstdlib>
 #include <new>
 
 #include "process/guard.hpp"
@@ -104,6 +103,9 @@ class BookMemory {
     }
   }
 
+  void lock_for_fork() noexcept { pthread_mutex_lock(&lock_); }
+  void unlock_after_fork() noexcept { pthread_mutex_unlock(&lock_); }
+
  private:
   // Not Guard, which makes system calls. The core asks under its own lock, so this one is never
   // waited for.
@@ -179,6 +181,9 @@ class SharedFile {
     return ProcessPort::SharedBacking{descriptor_, piece.offset + inner, piece.size - inner};
   }
 
+  void lock_for_fork() noexcept { pthread_mutex_lock(&lock_); }
+  void unlock_after_fork() noexcept { pthread_mutex_unlock(&lock_); }
+
  private:
   struct Mapped {
     std::uintptr_t base;
@@ -251,6 +256,11 @@ struct ProcessPort::State {
   SharedFile shared;
 };
 
+struct ProcessPort::Pages {
+  alignas(State) unsigned char state[sizeof(State)];
+  alignas(ProcessPort) unsigned char face[sizeof(ProcessPort)];
+};
+
 Result<ProcessPort*> ProcessPort::create(const Options& options) noexcept {
   std::size_t book_bytes = options.book_bytes;
   std::size_t heap_bytes = options.enclave_bytes;
@@ -278,17 +288,17 @@ Result<ProcessPort*> ProcessPort::create(const Options& options) noexcept {
     heap_bytes = halve(heap_bytes);
   }
   const Extent window{base, book_bytes + heap_bytes};
-  // malloc, because operator new would ask for a C++ run-time library.
-  void* const memory = std::malloc(sizeof(State));
-  void* const face = std::malloc(sizeof(ProcessPort));
-  if (memory == nullptr || face == nullptr) {
-    std::free(memory);
-    std::free(face);
+  // Pages of its own: operator new would ask for a C++ run-time library, and malloc may be what is
+  // built upon this port.
+  void* const memory =
+      mmap(nullptr, sizeof(Pages), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (memory == MAP_FAILED) {
     munmap(as_pointer(window.base), window.size);
     return Error::kOutOfTrustedMemory;
   }
-  State* const state = new (memory) State(window, book_bytes, options.huge_pages);
-  ProcessPort* const port = new (face) ProcessPort(state);
+  Pages* const pages = static_cast<Pages*>(memory);
+  State* const state = new (&pages->state) State(window, book_bytes, options.huge_pages);
+  ProcessPort* const port = new (&pages->face) ProcessPort(state);
   if (options.shared && !state->shared.open()) {
     destroy(port);
     return Error::kHostRefused;
@@ -299,9 +309,19 @@ Result<ProcessPort*> ProcessPort::create(const Options& options) noexcept {
 void ProcessPort::destroy(ProcessPort* port) noexcept {
   if (port == nullptr) return;
   munmap(as_pointer(port->state_->enclave.base), port->state_->enclave.size);
-  port->state_->~State();
-  std::free(port->state_);
-  std::free(port);
+  State* const state = port->state_;
+  state->~State();
+  munmap(state, sizeof(Pages));
+}
+
+void ProcessPort::before_fork() noexcept {
+  state_->books.lock_for_fork();
+  state_->shared.lock_for_fork();
+}
+
+void ProcessPort::after_fork() noexcept {
+  state_->shared.unlock_after_fork();
+  state_->books.unlock_after_fork();
 }
 
 PortTable ProcessPort::table() noexcept {

@@ -1,10 +1,13 @@
 #include "port/thread_slot.hpp"
 
 #include <pthread.h>
+#include <sys/mman.h>
 
 #include <atomic>
 #include <bit>
-#include <cstdlib>
+#include <new>
+
+#include "exclave/process_port.hpp"
 
 namespace exclave {
 
@@ -124,10 +127,16 @@ std::uint32_t detail::assign_thread_slot_slow() noexcept {
   return claimed;
 }
 
+std::uint32_t detail::claim_thread_slot() noexcept {
+  return claim_lowest_slot();
+}
+
 bool register_thread_exit(ThreadExitHook hook, void* context) noexcept {
-  auto* const added = static_cast<Hook*>(std::malloc(sizeof(Hook)));
-  if (added == nullptr) return false;
-  *added = Hook{hook, context};
+  // A page for each allocator, which has megabytes: malloc may be what is built upon this port.
+  void* const page =
+      mmap(nullptr, sizeof(Hook), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (page == MAP_FAILED) return false;
+  Hook* const added = new (page) Hook{hook, context};
   pthread_mutex_lock(&g_hooks_lock);
   Hook** link = &g_hooks;
   while (*link != nullptr) link = &(*link)->next;
@@ -151,7 +160,21 @@ void unregister_thread_exit(ThreadExitHook hook, void* context) noexcept {
     *link = found->next;
   }
   pthread_mutex_unlock(&g_hooks_lock);
-  std::free(found);
+  if (found != nullptr) munmap(found, sizeof(Hook));
+}
+
+// The child's threads but this one are gone, in whatever they were. Nobody holds the lock across a
+// fork for long, but one of them may have held it: it is made anew.
+void ProcessPort::forget_other_threads() noexcept {
+  g_hooks_lock = PTHREAD_MUTEX_INITIALIZER;
+  g_hook_finished = PTHREAD_COND_INITIALIZER;
+  for (Hook* hook = g_hooks; hook != nullptr; hook = hook->next) hook->running = 0;
+  const std::uint32_t word = detail::thread_slot_word;
+  for (std::uint32_t i = 0; i < kWords; ++i) {
+    const bool mine = word != 0 && (word - 1) / 64 == i;
+    g_slots_in_use[i].store(mine ? std::uint64_t{1} << ((word - 1) % 64) : 0,
+                            std::memory_order_relaxed);
+  }
 }
 
 }  // namespace exclave

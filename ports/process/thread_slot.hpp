@@ -19,6 +19,10 @@ extern __thread std::uint32_t thread_slot_word __attribute__((tls_model("initial
 // Lock-free, so a signal handler may be the first to ask.
 [[gnu::cold, gnu::noinline]] std::uint32_t assign_thread_slot_slow() noexcept;
 
+// A slot that belongs to no thread, until fork: for an owner who lends it, under a lock of its own,
+// to threads that have none, by writing thread_slot_word. kNoThreadSlot: none is left.
+std::uint32_t claim_thread_slot() noexcept;
+
 }  // namespace detail
 
 // kNoThreadSlot when kMaxThreadSlots threads have a slot already; asking again later may succeed.

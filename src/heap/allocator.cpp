@@ -95,6 +95,15 @@ void Allocator::flush_thread() noexcept {
 void Allocator::trim() noexcept {
   core_->trim();
 }
+Status Allocator::before_fork() noexcept {
+  return core_->before_fork();
+}
+void Allocator::after_fork_in_parent() noexcept {
+  core_->after_fork_in_parent();
+}
+void Allocator::after_fork_in_child() noexcept {
+  core_->after_fork_in_child();
+}
 Statistics Allocator::statistics() const noexcept {
   return core_->statistics();
 }

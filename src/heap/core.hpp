@@ -46,6 +46,11 @@ class AllocatorCore {
   void flush_thread() noexcept;
   void trim() noexcept;
 
+  // ---- fork (core_fork.cpp); see Allocator ----
+  Status before_fork() noexcept;
+  void after_fork_in_parent() noexcept;
+  void after_fork_in_child() noexcept;
+
   // ---- Regions (core_regions.cpp); see Allocator ----
   Result<RegionId> attach(Extent range, const AttachOptions& options) noexcept;
   Status detach(Extent range, DetachMode mode) noexcept;
@@ -124,6 +129,9 @@ class AllocatorCore {
   Heap* take_heap_slow(std::uint32_t slot) noexcept;
   static void on_thread_exit(void* context, std::uint32_t slot) noexcept;
   void retire_heap_slow(Heap& heap) noexcept;
+  template <class Function>
+  void each_lock(const Function& apply) noexcept;
+  void leave_fork() noexcept;
 
   // ---- Allocation ----
   Result<untrusted_bytes> allocate_slow(std::size_t size, std::size_t alignment,

@@ -95,6 +95,7 @@ class PagePool {
   };
   Piece piece_at(Region& region, std::uintptr_t address) noexcept EXCLAVE_EXCLUDES(lock_);
   bool validate() noexcept EXCLAVE_EXCLUDES(lock_);
+  SpinLock& lock() noexcept EXCLAVE_RETURNS_LOCK(lock_) { return lock_; }  // for fork
 
  private:
   struct Book;

@@ -71,6 +71,7 @@ class BookStore {
 
   std::size_t reserved_bytes() const noexcept { return reserved_.load(std::memory_order_relaxed); }
   std::size_t used_bytes() const noexcept { return used_.load(std::memory_order_relaxed); }
+  SpinLock& lock() noexcept EXCLAVE_RETURNS_LOCK(lock_) { return lock_; }  // for fork
 
  private:
   struct Chunk {

@@ -1,0 +1,298 @@
+#include "blocks.hpp"
+
+#include <errno.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+
+#include "exclave/process_port.hpp"
+#include "process/guard.hpp"
+
+namespace exclave::process_malloc {
+
+constinit core::AllocatorCore* g_core = nullptr;
+
+namespace {
+
+using process::Guard;
+
+std::uintptr_t address_of(const void* block) noexcept {
+  return reinterpret_cast<std::uintptr_t>(block);
+}
+
+void* out_of_memory() noexcept {
+  errno = ENOMEM;
+  return nullptr;
+}
+
+// ---- Bad frees ----
+
+// One line, without stdio, which would allocate.
+[[noreturn]] void stop(const char* what, std::uintptr_t address) noexcept {
+  char line[128] = "exclave malloc: ";
+  char* end = line + strlen(line);
+  const auto add = [&end](const char* text) noexcept {
+    const std::size_t bytes = strnlen(text, 64);
+    memcpy(end, text, bytes);
+    end += bytes;
+  };
+  add(what);
+  add(": 0x");
+  for (int shift = 60; shift >= 0; shift -= 4) *end++ = "0123456789abcdef"[address >> shift & 15];
+  *end++ = '\n';
+  (void)!write(STDERR_FILENO, line, static_cast<std::size_t>(end - line));
+  abort();
+}
+
+void on_misuse(void*, std::int32_t error, std::uintptr_t address, std::size_t) noexcept {
+  stop(error_text(static_cast<Error>(error)), address);
+}
+
+// ---- Threads without a slot ----
+
+// More threads than slots, and threads that go on freeing after their last destructors (libc does):
+// they share one slot under a lock. A slot taken by a thread that has been told to end would never
+// come back.
+pthread_mutex_t g_guest_lock = PTHREAD_MUTEX_INITIALIZER;
+std::uint32_t g_guest_slot = kNoThreadSlot;  // guarded by g_guest_lock
+__thread bool t_thread_ended __attribute__((tls_model("initial-exec"))) = false;
+
+void on_thread_exit(void*, std::uint32_t) noexcept {
+  t_thread_ended = true;
+}
+
+// ---- The first call ----
+
+pthread_mutex_t g_start_lock = PTHREAD_MUTEX_INITIALIZER;
+
+void before_fork() noexcept;
+void after_fork_in_parent() noexcept;
+void after_fork_in_child() noexcept;
+
+ProcessPort* g_port = nullptr;
+
+bool huge_pages_wanted() noexcept {
+  const char* const value = getenv("EXCLAVE_MALLOC_HUGE_PAGES");
+  return value != nullptr && value[0] == '1';
+}
+
+// Nothing in here allocates: pthread_atfork has room for the first handlers, pthread_setspecific
+// for the first keys, and both are ours before anybody else's constructor runs.
+core::AllocatorCore* start() noexcept {
+  ProcessPort::Options options;
+  options.book_bytes = std::size_t{8} << 30;  // a few percent of a heap of hundreds of GB
+  options.enclave_bytes = kPageBytes;         // no memory calls here
+  options.huge_pages = huge_pages_wanted();
+  const Result<ProcessPort*> port = ProcessPort::create(options);
+  if (!port.ok()) return nullptr;
+  Config config;
+  config.grow_min_bytes = std::size_t{4} << 20;
+  config.grow_max_bytes = std::size_t{64} << 20;
+  config.keep_free_bytes = std::size_t{64} << 20;
+  config.misuse = &on_misuse;
+  const Result<core::AllocatorCore*> core = core::AllocatorCore::create((*port)->table(), config);
+  // After the core's own, so that this one runs last.
+  if (!core.ok() || !register_thread_exit(&on_thread_exit, nullptr)) {
+    if (core.ok()) core::AllocatorCore::destroy(*core);
+    ProcessPort::destroy(*port);
+    return nullptr;
+  }
+  g_port = *port;
+  g_guest_slot = detail::claim_thread_slot();
+  // First come, last served: no other handler runs between these and fork itself.
+  pthread_atfork(&before_fork, &after_fork_in_parent, &after_fork_in_child);
+  return *core;
+}
+
+core::AllocatorCore* started() noexcept {
+  // Acquire pairs with the release below.
+  core::AllocatorCore* core = __atomic_load_n(&g_core, __ATOMIC_ACQUIRE);
+  if (EXCLAVE_LIKELY(core != nullptr)) return core;
+  const Guard guard(g_start_lock);
+  if (g_core == nullptr) __atomic_store_n(&g_core, start(), __ATOMIC_RELEASE);
+  return g_core;
+}
+
+// Runs the call with a slot: this thread's own, or the guests'.
+template <class Call>
+auto with_slot(const Call& call) noexcept -> decltype(call(*g_core)) {
+  core::AllocatorCore* const core = started();
+  if (core == nullptr) return Error::kOutOfTrustedMemory;
+  if (has_slot() || (!t_thread_ended && current_thread_slot() != kNoThreadSlot)) return call(*core);
+  const Guard guard(g_guest_lock);
+  if (g_guest_slot == kNoThreadSlot) return Error::kTooManyThreads;
+  detail::thread_slot_word = g_guest_slot + 1;
+  const auto result = call(*core);
+  detail::thread_slot_word = 0;
+  return result;
+}
+
+// ---- fork ----
+
+__thread bool t_fork_unprepared __attribute__((tls_model("initial-exec"))) = false;
+sigset_t g_signals_before_fork;  // guarded by g_guest_lock
+
+void before_fork() noexcept {
+  // No handler of this thread may come upon the locks that it holds now.
+  sigset_t all;
+  sigset_t before;
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  pthread_mutex_lock(&g_guest_lock);
+  t_fork_unprepared = !g_core->before_fork().ok();
+  if (t_fork_unprepared) {
+    pthread_mutex_unlock(&g_guest_lock);
+    pthread_sigmask(SIG_SETMASK, &before, nullptr);
+    return;
+  }
+  g_port->before_fork();
+  g_signals_before_fork = before;
+}
+
+void unblock_after_fork() noexcept {
+  const sigset_t before = g_signals_before_fork;
+  pthread_mutex_unlock(&g_guest_lock);
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+}
+
+void after_fork_in_parent() noexcept {
+  if (t_fork_unprepared) return;
+  g_port->after_fork();
+  g_core->after_fork_in_parent();
+  unblock_after_fork();
+}
+
+void after_fork_in_child() noexcept {
+  if (t_fork_unprepared) return;
+  ProcessPort::forget_other_threads();
+  g_port->after_fork();
+  g_core->after_fork_in_child();
+  g_guest_slot = detail::claim_thread_slot();
+  unblock_after_fork();
+}
+
+// ---- Frees that have to wait ----
+
+// Runs of pages freed by a signal handler inside malloc itself: their books are under way. They
+// wait here, linked through their own first word, which is this process's memory.
+struct Waiting {
+  Waiting* next;
+};
+std::atomic<Waiting*> g_waiting{nullptr};
+
+void free_later(void* block) noexcept {
+  Waiting* const waiting = static_cast<Waiting*>(block);
+  waiting->next = g_waiting.load(std::memory_order_relaxed);
+  // Release pairs with the acquire in free_waiting.
+  while (!g_waiting.compare_exchange_weak(waiting->next, waiting, std::memory_order_release,
+                                          std::memory_order_relaxed)) {
+  }
+}
+
+void free_waiting() noexcept {
+  if (EXCLAVE_LIKELY(g_waiting.load(std::memory_order_relaxed) == nullptr)) return;
+  Waiting* waiting = g_waiting.exchange(nullptr, std::memory_order_acquire);
+  while (waiting != nullptr) {
+    Waiting* const next = waiting->next;
+    deallocate(waiting);
+    waiting = next;
+  }
+}
+
+}  // namespace
+
+// ---- Blocks ----
+
+void* allocate_slow(std::size_t size, std::size_t alignment) noexcept {
+  if (size > PTRDIFF_MAX) return out_of_memory();
+  free_waiting();
+  const std::size_t at_least = std::max<std::size_t>(size, 1);
+  const Result<untrusted_bytes> block = with_slot([=](core::AllocatorCore& core) noexcept {
+    return core.allocate(at_least, alignment, Placement::anywhere());
+  });
+  return block.ok() ? reinterpret_cast<void*>(block->address()) : out_of_memory();
+}
+
+void* allocate_aligned(std::size_t size, std::size_t alignment) noexcept {
+  return alignment <= kMallocAlignment ? allocate(size) : allocate_slow(size, alignment);
+}
+
+void deallocate_slow(void* block, Error error) noexcept {
+  if (block == nullptr) return;
+  const int saved = errno;
+  const std::uintptr_t address = address_of(block);
+  if (!has_slot()) {
+    error = with_slot([=](core::AllocatorCore& core) noexcept {
+              return core.deallocate(address);
+            }).error();
+  }
+  // What is bad was told to on_misuse already; but an interrupted call keeps the books from being
+  // asked.
+  if (error != Error::kNone) {
+    if (g_core == nullptr || g_core->query(address, 1).error() == Error::kNotFound)
+      stop(error_text(Error::kForeignFree), address);
+    free_later(block);
+  }
+  errno = saved;
+}
+
+std::size_t usable_size(void* block) noexcept {
+  if (block == nullptr) return 0;
+  const std::uintptr_t address = address_of(block);
+  const Result<std::size_t> usable = has_slot()
+                                         ? g_core->usable_size(address)
+                                         : with_slot([=](core::AllocatorCore& core) noexcept {
+                                             return core.usable_size(address);
+                                           });
+  if (EXCLAVE_LIKELY(usable.ok())) return *usable;
+  switch (usable.error()) {
+    case Error::kDoubleFree:
+    case Error::kInteriorFree:
+    case Error::kForeignFree:
+      stop(error_text(usable.error()), address);
+    default:
+      return 0;
+  }
+}
+
+void* reallocate(void* block, std::size_t size) noexcept {
+  const std::size_t usable = usable_size(block);
+  if (usable == 0 || size > PTRDIFF_MAX) return out_of_memory();
+  if (size <= usable) {
+    // What is half used stays: moving it would save little.
+    if (size >= usable / 2) return block;
+    if (size > kMaxSmallBytes) {
+      // Only the tail goes, and the block stays.
+      (void)with_slot([=](core::AllocatorCore& core) noexcept {
+        return core.reallocate(address_of(block), size, kMallocAlignment, Placement::anywhere());
+      });
+      return block;
+    }
+  }
+  void* moved = nullptr;
+  // A block that grows will grow again; untouched pages cost nothing.
+  if (size > usable && size > kMaxSmallBytes) moved = allocate(size + size / 8);
+  if (moved == nullptr) moved = allocate(size);
+  if (moved == nullptr) return size <= usable ? block : nullptr;
+  memcpy(moved, block, std::min(usable, size));
+  deallocate(block);
+  free_waiting();
+  return moved;
+}
+
+bool trim() noexcept {
+  free_waiting();
+  const Result<bool> gave = with_slot([](core::AllocatorCore& core) noexcept {
+    const std::size_t before = core.statistics().grown_bytes;
+    core.trim();
+    return Result<bool>(core.statistics().grown_bytes < before);
+  });
+  return gave.ok() && *gave;
+}
+
+}  // namespace exclave::process_malloc

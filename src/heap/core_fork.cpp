@@ -1,0 +1,87 @@
+// fork(): the child has the books as they stood at one moment, and one thread.
+//
+// Every lock is taken before and given up after, in both processes, so nothing that a lock guards
+// is half done in the child. What other threads do without a lock, in their own heaps, cannot be
+// stopped: a heap whose gate was open at that moment is whole, and its slabs go to the orphans; one
+// in the middle of a call stays as it is: its blocks can be freed, its slabs are not used again.
+#include "heap/core.hpp"
+#include "port/thread_slot.hpp"
+
+namespace exclave::core {
+
+// All of them, in the order of their ranks. Several of one rank at once are nobody else's, so it is
+// enough that pool_lists_ comes first.
+template <class Function>
+void AllocatorCore::each_lock(const Function& apply) noexcept EXCLAVE_NO_THREAD_SAFETY_ANALYSIS {
+  const auto each_pool = [&](const auto& visit) noexcept EXCLAVE_NO_THREAD_SAFETY_ANALYSIS {
+    for (Pool* pool = pools_.at_or_after(0); pool != nullptr;
+         pool = pools_.at_or_after(pool->listed_id + 1)) {
+      visit(*pool);
+    }
+    // Whoever found one late may be looking at it still.
+    for (Pool* pool = idle_pools_; pool != nullptr; pool = pool->next) visit(*pool);
+  };
+  apply(pool_lists_);
+  apply(orphans_.lock);
+  each_pool([&](Pool& pool) noexcept { apply(pool.shared.lock); });
+  apply(registry_.lock());
+  apply(grown_.lock());
+  each_pool([&](Pool& pool) noexcept { apply(pool.pages.lock()); });
+  apply(books_.lock());
+}
+
+Status AllocatorCore::before_fork() noexcept {
+  Heap* const heap = my_heap();
+  // From a signal handler inside a call: some of the locks may be this thread's own.
+  if (heap != nullptr && heap->gate_closed()) return Error::kReentered;
+  if (heap != nullptr) heap->close_gate();
+  each_lock([](SpinLock& lock) noexcept { lock.lock_for_fork(); });
+  return {};
+}
+
+void AllocatorCore::leave_fork() noexcept {
+  // pool_lists_ is the last to go: the walk needs it.
+  SpinLock* const first = &pool_lists_;
+  each_lock([first](SpinLock& lock) noexcept {
+    if (&lock != first) lock.unlock_after_fork();
+  });
+  first->unlock_after_fork();
+}
+
+void AllocatorCore::after_fork_in_parent() noexcept {
+  leave_fork();
+  if (Heap* const heap = my_heap(); heap != nullptr) heap->open_gate();
+}
+
+void AllocatorCore::after_fork_in_child() noexcept {
+#if !defined(NDEBUG)
+  forget_other_threads_locks();
+#endif
+  leave_fork();
+  Heap* const mine = my_heap();
+  for (std::atomic<Heap*>& heap : heaps_) {
+    if (heap.load(std::memory_order_relaxed) != mine)
+      heap.store(nullptr, std::memory_order_relaxed);
+  }
+  Heap* heap = nullptr;
+  {
+    LockGuard guard(pool_lists_);
+    heap = all_heaps_;
+    idle_heaps_ = nullptr;
+  }
+  for (; heap != nullptr; heap = heap->next_heap) {
+    if (heap == mine) continue;
+    if (heap->label() == 0) {
+      // Idle, or as good as that: its thread was on the last steps of giving it up.
+      heap->open_gate();
+      LockGuard guard(pool_lists_);
+      heap->next_idle = idle_heaps_;
+      idle_heaps_ = heap;
+    } else if (!heap->gate_closed()) {
+      retire_heap_slow(*heap);
+    }
+  }
+  if (mine != nullptr) mine->open_gate();
+}
+
+}  // namespace exclave::core
