@@ -12,7 +12,7 @@ list(FILTER malloc_port_sources EXCLUDE REGEX "/(c_api|enclave_memory)\\.cpp$")
 set(malloc_core_sources ${core_sources})
 list(FILTER malloc_core_sources EXCLUDE REGEX "/src/(memcall|capi)/")
 
-add_library(exclave_malloc MODULE ${malloc_sources} ${malloc_port_sources} ${malloc_core_sources})
+add_library(exclave_malloc SHARED ${malloc_sources} ${malloc_port_sources} ${malloc_core_sources})
 target_include_directories(exclave_malloc PRIVATE include src ports malloc)
 target_compile_definitions(exclave_malloc PRIVATE EXCLAVE_THREAD_SLOT_HEADER="process/thread_slot.hpp")
 exclave_library_options(exclave_malloc)
@@ -25,11 +25,12 @@ set_source_files_properties(${PROJECT_SOURCE_DIR}/malloc/new_handler.cpp PROPERT
   COMPILE_OPTIONS "-fexceptions;-fno-lto")
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_BUILD_TYPE STREQUAL "Release")
   # From malloc into the thread's heap is to be one function, though it lies in two source files.
-  target_compile_options(exclave_malloc PRIVATE -flto=auto
-    --param=max-inline-insns-auto=80 --param=max-inline-insns-single=200)
+  target_compile_options(exclave_malloc PRIVATE -flto=auto)
   target_link_options(exclave_malloc PRIVATE -flto=auto)
 endif()
 # No C++ run-time library, as with libexclave.so: the C compiler's driver links it.
 set_target_properties(exclave_malloc PROPERTIES LINKER_LANGUAGE C)
-target_link_options(exclave_malloc PRIVATE -Wl,--as-needed -Wl,-z,relro,-z,now -Wl,-z,defs)
+target_link_options(exclave_malloc PRIVATE -Wl,--as-needed -Wl,-z,relro,-z,now -Wl,-z,defs
+  -Wl,--version-script=${PROJECT_SOURCE_DIR}/malloc/exports.map)
+set_property(TARGET exclave_malloc APPEND PROPERTY LINK_DEPENDS ${PROJECT_SOURCE_DIR}/malloc/exports.map)
 install(TARGETS exclave_malloc LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/exclave)

@@ -47,6 +47,9 @@ foreach(source ${test_sources})
   list(APPEND sources_of_${room} ${source})
 endforeach()
 list(REMOVE_DUPLICATES rooms)
+if(NOT TARGET exclave_malloc)
+  list(REMOVE_ITEM rooms malloc)
+endif()
 set(timeout_s 120)
 if(EXCLAVE_SANITIZE OR EXCLAVE_COVERAGE)
   set(timeout_s 600)
@@ -70,6 +73,15 @@ foreach(room ${rooms})
   gtest_discover_tests(${test} DISCOVERY_MODE PRE_TEST TEST_PREFIX ${room}.
     DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT ${timeout_s} LABELS ${room})
 endforeach()
+
+if(TARGET exclave_malloc)
+  # The whole program lives on it; and no call of malloc may be optimised away.
+  target_link_libraries(malloc_test PRIVATE exclave_malloc)
+  target_compile_options(malloc_test PRIVATE -fno-builtin)
+  add_test(NAME malloc.real_programs
+    COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/malloc/real_programs.py $<TARGET_FILE:exclave_malloc>)
+  set_tests_properties(malloc.real_programs PROPERTIES LABELS malloc TIMEOUT 300)
+endif()
 
 foreach(name ${example_programs})
   add_test(NAME example.${name} COMMAND example_${name})

@@ -241,7 +241,7 @@ void deallocate_slow(void* block, Error error) noexcept {
   errno = saved;
 }
 
-std::size_t usable_size(void* block) noexcept {
+EXCLAVE_ONE_PIECE std::size_t usable_size(void* block) noexcept {
   if (block == nullptr) return 0;
   const std::uintptr_t address = address_of(block);
   const Result<std::size_t> usable = has_slot()

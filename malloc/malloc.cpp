@@ -42,15 +42,15 @@ void* allocate_zeroed(std::size_t size) noexcept {
 
 extern "C" {
 
-EXCLAVE_API void* malloc(size_t size) noexcept {
+EXCLAVE_ONE_PIECE EXCLAVE_API void* malloc(size_t size) noexcept {
   return mine::allocate(size);
 }
 
-EXCLAVE_API void free(void* block) noexcept {
+EXCLAVE_ONE_PIECE EXCLAVE_API void free(void* block) noexcept {
   mine::deallocate(block);
 }
 
-EXCLAVE_API void* calloc(size_t count, size_t size) noexcept {
+EXCLAVE_ONE_PIECE EXCLAVE_API void* calloc(size_t count, size_t size) noexcept {
   std::size_t bytes = 0;
   if (__builtin_mul_overflow(count, size, &bytes)) return fail(ENOMEM);
   return allocate_zeroed(bytes);

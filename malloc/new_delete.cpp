@@ -35,7 +35,7 @@ void* allocate_aligned_nothrow(std::size_t size, std::align_val_t alignment) noe
 }  // namespace
 
 #define EXCLAVE_NEW(name)                                                             \
-  EXCLAVE_API void* operator name(std::size_t size) {                                 \
+  EXCLAVE_ONE_PIECE EXCLAVE_API void* operator name(std::size_t size) {               \
     return allocate(size);                                                            \
   }                                                                                   \
   EXCLAVE_API void* operator name(std::size_t size, const std::nothrow_t&) noexcept { \
@@ -49,9 +49,10 @@ void* allocate_aligned_nothrow(std::size_t size, std::align_val_t alignment) noe
     return allocate_aligned_nothrow(size, align);                                     \
   }
 
-#define EXCLAVE_DELETE(name, ...)                                                   \
-  EXCLAVE_API void operator name(void* block __VA_OPT__(, ) __VA_ARGS__) noexcept { \
-    mine::deallocate(block);                                                        \
+#define EXCLAVE_DELETE(name, ...)                                              \
+  EXCLAVE_ONE_PIECE EXCLAVE_API void operator name(void* block __VA_OPT__(, )  \
+                                                       __VA_ARGS__) noexcept { \
+    mine::deallocate(block);                                                   \
   }
 
 #define EXCLAVE_DELETES(name)                         \

@@ -134,8 +134,9 @@ class AllocatorCore {
   void leave_fork() noexcept;
 
   // ---- Allocation ----
-  Result<untrusted_bytes> allocate_slow(std::size_t size, std::size_t alignment,
-                                        Placement where) noexcept;
+  // Not inlined, or the fast path would save registers for it.
+  [[gnu::noinline]] Result<untrusted_bytes> allocate_slow(std::size_t size, std::size_t alignment,
+                                                          Placement where) noexcept;
   Result<untrusted_bytes> allocate_placed(Gate& gate, std::size_t size, std::size_t alignment,
                                           Placement where) noexcept;
   Result<untrusted_bytes> allocate_grown(Gate& gate, const SizePlan& plan) noexcept;
@@ -180,8 +181,8 @@ class AllocatorCore {
   void give_idle_back(Gate& gate, std::size_t keep_bytes) noexcept;
 
   // ---- Frees ----
-  Status deallocate_slow(std::uintptr_t block, const std::size_t* size,
-                         std::size_t alignment) noexcept;
+  [[gnu::noinline]] Status deallocate_slow(std::uintptr_t block, const std::size_t* size,
+                                           std::size_t alignment) noexcept;
   Status deallocate_nested(std::uintptr_t block, const SizePlan* plan) noexcept;
   Status free_block(Gate& gate, std::uintptr_t block, const SizePlan* plan) noexcept;
   Status free_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept;
