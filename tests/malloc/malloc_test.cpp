@@ -432,7 +432,8 @@ TEST(Threads, MoreAtOnceThanSlots) {
           void*& block = (*task.blocks)[static_cast<std::size_t>(task.index)];
           block = malloc(100);
           ++*task.here;
-          while (!*task.go) usleep(1000);
+          task.here->notify_one();
+          task.go->wait(false);
           bool fine = block != nullptr;
           for (int k = 0; k < 100; ++k) {
             void* const other = malloc(static_cast<std::size_t>(k) * 40);
@@ -447,8 +448,9 @@ TEST(Threads, MoreAtOnceThanSlots) {
     if (created != 0) break;  // a small machine
     threads.push_back(thread);
   }
-  while (here < static_cast<int>(threads.size())) usleep(1000);
+  for (int n = here; n < static_cast<int>(threads.size()); n = here) here.wait(n);
   go = true;
+  go.notify_all();
   for (const pthread_t thread : threads) pthread_join(thread, nullptr);
   EXPECT_EQ(good, static_cast<int>(threads.size()));
   for (void* const block : blocks) free(block);
@@ -494,9 +496,9 @@ int use_the_heap() {
     blocks.push_back(malloc(1 + i * 7 % 3000));
     if (blocks.back() == nullptr) return 1;
   }
-  void* const large = malloc(20 << 20);
+  void* const large = malloc(4 << 20);
   if (large == nullptr) return 2;
-  memset(large, 1, 20 << 20);
+  memset(large, 1, 4 << 20);
   free(large);
   for (void* const block : blocks) free(block);
   return 0;
@@ -511,7 +513,7 @@ TEST(Fork, UnderLoadChildAndParentGoOn) {
       while (!stop) churn(box, i + 1, 200);
     });
   }
-  for (int round = 0; round < 60; ++round) {
+  for (int round = 0; round < 30; ++round) {
     // The blocks must not change hands while the child looks.
     box.lock.lock();
     const pid_t child = fork();
