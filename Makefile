@@ -21,13 +21,13 @@ TIDY ?=
 empty :=
 space := $(empty) $(empty)
 
-.PHONY: help release run test bench bench-quick bench-count asan tsan clang release-test freestanding coverage \
+.PHONY: help release run test bench bench-quick bench-programs bench-count asan tsan clang release-test freestanding coverage \
 	format format-check tidy install clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
 
-release: ## (default) build/release/exclave, libexclave.a, libexclave.so
+release: ## (default) build/release/exclave, libexclave.a, libexclave.so, libexclave_malloc.so
 	@$(call setup,build)
 	$(call build,release)
 
@@ -50,6 +50,12 @@ bench-quick: ## the same, roughly, in less than a minute
 	@$(call setup,peers) || echo "bench: going on with the peers that are here"
 	$(call build,bench)
 	@bench/run.py build/bench --quick
+
+bench-programs: ## time real programs under libexclave_malloc.so and its peers; writes build/bench/real_programs.json
+	@$(call setup,build test programs)
+	@$(call setup,peers) || echo "bench: going on with the peers that are here"
+	$(call build,release)
+	@bench/real_programs.py build/release/libexclave_malloc.so build/bench
 
 bench-count: ## instructions for one allocation and one free, by callgrind
 	@$(call setup,build bench)

@@ -5,8 +5,11 @@ set -euo pipefail
 
 declare -A packages=(
   [build]="make cmake ninja-build g++ pkg-config libssl-dev liburing-dev libcli11-dev"
-  [test]="binutils python3 libgtest-dev libgmock-dev clang-format-14"
+  # sqlite3 and on: real programs that run under libexclave_malloc.so.
+  [test]="binutils python3 libgtest-dev libgmock-dev clang-format-14 sqlite3 perl lua5.4 xz-utils"
   [check]="clang-14 clang-tidy-14 libclang-rt-14-dev valgrind gcovr"
+  # What make bench-programs times beside those.
+  [programs]="clang-14 z3"
   [bench]="libbenchmark-dev valgrind python3"
   # Whom `make bench` measures beside exclave; it does without those that cannot be had.
   [peers]="libmimalloc2.0 libjemalloc2 libtcmalloc-minimal4"
