@@ -9,12 +9,18 @@ namespace {
 
 namespace mine = exclave::process_malloc;
 
-[[gnu::always_inline]] inline void* allocate(std::size_t size) {
+// In functions of their own, because GCC forgets the attribute of the operators themselves; these
+// end in a jump.
+[[gnu::noinline]] EXCLAVE_ONE_PIECE void deallocate(void* block) noexcept {
+  mine::deallocate(block);
+}
+
+[[gnu::noinline]] EXCLAVE_ONE_PIECE void* allocate(std::size_t size) {
   void* const block = mine::allocate(size);
   return EXCLAVE_LIKELY(block != nullptr) ? block : mine::new_slow(size, mine::kMallocAlignment);
 }
 
-[[gnu::always_inline]] inline void* allocate_nothrow(std::size_t size) noexcept {
+void* allocate_nothrow(std::size_t size) noexcept {
   void* const block = mine::allocate(size);
   return EXCLAVE_LIKELY(block != nullptr) ? block
                                           : mine::new_nothrow_slow(size, mine::kMallocAlignment);
@@ -35,7 +41,7 @@ void* allocate_aligned_nothrow(std::size_t size, std::align_val_t alignment) noe
 }  // namespace
 
 #define EXCLAVE_NEW(name)                                                             \
-  EXCLAVE_ONE_PIECE EXCLAVE_API void* operator name(std::size_t size) {               \
+  EXCLAVE_API void* operator name(std::size_t size) {                                 \
     return allocate(size);                                                            \
   }                                                                                   \
   EXCLAVE_API void* operator name(std::size_t size, const std::nothrow_t&) noexcept { \
@@ -49,10 +55,9 @@ void* allocate_aligned_nothrow(std::size_t size, std::align_val_t alignment) noe
     return allocate_aligned_nothrow(size, align);                                     \
   }
 
-#define EXCLAVE_DELETE(name, ...)                                              \
-  EXCLAVE_ONE_PIECE EXCLAVE_API void operator name(void* block __VA_OPT__(, )  \
-                                                       __VA_ARGS__) noexcept { \
-    mine::deallocate(block);                                                   \
+#define EXCLAVE_DELETE(name, ...)                                                   \
+  EXCLAVE_API void operator name(void* block __VA_OPT__(, ) __VA_ARGS__) noexcept { \
+    deallocate(block);                                                              \
   }
 
 #define EXCLAVE_DELETES(name)                         \
