@@ -13,7 +13,7 @@ namespace exclave::core {
 // enough that pool_lists_ comes first.
 template <class Function>
 void AllocatorCore::each_lock(const Function& apply) noexcept EXCLAVE_NO_THREAD_SAFETY_ANALYSIS {
-  const auto each_pool = [&](const auto& visit) noexcept EXCLAVE_NO_THREAD_SAFETY_ANALYSIS {
+  const auto each_pool = [&](const auto& visit) EXCLAVE_NO_THREAD_SAFETY_ANALYSIS noexcept {
     for (Pool* pool = pools_.at_or_after(0); pool != nullptr;
          pool = pools_.at_or_after(pool->listed_id + 1)) {
       visit(*pool);
