@@ -149,7 +149,8 @@ def main():
 
     times = {(p, a): [] for p in chosen for a in contenders}
     resident = {key: [] for key in times}
-    for _ in range(options.rounds):
+    for round_number in range(options.rounds):
+        print(f"round {round_number + 1} of {options.rounds}", flush=True)
         for program, (command, text) in chosen.items():
             for name in random.sample(list(contenders), len(contenders)):
                 seconds, kib = turn(command, text, contenders[name])
