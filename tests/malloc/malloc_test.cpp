@@ -239,13 +239,13 @@ TEST(Aligned, WrongAlignmentsAreEinval) {
   void* const untouched = &here;
   void* block = untouched;
   errno = 77;
-  for (const std::size_t alignment : {0, 1, 2, 4, 24, 100}) {
+  for (const std::size_t alignment : {0u, 1u, 2u, 4u, 24u, 100u}) {
     EXPECT_EQ(posix_memalign(&block, alignment, 10), EINVAL) << alignment;
   }
   EXPECT_EQ(posix_memalign(&block, 64, std::size_t{g_huge}), ENOMEM);
   EXPECT_EQ(block, untouched);
   EXPECT_EQ(errno, 77) << "posix_memalign does not set it";
-  for (const std::size_t alignment : {0, 3, 24, 100}) {
+  for (const std::size_t alignment : {0u, 3u, 24u, 100u}) {
     errno = 0;
     EXPECT_EQ(aligned_alloc(alignment, 10), nullptr) << alignment;
     EXPECT_EQ(errno, EINVAL);
