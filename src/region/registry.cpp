@@ -8,8 +8,9 @@
 namespace exclave {
 namespace {
 
-// An id is the book's reference below a generation that never comes back.
-constexpr std::uint64_t kMaxGeneration = (std::uint64_t{1} << (64 - kBookRefBits)) - 1;
+// An id is a generation that never comes back above the book's reference without its tag bits.
+constexpr unsigned kIdRefBits = 32 - kBookTagBits;
+constexpr std::uint64_t kMaxGeneration = (std::uint64_t{1} << (64 - kIdRefBits)) - 1;
 
 // Opens a write to facts that readers see; closed by the destructor. Readers retry while the
 // sequence is odd. Each fact is stored with release, so whoever sees it sees the odd sequence, too.
@@ -85,7 +86,8 @@ Result<RegionInfo> Registry::query(std::uintptr_t address, std::size_t size,
 
 Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bool grown) noexcept {
   const bool pool = options.role == Role::kPool;
-  const std::uint64_t first_unit = extent.base >> kUnitShift;
+  // From an even unit, so that each segment's entries start at a word (Pagemap::units_at).
+  const std::uint64_t first_unit = extent.base >> kUnitShift & ~std::uint64_t{1};
   const std::uint64_t units = pool ? ((extent.end() - 1) >> kUnitShift) - first_unit + 1 : 0;
   if (units > UINT32_MAX) return Error::kOutOfTrustedMemory;
   const std::uint64_t generation = generation_.fetch_add(1, std::memory_order_relaxed) + 1;
@@ -120,7 +122,8 @@ Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bo
   region->grown.store(grown, std::memory_order_release);
   region->draining.store(false, std::memory_order_release);
   region->unit_count.store(static_cast<std::uint32_t>(units), std::memory_order_release);
-  region->id.store((generation << kBookRefBits) | books_.ref(region), std::memory_order_release);
+  region->id.store((generation << kIdRefBits) | (books_.ref(region) >> kBookTagBits),
+                   std::memory_order_release);
   return region;
 }
 

@@ -28,6 +28,11 @@ class Registry {
   [[gnu::always_inline]] BookRef find(BookView books, std::uintptr_t address) const noexcept {
     return pagemap_.find(books, address);
   }
+  // See Pagemap::unit_entry.
+  [[gnu::always_inline]] UnitEntry unit_entry(BookView books,
+                                              std::uintptr_t address) const noexcept {
+    return pagemap_.unit_entry(books, address);
+  }
   // The region in which the range wholly lies, as it stood at one moment during the call. Errors:
   // kNotFound.
   // When is_inside says so while the region is being changed, the change may be one that this very
