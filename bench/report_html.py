@@ -8,10 +8,11 @@ import sys
 
 import plan
 import svg
-from results import COPIES, QUANTILES, Results, nanoseconds, size_words
+from results import QUANTILES, Results, nanoseconds, ratio_words, size_words
 from svg import el
 
-STYLE = (pathlib.Path(__file__).resolve().parent / "report.css")
+STYLE = pathlib.Path(__file__).resolve().parent / "report.css"
+COPIES_SHORT = ["out, aligned", "out, padded", "out, else", "in, aligned", "in, else"]  # as COPIES
 
 
 def kind(name):
@@ -98,7 +99,7 @@ def pair_cards(results):
     legend = el("p", *(el("span", el("i", class_=f"chip {k}"), esc(words), class_="key") for k, words in (
         ("ours", "exclave: all checks on, books apart"), ("variant", "exclave otherwise"), ("peer", "peers, as built"),
         ("null", "null: the harness, in every figure"))), class_="legend")
-    return el("h2", "One allocation and one free") + legend + el("div", *cards, class_="grid")
+    return el("h2", "One allocation and one free") + legend + el("div", *cards, class_="cards")
 
 
 def tail_cards(results):
@@ -115,7 +116,7 @@ def tail_cards(results):
             note += f" · exclave: {ours[0]['host_calls']} host calls in {ours[0]['calls']:,} pairs"
         cards.append(card(f"h · {call}", note, svg.quantiles(f"h, {call}", rows, [t for _, t in QUANTILES],
                                                              short_time, nanoseconds)))
-    return el("h2", "Tails of single calls, in c4") + el("div", *cards, class_="grid") if cards else ""
+    return el("h2", "Tails of single calls, in c4") + el("div", *cards, class_="cards") if cards else ""
 
 
 def short_time(value):
@@ -126,7 +127,7 @@ def short_time(value):
 
 
 def region_cards(results):
-    cards, series = [], []
+    cards, right, series = [], [], []
     for where, class_ in (("anywhere", "l1"), ("nearby", "l2")):
         series.append((f"query {where}", class_, results.of("query", where=where)))
     for call, class_ in (("attach", "l3"), ("detach", "l4")):
@@ -137,7 +138,7 @@ def region_cards(results):
         lines = [(name, class_, [r["ns_per_call"] for r in runs]) for name, class_, runs in series if len(runs) == len(counts)]
         if lines:
             cards.append(card("query and i", "One call by number of regions, logarithmic. Anywhere: any region; nearby: one of 64 neighbours.",
-                              svg.lines("calls by number of regions", lines, [f"{n:,}" for n in counts], short_time, nanoseconds)))
+                              svg.lines("calls by number of regions", lines, [f"{n:,}" for n in counts], short_time, nanoseconds, height=420)))
     ours = results.of("k", allocator="exclave")
     if ours:
         rows, top = [], []
@@ -147,9 +148,17 @@ def region_cards(results):
                      ("", "ours", [(run["ns_per_call"], "")], run["spread"],
                       f"{nanoseconds(run['ns_per_call'])} ({run['over_bare_ns']:+.0f})")]
             top += [bare["ns_per_call"], run["ns_per_call"]]
-        cards.append(card("k", "mmap, mprotect, munmap of 64 KiB outside: the bare system call, and through MemoryCalls. ns, medians.",
+        right.append(card("k", "mmap, mprotect, munmap of 64 KiB outside: the bare system call, and through MemoryCalls. ns, medians.",
                           svg.bars("memory calls", rows, max(top) * 1.04)))
-    return el("h2", "Regions and memory calls") + el("div", *cards, class_="grid") if cards else ""
+    pages = results.of("i")
+    if pages:
+        rows = [[r["call"], f"{r['regions']:,}", f"{nanoseconds(r['ns_per_call'])}{half_spread(r['spread'])}", nanoseconds(r["p99_ns"]),
+                 f"{r['trusted_bytes_per_region']:,.0f} B" if r["call"] == "attach" and r["regions"] > 1 else ""]
+                for call in ("attach", "detach") for r in pages if r["call"] == call]
+        right.append(card("i", "One page beside so many regions, ns.", table(["", "regions", "median", "p99", "books a region"], rows)))
+    if right:
+        cards.append(el("div", *right, class_="stack"))
+    return el("h2", "Regions and memory calls") + el("div", *cards, class_="cards") if cards else ""
 
 
 def copy_section(results):
@@ -157,15 +166,14 @@ def copy_section(results):
     if not found:
         return ""
     sizes = [size_words(size) for size, _, _ in found]
-    lines = [(words.replace("destination", "dest.").replace("copy_", ""), f"l{k + 1}", [statistics.median(r[k]) for _, _, r in found])
-             for k, (_, words, _) in enumerate(COPIES)]
+    lines = [(name, f"l{k + 1}", [statistics.median(r[k]) for _, _, r in found]) for k, name in enumerate(COPIES_SHORT)]
     chart = card("Time divided by memcpy's", "By size, the median over the alignments, both axes logarithmic. Writes that are not whole, "
                  "aligned words go the slow way that INTEL-SA-00615 asks for.",
                  svg.lines("copies beside memcpy", lines, sizes, lambda t: f"{t:g}", mark=1, height=340))
-    rows = [[size_words(size), f"{base:.1f}", *(f"{statistics.median(r):.2f} ({max(r):.2f})" for r in ratios)]
+    rows = [[size_words(size), f"{base:.1f}", *(f"{ratio_words(statistics.median(r))} ({ratio_words(max(r))})" for r in ratios)]
             for size, base, ratios in found]
-    figures = card("Median (worst) over the alignments", "", table(["", "memcpy ns", "out, aligned", "out padded", "out, not", "in, aligned", "in, not"], rows))
-    return el("h2", "Copies across the boundary") + el("div", chart, figures, class_="grid")
+    figures = card("Median (worst) over the alignments", "", table(["", "memcpy ns", *COPIES_SHORT], rows))
+    return el("h2", "Copies across the boundary") + el("div", chart, figures, class_="cards copies")
 
 
 def memory_section(results):
@@ -187,7 +195,7 @@ def memory_section(results):
                          " / ".join(f"{r['reserved_per_live']:.2f}" for r in found.values() if "reserved_per_live" in r)])
         cards.append(card("Peak memory, divided by peak live bytes", "Resident set, each byte of each block written, the books in. Last column: what "
                           "exclave itself had reserved from the host.", table(["", *sequences, "reserved"], rows, classes)))
-    return el("h2", "Memory") + el("div", *cards, class_="grid") if cards else ""
+    return el("h2", "Memory") + el("div", *cards, class_="cards") if cards else ""
 
 
 def machine_section(results):

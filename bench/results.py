@@ -96,6 +96,11 @@ def nanoseconds(value):
     raise ValueError(value)
 
 
+def ratio_words(ratio):
+    """Three figures."""
+    return f"{ratio:.{2 if ratio < 10 else 1 if ratio < 100 else 0}f}"
+
+
 def size_words(size):
     for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if size >= factor:

@@ -63,8 +63,11 @@ def quantiles(label, rows, heads, tick_words, value_words):
         return left + (math.log10(value) - first) / max(1, last - first) * (right - left)
 
     out = []
-    for tick in ticks:
-        out += [line(x(tick), top, x(tick), height - 18, "grid"), text(x(tick), height - 4, tick_words(tick), "tick", "middle")]
+    named = 1 if len(ticks) < 5 else 2  # words for each decade would run into each other
+    for k, tick in enumerate(ticks):
+        out.append(line(x(tick), top, x(tick), height - 18, "grid"))
+        if k % named == 0:
+            out.append(text(x(tick), height - 4, tick_words(tick), "tick", "middle"))
     for k, head in enumerate(heads):
         out.append(text(right + 20 + column * (k + 1) - 10, 12, head, "head", "end"))
     for i, (name, kind, values) in enumerate(rows):

@@ -2,7 +2,7 @@
 import statistics
 
 import plan
-from results import COPIES, QUANTILES, nanoseconds, size_words
+from results import COPIES, QUANTILES, nanoseconds, ratio_words, size_words
 
 
 def table(head, rows):
@@ -100,7 +100,7 @@ def print_memory(results):
 def print_copies(results):
     print("\ncopies, CPU ns for one call; ratios to memcpy at the same alignments: median (worst) over them")
     rows = [[f"{size:,} B", f"{base:.1f}",
-             *(f"{statistics.median(r):.2f} ({max(r):.2f})" if r else "-" for r in ratios)]
+             *(f"{ratio_words(statistics.median(r))} ({ratio_words(max(r))})" if r else "-" for r in ratios)]
             for size, base, ratios in results.memcpy_ratios()]
     table(["bytes", "memcpy ns", *[text for _, text, _ in COPIES]], rows)
 
