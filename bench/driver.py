@@ -26,12 +26,19 @@ class Contender:
     def __init__(self, name, policy, env=None, only=None, malloc=None, peer=False):
         self.name, self.policy, self.env = name, policy, env or {}
         self.only, self.malloc, self.peer = only, malloc, peer
+        self.out_of = set()  # workloads that it could not do
+
+    @property
+    def preloaded(self):
+        return "LD_PRELOAD" in self.env
 
     def takes(self, workload):
+        if workload in self.out_of or workload == "l" and self.policy == "null":
+            return False
         return self.only is None or workload in self.only
 
     @staticmethod
-    def preloaded(name, path, peer=True):
+    def of_library(name, path, peer=True):
         return Contender(name, "malloc", {"LD_PRELOAD": str(path)}, malloc=str(path), peer=peer)
 
 
@@ -111,7 +118,7 @@ def given_peer(given, program, taken):
         sys.exit(f"bench: --peer {given}: there is a contender of that name already")
     if not pathlib.Path(path).is_file():
         sys.exit(f"bench: --peer {given}: there is no such file")
-    contender = Contender.preloaded(name, pathlib.Path(path).resolve())
+    contender = Contender.of_library(name, pathlib.Path(path).resolve())
     reason = program.why_not(contender)
     if reason:
         sys.exit(f"bench: --peer {given}: {reason}")
@@ -130,7 +137,7 @@ def contenders(build_dir, given=(), quick=False):
         everyone.append(Contender("exclave-4k", "exclave", {"EXCLAVE_BENCH_HUGE_PAGES": "0"}, only=["c5", "c6", "l"]))
     ours = build_dir.resolve().parent / "release" / "libexclave_malloc.so"
     if ours.is_file():
-        contender = Contender.preloaded("exclave-malloc", ours, peer=False)
+        contender = Contender.of_library("exclave-malloc", ours, peer=False)
         reason = program.why_not(contender)
         if reason:
             print(f"bench: exclave-malloc does not load, skipped: {reason}")
@@ -143,7 +150,7 @@ def contenders(build_dir, given=(), quick=False):
         if path is None:
             print(f"bench: {name} is not installed (Debian: {package}); skipped")
             continue
-        contender = Contender.preloaded(name, path)
+        contender = Contender.of_library(name, path)
         reason = program.why_not(contender)
         if reason:
             print(f"bench: {name} does not load, skipped: {reason}")

@@ -26,27 +26,34 @@ import tables
 
 def take_turns(program, workload, everyone, options, gathered, order, tell):
     """One round of one workload."""
-    def turns():
+    def turns(name):
+        """Each contender's result, in random order."""
         mine = [c for c in everyone if c.takes(workload)]
         order.shuffle(mine)
         for c in mine:
-            tell(f"{workload} {c.name}")
-            yield c
+            tell(f"{name} {c.name}")
+            try:
+                yield c.name, program.one(name, options.min_time, c)
+            except driver.Failure as failure:
+                if not c.preloaded:
+                    raise
+                # A peer that cannot do this workload does not keep us from the others.
+                print(f"bench: {c.name} is out of {workload}: {failure}")
+                c.out_of.add(workload)
 
     if workload in plan.PAIRS:
-        for c in turns():
-            gathered.add_pairs(workload, c.name, program.one(workload, options.min_time, c))
+        for name, result in turns(workload):
+            gathered.add_pairs(workload, name, result)
     elif workload == "h":
-        for c in turns():
-            gathered.tails.setdefault(c.name, []).append(program.one("h", options.min_time, c))
+        for name, result in turns("h"):
+            gathered.tails.setdefault(name, []).append(result)
     elif workload == "l":
         tell("l books")
         for size in plan.BOOK_BLOCKS:
             gathered.books[size] = program.run(f"^books/{size}/", options.min_time)[0]
         for sequence in plan.SEQUENCES[:2] if options.quick else plan.SEQUENCES:
-            for c in turns():
-                if c.policy != "null":
-                    gathered.peaks[sequence, c.name] = program.one(f"peak-{sequence}", options.min_time, c)
+            for name, result in turns(f"peak-{sequence}"):
+                gathered.peaks[sequence, name] = result
     elif workload == "i":
         tell("i")
         for result in program.run("^i/", options.min_time):
