@@ -57,9 +57,9 @@ def count_all(program, workloads, everyone):
 
 
 def major_version(compiler):
-    """What the figures depend on: `g++ 12` of `g++ (Debian 12.2.0-14) 12.2.0`."""
+    """What the figures depend on: `g++ 12` of `g++ (Debian 12.2.0-14) 12.2.0`, `clang 14` of `Debian clang version 14.0.6`."""
     versions = re.findall(r"\b(\d+)\.\d+\.\d+", compiler)
-    return f"{compiler.split()[0]} {versions[-1] if versions else '?'}"
+    return f"{'clang' if 'clang' in compiler else compiler.split()[0]} {versions[-1] if versions else '?'}"
 
 
 def alone(found, workload):
@@ -72,18 +72,21 @@ def check(found, workloads, compiler):
     if major_version(compiler) != golden["compiler"]:
         print(f"count: the golden figures are for {golden['compiler']}, this build is by {major_version(compiler)}: not compared")
         return True
-    rows, grown = [], []
+    rows, grown, shrunk = [], [], []
     for workload in workloads:
         was, now = golden["instructions_per_pair"].get(workload), alone(found, workload)
         if was is None:
             continue
         rows.append([workload, f"{was:.1f}", f"{now:.1f}", f"{now - was:+.1f}"])
-        if now - was > max(GROWTH * was, GROWTH_INSTRUCTIONS):
-            grown.append(f"{workload} {was:.1f} -> {now:.1f}")
+        if abs(now - was) > max(GROWTH * was, GROWTH_INSTRUCTIONS):
+            (grown if now > was else shrunk).append(f"{workload} {was:.1f} -> {now:.1f}")
     print("instructions of exclave for one allocation and one free, the harness subtracted")
     tables.table(["", "golden", "now", ""], rows)
+    renew = "bench/count.py build/bench --update"
+    if shrunk:
+        print(f"count: fewer instructions than before in {', '.join(shrunk)}; to keep it so: {renew}")
     if grown:
-        print(f"count: more instructions than before in {', '.join(grown)}; if that is worth it: bench/count.py BUILD_DIR --update")
+        print(f"count: more instructions than before in {', '.join(grown)}; if that is worth it: {renew}")
     return not grown
 
 
