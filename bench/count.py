@@ -92,7 +92,8 @@ def check(found, workloads, compiler):
 
 def update(found, workloads, compiler):
     golden = json.loads(GOLDEN.read_text()) if GOLDEN.exists() else {"instructions_per_pair": {}}
-    golden["what"] = "instructions of exclave for one pair by callgrind, the harness (null) subtracted; renew with bench/count.py BUILD_DIR --update"
+    golden["what"] = ("instructions of exclave for one pair by callgrind, the harness (null) subtracted; "
+                      "renew with bench/count.py build/bench --update")
     golden["compiler"] = major_version(compiler)
     golden["instructions_per_pair"].update((w, alone(found, w)) for w in workloads)
     GOLDEN.write_text(json.dumps(golden, indent=1, sort_keys=True) + "\n")

@@ -137,8 +137,9 @@ def region_cards(results):
         counts = sorted({r["regions"] for _, _, runs in series for r in runs})
         lines = [(name, class_, [r["ns_per_call"] for r in runs]) for name, class_, runs in series if len(runs) == len(counts)]
         if lines:
-            cards.append(card("query and i", "One call by number of regions, logarithmic. Anywhere: any region; nearby: one of 64 neighbours.",
-                              svg.lines("calls by number of regions", lines, [f"{n:,}" for n in counts], short_time, nanoseconds, height=420)))
+            chart = svg.lines("calls by number of regions", lines, [f"{n:,}" for n in counts], short_time, nanoseconds, height=420)
+            cards.append(card("query and i", "One call by number of regions, logarithmic. Anywhere: any region; nearby: one of 64 "
+                              "neighbours.", chart))
     ours = results.of("k", allocator="exclave")
     if ours:
         rows, top = [], []
@@ -180,7 +181,8 @@ def memory_section(results):
     cards = []
     books = results.of("l", what="books")
     if books:
-        rows = [[size_words(r["block_bytes"]), f"{100 * r['trusted_per_live']:.3f} %", size_words(r["trusted_bytes_per_gib"])] for r in books]
+        rows = [[size_words(r["block_bytes"]), f"{100 * r['trusted_per_live']:.3f} %", size_words(r["trusted_bytes_per_gib"])]
+                for r in books]
         cards.append(card("Trusted memory of exclave", "For blocks of one size. Trusted memory taken from the port.",
                           table(["blocks of", "of live bytes", "for each GiB managed"], rows)))
     peaks = results.of("l", what="peak")
@@ -193,8 +195,9 @@ def memory_section(results):
                 classes[len(rows)] = "ours"
             rows.append([name, *(f"{found[s]['resident_per_live']:.2f}" if s in found else "–" for s in sequences),
                          " / ".join(f"{r['reserved_per_live']:.2f}" for r in found.values() if "reserved_per_live" in r)])
-        cards.append(card("Peak memory, divided by peak live bytes", "Resident set, each byte of each block written, the books in. Last column: what "
-                          "exclave itself had reserved from the host.", table(["", *sequences, "reserved"], rows, classes)))
+        cards.append(card("Peak memory, divided by peak live bytes", "Resident set, each byte of each block written, the books in. "
+                          "Last column: what exclave itself had reserved from the host.",
+                          table(["", *sequences, "reserved"], rows, classes)))
     return el("h2", "Memory") + el("div", *cards, class_="cards") if cards else ""
 
 
@@ -203,17 +206,19 @@ def machine_section(results):
     words = {"date": "Date", "exclave": "exclave", "compiler": "Compiler", "cpu": "Processor", "cores": "Cores", "memory": "Memory",
              "kernel": "Kernel", "os": "System", "huge_pages": "Huge pages"}
     facts = [(label, machine[key]) for key, label in words.items() if key in machine]
-    facts.append(("Rounds", f"at most {machine['rounds']}, each turn at least {machine['min_time_s']} s of CPU time; {machine['seconds']:.0f} s in all"))
+    facts.append(("Rounds", f"at most {machine['rounds']}, each turn at least {machine['min_time_s']} s of CPU time; "
+                  f"{machine['seconds']:.0f} s in all"))
     facts.append(("Used by others", f"{100 * machine['used_by_others']:.1f} % of the processors; stolen {100 * machine['stolen']:.1f} %"))
     facts += [(name, version) for name, version in machine["peers"].items()]
-    return el("h2", "Machine and peers") + el("section", el("dl", *(el("dt", esc(k)) + el("dd", esc(v)) for k, v in facts)), class_="card full")
+    items = el("dl", *(el("dt", esc(k)) + el("dd", esc(v)) for k, v in facts))
+    return el("h2", "Machine and peers") + el("section", items, class_="card full")
 
 
 def page(document):
     results = Results(document)
     machine = results.machine
-    head = [el("h1", "exclave beside other allocators"),
-            el("p", esc(f"{machine['date'][:16].replace('T', ' ')} UTC · {machine['exclave']} · {machine['cpu']}, {machine['cores']} cores"), class_="when")]
+    when = f"{machine['date'][:16].replace('T', ' ')} UTC · {machine['exclave']} · {machine['cpu']}, {machine['cores']} cores"
+    head = [el("h1", "exclave beside other allocators"), el("p", esc(when), class_="when")]
     if results.verdict():
         head.append(el("p", esc(results.verdict()) + ".", class_="verdict"))
     if machine["quick"]:

@@ -138,7 +138,8 @@ def main():
     except driver.Failure as failure:
         sys.exit(f"bench: {failure}")
     others, stolen = usage.of_others()
-    machine |= {"contenders": [c.name for c in everyone], "quick": options.quick, "rounds": max(map(len, gathered.pairs.values()), default=0),
+    machine |= {"contenders": [c.name for c in everyone], "quick": options.quick,
+                "rounds": max(map(len, gathered.pairs.values()), default=0),
                 "min_time_s": options.min_time, "seconds": round(progress.elapsed(), 1),
                 "used_by_others": round(others, 3), "stolen": round(stolen, 3)}
     document = {"machine": machine, "runs": samples.runs(gathered, everyone)}

@@ -34,6 +34,8 @@ def bars(label, rows, limit):
         out.append(text(left - 8, middle + 4, name, f"name {kind}", "end"))
         at, drawn = left, []
         for value, class_ in parts:
+            if at >= right:
+                break
             end = min(at + value * scale, right)
             drawn.append(el("rect", x=at, y=y + 2, width=max(1.0, end - at), height=step - 8, class_=f"bar {kind} {class_}".strip(),
                             rx=2 if len(parts) == 1 else None))

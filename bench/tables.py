@@ -115,6 +115,9 @@ def print_all(results):
     if results.of("query") or results.of("i"):
         print_regions(results)
     print()
+    calls = max((r["host_calls"] for r in results.of("h", allocator="exclave")), default=0)
+    if calls:
+        print(f"bench: exclave made {calls} host calls in the steady state of h; there should be none")
     if results.verdict():
         print(f"bench: {results.verdict()}")
     if results.warning():
