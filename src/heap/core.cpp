@@ -70,7 +70,8 @@ Status AllocatorCore::open() noexcept {
     devices_.seed(seed + 1);
     pools_.seed(seed + 2);
   }
-  grown_.keep_runs(config_.keep_free_bytes);
+  // Half of what may lie free.
+  grown_.keep_runs(config_.keep_free_bytes / 2);
   return register_thread_exit(&on_thread_exit, this) ? Status{} : Error::kOutOfTrustedMemory;
 }
 

@@ -128,6 +128,7 @@ class AllocatorCore {
     std::atomic_signal_fence(std::memory_order_seq_cst);
     mine.store(heap, std::memory_order_relaxed);
   }
+  bool is_own(const Heap* heap) const noexcept { return heap != &none_ && heap != &busy_; }
   // Is this thread inside a call already, so that this one comes from a signal handler?
   static bool is_inside(const void* context) noexcept {
     const AllocatorCore& core = *static_cast<const AllocatorCore*>(context);
@@ -140,7 +141,8 @@ class AllocatorCore {
   void retire_heap_slow(Heap& heap) noexcept;
 
   // ---- Allocation ----
-  [[gnu::noinline]] Result<untrusted_bytes> allocate_slow(std::size_t size, std::size_t alignment,
+  [[gnu::noinline]] Result<untrusted_bytes> allocate_slow(std::size_t size) noexcept;
+  Result<untrusted_bytes> allocate_slow(std::size_t size, std::size_t alignment,
                                                           Placement where) noexcept;
   Result<untrusted_bytes> allocate_placed(Gate& gate, std::size_t size, std::size_t alignment,
                                           Placement where) noexcept;
@@ -187,6 +189,7 @@ class AllocatorCore {
 
   // ---- Frees ----
   [[gnu::noinline]] Status deallocate_slow(std::uintptr_t block) noexcept;
+  void trim_to_config() noexcept;
   Status deallocate_told(std::uintptr_t block, const std::size_t* size,
                          std::size_t alignment) noexcept;
   Status deallocate_nested(std::uintptr_t block, const SizePlan* plan) noexcept;

@@ -45,7 +45,7 @@ Result<untrusted_bytes> AllocatorCore::allocate(std::size_t size) noexcept {
     leave(mine, heap);
     if (EXCLAVE_LIKELY(done)) return pointer(block);
   }
-  return allocate_slow(size, kDefaultAlignment, Placement::anywhere());
+  return allocate_slow(size);
 }
 
 Status AllocatorCore::deallocate(std::uintptr_t block) noexcept {
@@ -69,6 +69,41 @@ Status AllocatorCore::deallocate(std::uintptr_t block) noexcept {
   }
   leave(mine, heap);
   return deallocate_slow(block);
+}
+
+// ---- Large blocks that are kept at hand ----
+
+Result<untrusted_bytes> AllocatorCore::allocate_slow(std::size_t size) noexcept {
+  if (size > kMaxSmallBytes && size <= kLongestClassedRun * kPageBytes &&
+      small_fast_bytes_.load(std::memory_order_relaxed) != 0) {
+    std::atomic<Heap*>& mine = this->mine();
+    Heap* const heap = enter(mine);
+    // No lock in a nested call.
+    const std::uintptr_t block = is_own(heap) ? grown_.take_kept(pages_for(size)) : 0;
+    leave(mine, heap);
+    if (block != 0) return pointer(block);
+  }
+  return allocate_slow(size, kDefaultAlignment, Placement::anywhere());
+}
+
+Status AllocatorCore::deallocate_slow(std::uintptr_t block) noexcept {
+  if (!scrub_ && is_aligned(block, kPageBytes)) {
+    std::atomic<Heap*>& mine = this->mine();
+    Heap* const heap = enter(mine);
+    Region* const region = is_own(heap) ? registry_.find(block) : nullptr;
+    const bool kept = region != nullptr && grown_.keep_block(*region, block);
+    leave(mine, heap);
+    if (kept) {
+      if (EXCLAVE_UNLIKELY(grown_.has_idle(config_.keep_free_bytes))) trim_to_config();
+      return {};
+    }
+  }
+  return deallocate_told(block, nullptr, kDefaultAlignment);
+}
+
+void AllocatorCore::trim_to_config() noexcept {
+  Gate gate(*this);
+  if (gate.status().ok()) give_idle_back(gate, config_.keep_free_bytes);
 }
 
 // ---- Allocation ----
@@ -417,10 +452,6 @@ Status AllocatorCore::deallocate_sized(std::uintptr_t block, std::size_t size,
   return deallocate_told(block, &size, alignment);
 }
 
-Status AllocatorCore::deallocate_slow(std::uintptr_t block) noexcept {
-  return deallocate_told(block, nullptr, kDefaultAlignment);
-}
-
 // size: null when the caller did not tell it.
 Status AllocatorCore::deallocate_told(std::uintptr_t block, const std::size_t* size,
                                       std::size_t alignment) noexcept {
@@ -699,7 +730,9 @@ bool AllocatorCore::fits_plan(const Found& found, const SizePlan& plan) const no
   if (plan.size_class == kSizeClasses) {
     return found.usable == plan.pages * kPageBytes ||
            (found.region->grown.load(std::memory_order_relaxed) &&
-            found.usable == round_run(plan.pages) * kPageBytes);
+            // One of its class, or of the next (PagePool::take_kept).
+            (found.usable == round_run(plan.pages) * kPageBytes ||
+             found.usable == round_run(round_run(plan.pages) + 1) * kPageBytes));
   }
   const std::size_t bytes = size_class_bytes(plan.size_class);
   if (found.usable == bytes) return true;

@@ -66,6 +66,7 @@ void PagePool::reset() noexcept {
   for (Book*& list : list_) list = nullptr;
   for (KeptRuns& kept : kept_) kept = {};
   keep_limit_ = 0;
+  kept_classes_ = 0;
   kept_bytes_.store(0, std::memory_order_relaxed);
   mask_ = 0;
   idle_ = all_ = nullptr;
@@ -211,42 +212,65 @@ void PagePool::mark_freed(Region& region, std::uint64_t page, bool freed) noexce
 
 // False, with nothing changed: the run is not one to keep, or there is no room.
 bool PagePool::keep_locked(Region& region, std::uint64_t page, std::uint64_t pages) noexcept {
-  constexpr std::uint32_t kFirstRuns = 16;
-  constexpr std::uint32_t kMostRuns = 1024;
-  const unsigned run_class = run_class_of(pages);
-  if (run_class == kNoRunClass || keep_limit_ == 0) return false;
   const std::size_t bytes = pages * kPageBytes;
-  if (bytes > keep_limit_) return false;
-  if (bytes > keep_limit_ - kept_bytes_.load(std::memory_order_relaxed)) join_kept_locked();
+  const std::size_t held = kept_bytes_.load(std::memory_order_relaxed);
+  if (!has_run_class(pages) || held + bytes > keep_limit_) return false;
+  const unsigned run_class = run_class_of(pages);
   KeptRuns& kept = kept_[run_class];
-  if (kept.count == kept.capacity) {
-    const std::uint32_t capacity = kept.capacity == 0 ? kFirstRuns : kept.capacity * 2;
-    if (capacity > kMostRuns) return false;
-    KeptRun* const runs =
-        static_cast<KeptRun*>(books_.allocate(BookKind::kPlain, capacity * sizeof(KeptRun)));
-    if (runs == nullptr) return false;
-    for (std::uint32_t i = 0; i < kept.count; ++i) runs[i] = kept.runs[i];
-    if (kept.runs != nullptr)
-      books_.release(BookKind::kPlain, kept.runs, kept.capacity * sizeof(KeptRun));
-    kept.runs = runs;
-    kept.capacity = capacity;
-  }
+  if (run_class_pages(run_class) != pages) return false;
+  if (kept.count == kept.capacity && !grow_kept_slow(kept)) return false;
   mark_freed(region, page, true);
   kept.runs[kept.count++] = {&region, page};
-  kept_bytes_.store(kept_bytes_.load(std::memory_order_relaxed) + bytes, std::memory_order_relaxed);
+  kept_classes_ |= 1u << run_class;
+  kept_bytes_.store(held + bytes, std::memory_order_relaxed);
   return true;
 }
 
-// A kept run of so many pages, live again; null when there is none.
-Region* PagePool::take_kept_locked(std::uint64_t pages, std::uint64_t* page) noexcept {
-  const unsigned run_class = run_class_of(pages);
-  if (run_class == kNoRunClass || kept_[run_class].count == 0) return nullptr;
-  const KeptRun run = kept_[run_class].runs[--kept_[run_class].count];
+bool PagePool::grow_kept_slow(KeptRuns& kept) noexcept {
+  constexpr std::uint32_t kFirstRuns = 16;
+  constexpr std::uint32_t kMostRuns = 1024;
+  const std::uint32_t capacity = kept.capacity == 0 ? kFirstRuns : kept.capacity * 2;
+  if (capacity > kMostRuns) return false;
+  KeptRun* const runs =
+      static_cast<KeptRun*>(books_.allocate(BookKind::kPlain, capacity * sizeof(KeptRun)));
+  if (runs == nullptr) return false;
+  for (std::uint32_t i = 0; i < kept.count; ++i) runs[i] = kept.runs[i];
+  if (kept.runs != nullptr)
+    books_.release(BookKind::kPlain, kept.runs, kept.capacity * sizeof(KeptRun));
+  kept.runs = runs;
+  kept.capacity = capacity;
+  return true;
+}
+
+std::uintptr_t PagePool::take_kept(std::uint64_t pages) noexcept {
+  if (!has_run_class(pages)) return 0;
+  const unsigned least = run_class_of(pages);
+  LockGuard guard(lock_);
+  // Of its class, or of the next: better a little longer than cut anew.
+  const std::uint32_t classes = kept_classes_ >> least & 3;
+  if (classes == 0) return 0;
+  const unsigned run_class = least + lowest_bit(classes);
+  KeptRuns& kept = kept_[run_class];
+  const KeptRun run = kept.runs[--kept.count];
+  if (kept.count == 0) kept_classes_ &= ~(1u << run_class);
   mark_freed(*run.region, run.page, false);
-  kept_bytes_.store(kept_bytes_.load(std::memory_order_relaxed) - pages * kPageBytes,
-                    std::memory_order_relaxed);
-  *page = run.page;
-  return run.region;
+  kept_bytes_.store(
+      kept_bytes_.load(std::memory_order_relaxed) - run_class_pages(run_class) * kPageBytes,
+      std::memory_order_relaxed);
+  return address_of(run.page);
+}
+
+bool PagePool::keep_block(Region& region, std::uintptr_t address) noexcept {
+  LockGuard guard(lock_);
+  if (!holds_locked(region, address) || !is_aligned(address, kPageBytes)) return false;
+  const std::atomic<UnitEntry>* const unit = region.unit_of(address);
+  const std::uint64_t page = address >> kPageShift;
+  const UnitRuns runs = runs_in(*unit);
+  if (runs.length(page_in_unit(page)) != UnitRuns::kLong || runs.pinned(page_in_unit(page)) ||
+      runs.freed(page_in_unit(page))) {
+    return false;
+  }
+  return keep_locked(region, page, unit_payload(unit[1].load(std::memory_order_relaxed)));
 }
 
 void PagePool::join_kept_locked() noexcept {
@@ -261,6 +285,7 @@ void PagePool::join_kept_locked() noexcept {
       free_locked(*run.region, run.page, pages);
     }
   }
+  kept_classes_ = 0;
   kept_bytes_.store(0, std::memory_order_relaxed);
 }
 
@@ -335,11 +360,6 @@ Result<PageRun> PagePool::allocate_block(std::uint64_t pages, unsigned align_ord
   // The length must fit its unit entry.
   if (pages == 0 || pages >> kUnitPayloadBits != 0) return Error::kOutOfMemory;
   LockGuard guard(lock_);
-  if (align_order == 0) {
-    std::uint64_t page = 0;
-    if (Region* const region = take_kept_locked(pages, &page); region != nullptr)
-      return PageRun{region, {address_of(page), pages * kPageBytes}};
-  }
   Result<PageRun> run = allocate_or_join_locked(pages, align_order);
   if (run.ok()) write_block(*run->region, run->extent.base >> kPageShift, pages);
   return run;

@@ -32,8 +32,8 @@ class PagePool {
   explicit PagePool(BookStore& books) noexcept : books_(books) {}
   // Forgets everything; the books were given back. Freed runs are no longer kept at hand.
   void reset() noexcept;
-  // Keeps freed runs of up to so many bytes at hand, as they are, for requests of their length.
-  // They join their buddies when something else is needed.
+  // From now on freed runs of up to so many bytes are kept at hand, as they are, for requests of
+  // their length. They join their buddies when something else is needed.
   void keep_runs(std::size_t bytes) noexcept EXCLAVE_EXCLUDES(lock_);
 
   // Takes the region in, all pages free. Errors: kOutOfTrustedMemory, kReentered never.
@@ -43,6 +43,10 @@ class PagePool {
 
   // ---- Blocks ----
 
+  // The fast ones: a kept run of at least so many pages, or 0; and a block to keep: false, with
+  // nothing changed, when it is not one to keep or not one at all.
+  std::uintptr_t take_kept(std::uint64_t pages) noexcept EXCLAVE_EXCLUDES(lock_);
+  bool keep_block(Region& region, std::uintptr_t address) noexcept EXCLAVE_EXCLUDES(lock_);
   // Errors: kOutOfMemory.
   Result<PageRun> allocate_block(std::uint64_t pages, unsigned align_order) noexcept
       EXCLAVE_EXCLUDES(lock_);
@@ -105,6 +109,15 @@ class PagePool {
 
  private:
   struct Book;
+  struct KeptRun {
+    Region* region;
+    std::uint64_t page;
+  };
+  struct KeptRuns {
+    KeptRun* runs = nullptr;
+    std::uint32_t count = 0;
+    std::uint32_t capacity = 0;
+  };
 
   static Book& book_of(Region& region) noexcept { return *static_cast<Book*>(region.page_book); }
   // Callers find regions without a lock: is it still one of this pool's, and the address in it?
@@ -122,8 +135,7 @@ class PagePool {
       EXCLAVE_REQUIRES(lock_);
   bool keep_locked(Region& region, std::uint64_t page, std::uint64_t pages) noexcept
       EXCLAVE_REQUIRES(lock_);
-  Region* take_kept_locked(std::uint64_t pages, std::uint64_t* page) noexcept
-      EXCLAVE_REQUIRES(lock_);
+  bool grow_kept_slow(KeptRuns& kept) noexcept EXCLAVE_REQUIRES(lock_);
   void join_kept_locked() noexcept EXCLAVE_REQUIRES(lock_);
   void mark_freed(Region& region, std::uint64_t page, bool freed) noexcept EXCLAVE_REQUIRES(lock_);
   void place(Book& book) noexcept EXCLAVE_REQUIRES(lock_);
@@ -138,19 +150,10 @@ class PagePool {
   void erase_block(Region& region, std::uint64_t page, std::uint64_t pages) noexcept
       EXCLAVE_REQUIRES(lock_);
 
-  struct KeptRun {
-    Region* region;
-    std::uint64_t page;
-  };
-  struct KeptRuns {
-    KeptRun* runs = nullptr;
-    std::uint32_t count = 0;
-    std::uint32_t capacity = 0;
-  };
-
   BookStore& books_;
   SpinLock lock_{LockRank::kPages};
   KeptRuns kept_[kRunClasses] EXCLAVE_GUARDED_BY(lock_) = {};
+  std::uint32_t kept_classes_ EXCLAVE_GUARDED_BY(lock_) = 0;  // bit c: kept_[c] is not empty
   std::size_t keep_limit_ EXCLAVE_GUARDED_BY(lock_) = 0;
   // Lists of regions, by Buddy::orders_free(); bit k of mask_: list k is not empty. List 0 is not
   // kept.
