@@ -37,7 +37,8 @@ Status Allocator::detach(Extent range, DetachMode mode) noexcept {
   return core_->detach(range, mode);
 }
 
-Result<RegionInfo> Allocator::query(std::uintptr_t address, std::size_t size_bytes) const noexcept {
+// Flat: each call in between would cost a tenth of it.
+[[gnu::flatten]] Result<RegionInfo> Allocator::query(std::uintptr_t address, std::size_t size_bytes) const noexcept {
   return core_->query(address, size_bytes);
 }
 
