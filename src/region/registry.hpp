@@ -149,8 +149,8 @@ inline Result<RegionInfo> Registry::query(std::uintptr_t address, std::size_t si
   Result<RegionInfo> answer{RegionInfo{}};
   size += size == 0;
   const Region* const region = pagemap_.find(address);
-  Error error = EXCLAVE_LIKELY(region != nullptr) ? look(*region, address, size, *answer)
-                                                  : Error::kNotFound;
+  Error error =
+      EXCLAVE_LIKELY(region != nullptr) ? look(*region, address, size, *answer) : Error::kNotFound;
   if (EXCLAVE_UNLIKELY(error == Error::kWouldBlock))
     error = look_again_slow(address, size, is_inside, context, *answer);
   if (EXCLAVE_UNLIKELY(error != Error::kNone)) answer = error;
