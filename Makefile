@@ -21,11 +21,11 @@ TIDY ?=
 empty :=
 space := $(empty) $(empty)
 
-.PHONY: help release run test bench bench-quick bench-programs bench-count asan tsan clang release-test freestanding coverage \
+.PHONY: help release run test bench bench-quick bench-programs bench-count bench-count-check asan tsan clang release-test freestanding coverage \
 	format format-check tidy install clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 
 release: ## (default) build/release/exclave, libexclave.a, libexclave.so, libexclave_malloc.so
 	@$(call setup,build)
@@ -39,7 +39,7 @@ test: ## build with debug checks and run all tests
 	$(call build,dev)
 	@$(call test,dev)
 
-bench: ## measure beside glibc, mimalloc, jemalloc, tcmalloc; writes build/bench/results.json
+bench: ## measure beside glibc, mimalloc, jemalloc, tcmalloc, scudo; writes build/bench/report.html and results.json
 	@$(call setup,build bench)
 	@$(call setup,peers) || echo "bench: going on with the peers that are here"
 	$(call build,bench)
@@ -62,6 +62,11 @@ bench-count: ## instructions for one allocation and one free, by callgrind
 	@$(call setup,peers) || echo "bench: going on with the peers that are here"
 	$(call build,bench)
 	@bench/count.py build/bench
+
+bench-count-check: ## fails when exclave takes more instructions than bench/golden_counts.json allows
+	@$(call setup,build bench)
+	$(call build,bench)
+	@bench/count.py build/bench --check
 
 asan: ## all tests under AddressSanitizer and UndefinedBehaviorSanitizer
 	@$(call setup,build test check)

@@ -1,4 +1,4 @@
-// Workloads a to f: pairs of one allocation and one free, for each policy.
+// Workloads a to g: pairs of one allocation and one free, for each policy.
 //
 // What is measured is CPU time, summed over threads, so that a neighbour on the machine disturbs
 // little. Each benchmark reports how many pairs one iteration stands for; bench/run.py divides.
@@ -9,9 +9,11 @@
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
 
 #include "policies.hpp"
 #include "sequences.hpp"
+#include "ticks.hpp"
 #include "workloads.hpp"
 
 namespace bench {
@@ -50,11 +52,11 @@ void churn(benchmark::State& state, Churn<Policy>& blocks) {
   report(state, 1, Policy::host_calls() - before);
 }
 
-// c3, c4, c5: one of 1e3, 1e4, 1e5 live blocks replaced by one of 16 bytes to 64 KiB, log-uniform;
-// the first word is written.
-template <class Policy, std::size_t kLive>
+// c3 to c6: one of 1e3, 1e4, 1e5, 1e6 live blocks replaced by one of 16 bytes to 64 KiB,
+// log-uniform; the first word is written. c3u, c4u, c5u: not touched.
+template <class Policy, std::size_t kLive, bool kWrite = true>
 void replace_small(benchmark::State& state) {
-  churn<Policy, true>(state, small_churn<Policy, kLive>());
+  churn<Policy, kWrite>(state, small_churn<Policy, kLive, kWrite>());
 }
 
 // d: one of 64 live blocks replaced by one of 64 KiB to 4 MiB, log-uniform; not touched.
@@ -122,6 +124,44 @@ void producer_consumer(benchmark::State& state) {
   report(state, kPairs / 2.0, Policy::host_calls() - before);
 }
 
+// g0, g3, g9: runs of 1, 8, 512 pages, a batch of them taken, then given back in random order, each
+// half timed; not touched. A batch of the largest is 32 MiB, for allocators give more than that
+// back to the host.
+template <class Policy, std::size_t kPages, std::size_t kRuns>
+void page_runs(benchmark::State& state) {
+  constexpr std::size_t kOrders = 64;
+  static const Array<typename Policy::Block> runs(kRuns);
+  static const Array<std::uint16_t> orders(kOrders * kRuns);
+  static Durations gets(1 << 16), puts(1 << 16);
+  Random random(0x90 + kPages);
+  for (std::size_t k = 0; k < kOrders; ++k) {
+    std::uint16_t* const order = orders.data() + k * kRuns;
+    for (std::size_t i = 0; i < kRuns; ++i) order[i] = static_cast<std::uint16_t>(i);
+    for (std::size_t i = kRuns - 1; i > 0; --i) std::swap(order[i], order[random.below(i + 1)]);
+  }
+  std::size_t turn = 0;
+  const auto batch = [&turn] {
+    const std::uint16_t* const order = orders.data() + turn++ % kOrders * kRuns;
+    const std::uint64_t start = ticks();
+    for (std::size_t i = 0; i < kRuns; ++i) {
+      runs[i] = Policy::allocate_pages(kPages * exclave::kPageBytes);
+    }
+    const std::uint64_t between = ticks();
+    for (std::size_t i = 0; i < kRuns; ++i) Policy::deallocate(runs[order[i]]);
+    const std::uint64_t end = ticks();
+    gets.add(between - start);
+    puts.add(end - between);
+  };
+  for (int i = 0; i < 4; ++i) batch();
+  gets.clear();
+  puts.clear();
+  const std::uint64_t before = Policy::host_calls();
+  for ([[maybe_unused]] auto _ : state) batch();
+  report(state, kRuns, Policy::host_calls() - before);
+  state.counters["get_ns"] = gets.ns(0.5) / kRuns;
+  state.counters["put_ns"] = puts.ns(0.5) / kRuns;
+}
+
 template <class Policy>
 benchmark::internal::Benchmark* add(const char* workload, void (*function)(benchmark::State&)) {
   return benchmark::RegisterBenchmark((std::string(workload) + "/" + Policy::kName).c_str(),
@@ -140,9 +180,16 @@ void add_all() {
   add<Policy>("a", pairs<Policy>);
   add<Policy>("b", batches<Policy>);
   add_churns<Policy>();
+  add<Policy>("c6", replace_small<Policy, 1'000'000>);
+  add<Policy>("c3u", replace_small<Policy, 1'000, false>);
+  add<Policy>("c4u", replace_small<Policy, 10'000, false>);
+  add<Policy>("c5u", replace_small<Policy, 100'000, false>);
   add<Policy>("d", replace_large<Policy>);
   add<Policy>("e", batches<Policy>)->Threads(2);
   add<Policy>("f", producer_consumer<Policy>)->Threads(2);
+  add<Policy>("g0", page_runs<Policy, 1, 512>);
+  add<Policy>("g3", page_runs<Policy, 8, 512>);
+  add<Policy>("g9", page_runs<Policy, 512, 16>);
 }
 
 [[maybe_unused]] const bool added = [] {

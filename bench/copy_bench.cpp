@@ -8,6 +8,8 @@
 #include <string>
 
 #include "exclave/access.hpp"
+#include "exclave/allocator.hpp"
+#include "exclave/process_port.hpp"
 #include "policies.hpp"
 #include "sequences.hpp"
 
@@ -15,7 +17,7 @@ namespace bench {
 namespace {
 
 // 13 and 100 are no whole words, the others are.
-constexpr std::size_t kSizes[] = {8, 13, 64, 100, 256, 1024, 4096, 65536};
+constexpr std::size_t kSizes[] = {8, 13, 64, 96, 100, 128, 192, 256, 512, 1024, 2048, 4096, 65536};
 
 enum class How { kMemcpyOut, kMemcpyIn, kCopyOut, kCopyOutPadded, kCopyIn };
 
@@ -69,6 +71,11 @@ void add(const char* how, std::size_t size, std::size_t untrusted_align,
 }
 
 [[maybe_unused]] const bool added = [] {
+  // The port says which registers the copies may use.
+  if (const auto port = exclave::ProcessPort::create(); port.ok()) {
+    { const auto allocator = exclave::Allocator::create((*port)->table()); }
+    exclave::ProcessPort::destroy(*port);
+  }
   for (const std::size_t size : kSizes) {
     for (std::size_t untrusted_align = 0; untrusted_align < 8; ++untrusted_align) {
       for (std::size_t trusted_align = 0; trusted_align < 8; ++trusted_align) {

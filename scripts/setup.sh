@@ -12,7 +12,7 @@ declare -A packages=(
   [programs]="clang-14 z3"
   [bench]="libbenchmark-dev valgrind python3"
   # Whom `make bench` measures beside exclave; it does without those that cannot be had.
-  [peers]="libmimalloc2.0 libjemalloc2 libtcmalloc-minimal4"
+  [peers]="libmimalloc2.0 libjemalloc2 libtcmalloc-minimal4 libclang-rt-14-dev"
 )
 
 die() {

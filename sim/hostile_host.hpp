@@ -103,6 +103,7 @@ class HostileHost {
   void* trusted_reserve(std::size_t bytes) noexcept;
   void trusted_release(void* memory, std::size_t bytes) noexcept;
   bool entropy(void* memory, std::size_t bytes) noexcept;
+  bool has_avx() noexcept { return port_->has_avx(); }
   HostReply host_reserve(std::size_t bytes, std::size_t alignment) noexcept;
   int host_release(std::uintptr_t address, std::size_t bytes) noexcept;
   HostReply host_map(const MapRequest& request) noexcept;

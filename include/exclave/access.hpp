@@ -8,11 +8,12 @@
 // new bytes, but each byte is read once. The direction flag may be set on entry to the detail::
 // functions.
 //
-// Cost: whole aligned words are stored 16 bytes at a time, and as fast as memcpy from 4 KiB on
-// (docs have figures). Each byte before the first or after the last word boundary of an untrusted
-// destination costs a VERW and two fences, some 50 to 100 ns (INTEL-SA-00615), which
-// copy_out_padded avoids. Loads need no fences: INTEL-SA-00657 wants aligned words, which are read
-// whole, so up to 7 bytes on either side of the wanted ones are loaded and dropped.
+// Cost: whole aligned words are stored as fast as memcpy does it where the port has 32-byte
+// registers (exclave_port::has_avx), 16 bytes at a time elsewhere (docs have figures). Each byte
+// before the first or after the last word boundary of an untrusted destination costs a VERW and two
+// fences, some 50 to 100 ns (INTEL-SA-00615), which copy_out_padded avoids. Loads need no fences:
+// INTEL-SA-00657 wants aligned words, which are read whole, so up to 7 bytes on either side of the
+// wanted ones are loaded and dropped.
 #pragma once
 
 #include <cstddef>
@@ -31,6 +32,9 @@ namespace detail {
 
 // The functions that move bytes. Addresses are untrusted and validated, pointers trusted; sizes in
 // bytes, 0 does nothing. Neither range may wrap, and they may not overlap. These cannot fail.
+
+// From now on copies may use AVX. Allocator::create calls it when the port says so.
+EXCLAVE_API void use_wide_registers() noexcept;
 
 EXCLAVE_API void copy_out_bytes(std::uintptr_t dst, const void* src,
                                 std::size_t size_bytes) noexcept;

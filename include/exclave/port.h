@@ -55,6 +55,9 @@ struct exclave_port {
   /* Trusted. Fills memory with random bytes from a source the host does not control (RDRAND); 0 on
    * success. */
   int (*entropy)(void* context, void* memory, size_t bytes);
+  /* Trusted. 1 if AVX may be used: copies to untrusted memory are then up to twice as fast.
+   * Constant. NULL: no. docs/porting.md says how to know inside an enclave. */
+  int (*has_avx)(void* context);
 
   /* Host calls. */
   /* Fresh committed read-write untrusted memory: bytes and alignment are multiples of a page,

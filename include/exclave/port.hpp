@@ -69,6 +69,13 @@ constexpr PortTable bind_port(P& port) noexcept {
   table.entropy = [](void* c, void* memory, std::size_t bytes) {
     return detail::object<P>(c).entropy(memory, bytes) ? 0 : 1;
   };
+  // Optional.
+  if constexpr (requires {
+                  { port.has_avx() }
+                  noexcept->std::same_as<bool>;
+                }) {
+    table.has_avx = [](void* c) { return detail::object<P>(c).has_avx() ? 1 : 0; };
+  }
   table.host_reserve = [](void* c, std::size_t bytes, std::size_t alignment) {
     return detail::object<P>(c).host_reserve(bytes, alignment);
   };

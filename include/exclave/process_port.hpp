@@ -43,6 +43,7 @@ class EXCLAVE_API ProcessPort {
   // Drops the pages with one system call, so that they read as zero when they are handed out again.
   void trusted_release(void* memory, std::size_t bytes) noexcept;
   bool entropy(void* memory, std::size_t bytes) noexcept;
+  bool has_avx() noexcept;
   HostReply host_reserve(std::size_t bytes, std::size_t alignment) noexcept;
   int host_release(std::uintptr_t address, std::size_t bytes) noexcept;
   HostReply host_map(const MapRequest& request) noexcept;

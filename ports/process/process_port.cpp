@@ -351,6 +351,11 @@ void ProcessPort::trusted_release(void* memory, std::size_t bytes) noexcept {
     state_->books.release({as_address(memory), bytes});
 }
 
+// Asks the processor by CPUID and the system by XGETBV; an enclave's port cannot.
+bool ProcessPort::has_avx() noexcept {
+  return __builtin_cpu_supports("avx") != 0;
+}
+
 bool ProcessPort::entropy(void* memory, std::size_t bytes) noexcept {
   // An enclave must use RDRAND. Here trusted means this process, whose memory the kernel can read
   // anyway, so nothing is gained by mistrusting the kernel's random bytes.

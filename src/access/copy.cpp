@@ -3,9 +3,17 @@
 #include "access/copy_algorithms.hpp"
 #include "access/machine_bus.hpp"
 
+namespace exclave::access {
+constinit std::atomic<bool> wide_registers{false};
+}
+
 namespace exclave::detail {
 
 using access::MachineBus;
+
+void use_wide_registers() noexcept {
+  access::wide_registers.store(true, std::memory_order_relaxed);
+}
 
 void copy_out_bytes(std::uintptr_t dst, const void* src, std::size_t size_bytes) noexcept {
   access::copy_out<MachineBus>(dst, static_cast<const std::uint8_t*>(src), size_bytes);

@@ -5,6 +5,7 @@
 // so that tests can put a recording one in and see each access.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 
@@ -19,18 +20,26 @@ concept Bus = requires(std::uintptr_t untrusted, std::uint8_t* trusted, std::siz
   B::store_word(untrusted, value);
   B::store_pair(untrusted, trusted);
   B::store_line(untrusted, trusted);
+  { B::has_wide() } -> std::same_as<bool>;
+  B::store_wide(untrusted, trusted);
+  B::store_wide_line(untrusted, trusted);
+  B::end_wide();
   B::store_words(untrusted, trusted, words);
   B::zero_pair(untrusted);
   B::zero_line(untrusted);
   B::zero_words(untrusted, words);
   value = B::load_word(untrusted);
+  B::load_pair(trusted, untrusted);
+  B::load_line(trusted, untrusted);
   B::load_words(trusted, untrusted, words);
   B::move_words(untrusted, untrusted, words);
 };
 
 // From here on a string instruction wins over a loop; measured on Zen 4.
 inline constexpr std::size_t kStringStoreBytes = 1024;
-inline constexpr std::size_t kStringLoadBytes = 512;
+inline constexpr std::size_t kStringLoadBytes = 768;
+// Above this, wide stores that cross a line cost more than aligning the destination first.
+inline constexpr std::size_t kUnalignedWideBytes = 256;
 
 // ---- Trusted side only ----
 
@@ -65,10 +74,34 @@ inline constexpr std::size_t kStringLoadBytes = 512;
 // ---- Whole words: the untrusted side is 8-aligned, bytes is a multiple of 8 ----
 
 // Ends overlap rather than branch: a word may be written twice, with the same value.
+
+// At least 64 bytes, 32 at a time.
+template <Bus B>
+[[gnu::always_inline]] inline void copy_out_wide(std::uintptr_t dst, const std::uint8_t* src,
+                                                 std::size_t bytes) noexcept {
+  if (bytes <= kUnalignedWideBytes) {
+    const std::size_t last = bytes - 64;
+    for (std::size_t done = 0; done < last; done += 64) B::store_wide_line(dst + done, src + done);
+    B::store_wide_line(dst + last, src + last);
+  } else {
+    const std::size_t last = bytes - 128;
+    B::store_wide(dst, src);
+    for (std::size_t done = -dst % 32; done < last; done += 128) {
+      B::store_wide_line(dst + done, src + done);
+      B::store_wide_line(dst + done + 64, src + done + 64);
+    }
+    B::store_wide_line(dst + last, src + last);
+    B::store_wide_line(dst + last + 64, src + last + 64);
+  }
+  B::end_wide();
+}
+
 template <Bus B>
 [[gnu::always_inline]] inline void copy_out_words(std::uintptr_t dst, const std::uint8_t* src,
                                                   std::size_t bytes) noexcept {
-  if (bytes >= kStringStoreBytes) {
+  if (bytes >= 64 && B::has_wide()) {
+    copy_out_wide<B>(dst, src, bytes);
+  } else if (bytes >= kStringStoreBytes) {
     B::store_words(dst, src, bytes / kWord);
   } else if (bytes >= 64) {
     const std::size_t last = bytes - 64;
@@ -96,13 +129,9 @@ template <Bus B>
     B::load_words(dst, src, bytes / kWord);
     return;
   }
-  for (; bytes >= 32; bytes -= 32, dst += 32, src += 32) {
-    put_word(dst, B::load_word(src));
-    put_word(dst + 8, B::load_word(src + 8));
-    put_word(dst + 16, B::load_word(src + 16));
-    put_word(dst + 24, B::load_word(src + 24));
-  }
-  for (; bytes != 0; bytes -= kWord, dst += kWord, src += kWord) put_word(dst, B::load_word(src));
+  for (; bytes >= 64; bytes -= 64, dst += 64, src += 64) B::load_line(dst, src);
+  for (; bytes >= 16; bytes -= 16, dst += 16, src += 16) B::load_pair(dst, src);
+  if (bytes != 0) put_word(dst, B::load_word(src));
 }
 
 template <Bus B>
@@ -159,18 +188,27 @@ template <Bus B>
 }
 
 template <Bus B>
-[[gnu::always_inline]] inline void copy_out(std::uintptr_t dst, const std::uint8_t* src,
-                                            std::size_t size) noexcept {
-  if (const std::size_t head = head_bytes(dst, size); head != 0) [[unlikely]] {
-    copy_out_partial_slow<B>(dst, src, head);
-    dst += head;
-    src += head;
-    size -= head;
-  }
+[[gnu::noinline]] void copy_out_ends_slow(std::uintptr_t dst, const std::uint8_t* src,
+                                          std::size_t size) noexcept {
+  const std::size_t head = head_bytes(dst, size);
+  copy_out_partial_slow<B>(dst, src, head);
+  dst += head;
+  src += head;
+  size -= head;
   const std::size_t body = size / kWord * kWord;
   copy_out_words<B>(dst, src, body);
-  if (size != body) [[unlikely]]
-    copy_out_partial_slow<B>(dst + body, src + body, size - body);
+  copy_out_partial_slow<B>(dst + body, src + body, size - body);
+}
+
+// What has partial words is called last, so that the rest needs no stack.
+template <Bus B>
+[[gnu::always_inline]] inline void copy_out(std::uintptr_t dst, const std::uint8_t* src,
+                                            std::size_t size) noexcept {
+  if ((dst | size) % kWord == 0) [[likely]] {
+    copy_out_words<B>(dst, src, size);
+  } else {
+    copy_out_ends_slow<B>(dst, src, size);
+  }
 }
 
 // dst is 8-aligned. Writes zeros from the end up to the next multiple of 8, so that no byte needs a
@@ -180,7 +218,16 @@ template <Bus B>
                                                    std::size_t size) noexcept {
   const std::size_t body = size / kWord * kWord;
   copy_out_words<B>(dst, src, body);
-  if (size != body) B::store_word(dst + body, get_low_bytes(src + body, size - body));
+  if (size == body) return;
+  std::uint64_t word;
+  if (size > kWord) [[likely]] {
+    // The last 8 bytes, without those that are out already.
+    __builtin_memcpy(&word, src + size - kWord, kWord);
+    word >>= 8 * (kWord - (size - body));
+  } else {
+    word = get_low_bytes(src, size);
+  }
+  B::store_word(dst + body, word);
 }
 
 // Reads the aligned words that hold the wanted bytes, so it never touches a page that they do not

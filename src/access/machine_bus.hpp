@@ -3,9 +3,10 @@
 //
 // Invariants (tests/access/machine_code_test.cpp reads them back from the machine code):
 //
-// A store is 8 or 16 bytes wide at an 8-aligned address, or stands alone between VERW and MFENCE
-// with LFENCE. INTEL-SA-00615: a partial write can carry stale data along, to what the host may
-// have made a device register.
+// A store is 8, 16 or 32 bytes wide at an 8-aligned address, or stands alone between VERW and
+// MFENCE with LFENCE. INTEL-SA-00615: a partial write can carry stale data along, to what the host
+// may have made a device register. Where a wide store crosses a line it falls into two, each of
+// whole aligned words (docs/adr/0008).
 //
 // A load is 8 bytes wide at an 8-aligned address. INTEL-SA-00657: others can return stale data of
 // someone else. rep movsq counts as 8 wide: on uncached memory, where the rule matters, it is.
@@ -17,6 +18,7 @@
 // Only copy.cpp and copy_algorithms.hpp call these, with addresses that are aligned already.
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 
@@ -25,6 +27,9 @@
 #endif
 
 namespace exclave::access {
+
+// May 32-byte registers be used? Set once or never, and only ever to true.
+extern std::atomic<bool> wide_registers;
 
 struct MachineBus {
   // VERW overwrites the buffers that a partial write could expose. Its operand is any selector; %ss
@@ -53,6 +58,11 @@ struct MachineBus {
     asm volatile("movq %0, (%1)" : : "r"(value), "r"(dst) : "memory");
   }
 
+  // Before the wide ones. Relaxed: either answer is right at any moment.
+  [[gnu::always_inline]] static bool has_wide() noexcept {
+    return wide_registers.load(std::memory_order_relaxed);
+  }
+
   // 16 bytes from trusted memory at any alignment.
   [[gnu::always_inline]] static void store_pair(std::uintptr_t dst,
                                                 const std::uint8_t* src) noexcept {
@@ -73,6 +83,35 @@ struct MachineBus {
         :
         : "r"(src), "r"(dst)
         : "memory", "xmm0", "xmm1", "xmm2", "xmm3");
+  }
+
+  // 32 bytes. After the last wide store comes end_wide.
+  [[gnu::always_inline]] static void store_wide(std::uintptr_t dst,
+                                                const std::uint8_t* src) noexcept {
+    asm volatile("vmovups (%0), %%ymm0\n\tvmovups %%ymm0, (%1)"
+                 :
+                 : "r"(src), "r"(dst)
+                 : "memory", "xmm0");
+  }
+
+  // 64 bytes.
+  [[gnu::always_inline]] static void store_wide_line(std::uintptr_t dst,
+                                                     const std::uint8_t* src) noexcept {
+    asm volatile(
+        "vmovups (%0), %%ymm0\n\tvmovups 32(%0), %%ymm1\n\t"
+        "vmovups %%ymm0, (%1)\n\tvmovups %%ymm1, 32(%1)"
+        :
+        : "r"(src), "r"(dst)
+        : "memory", "xmm0", "xmm1");
+  }
+
+  // Upper halves that hold something would slow down all later 16-byte instructions.
+  [[gnu::always_inline]] static void end_wide() noexcept {
+    asm volatile("vzeroupper"
+                 :
+                 :
+                 : "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9",
+                   "xmm10", "xmm11", "xmm12", "xmm13", "xmm14", "xmm15");
   }
 
   [[gnu::always_inline]] static void store_words(std::uintptr_t dst, const std::uint8_t* src,
@@ -108,7 +147,28 @@ struct MachineBus {
     return value;
   }
 
-  // To trusted memory at any alignment.
+  // 16 bytes as two words, to trusted memory at any alignment.
+  [[gnu::always_inline]] static void load_pair(std::uint8_t* dst, std::uintptr_t src) noexcept {
+    asm volatile("movq (%0), %%xmm0\n\tmovhps 8(%0), %%xmm0\n\tmovups %%xmm0, (%1)"
+                 :
+                 : "r"(src), "r"(dst)
+                 : "memory", "xmm0");
+  }
+
+  // 64 bytes as eight words.
+  [[gnu::always_inline]] static void load_line(std::uint8_t* dst, std::uintptr_t src) noexcept {
+    asm volatile(
+        "movq (%0), %%xmm0\n\tmovhps 8(%0), %%xmm0\n\t"
+        "movq 16(%0), %%xmm1\n\tmovhps 24(%0), %%xmm1\n\t"
+        "movq 32(%0), %%xmm2\n\tmovhps 40(%0), %%xmm2\n\t"
+        "movq 48(%0), %%xmm3\n\tmovhps 56(%0), %%xmm3\n\t"
+        "movups %%xmm0, (%1)\n\tmovups %%xmm1, 16(%1)\n\t"
+        "movups %%xmm2, 32(%1)\n\tmovups %%xmm3, 48(%1)"
+        :
+        : "r"(src), "r"(dst)
+        : "memory", "xmm0", "xmm1", "xmm2", "xmm3");
+  }
+
   [[gnu::always_inline]] static void load_words(std::uint8_t* dst, std::uintptr_t src,
                                                 std::size_t words) noexcept {
     move_words(reinterpret_cast<std::uintptr_t>(dst), src, words);

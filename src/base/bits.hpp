@@ -6,6 +6,8 @@
 
 namespace exclave {
 
+__extension__ typedef unsigned __int128 Uint128;
+
 constexpr bool is_power_of_two(std::uint64_t value) noexcept {
   return value != 0 && (value & (value - 1)) == 0;
 }

@@ -31,8 +31,9 @@ AllocatorCore::AllocatorCore(const PortTable& port, const Config& config) noexce
       grown_(books_),
       scrub_(config.scrub_on_free),
       orphans_(books_, registry_, grown_, nullptr),
+      none_(books_, registry_, grown_, nullptr),
       busy_(books_, registry_, grown_, nullptr) {
-  busy_.close_gate();
+  for (std::atomic<Heap*>& heap : heaps_) heap.store(&none_, std::memory_order_relaxed);
 }
 
 Result<AllocatorCore*> AllocatorCore::create(const PortTable& port, const Config& config) noexcept {
@@ -58,7 +59,7 @@ Status AllocatorCore::open() noexcept {
   if (Status window = books_.open(port_); !window.ok()) return window;
   {
     LockGuard guard(orphans_.lock);
-    orphans_.heap.set_self(books_.ref(&orphans_.heap));
+    orphans_.heap.set_self(books_.ref(&orphans_.heap), false);
   }
   std::uint64_t seed = 0;
   if (port_.entropy(port_.context, &seed, sizeof(seed)) != 0) return Error::kInvalidArgument;
@@ -69,6 +70,8 @@ Status AllocatorCore::open() noexcept {
     devices_.seed(seed + 1);
     pools_.seed(seed + 2);
   }
+  // Half of what may lie free.
+  grown_.keep_runs(config_.keep_free_bytes / 2);
   return register_thread_exit(&on_thread_exit, this) ? Status{} : Error::kOutOfTrustedMemory;
 }
 
@@ -103,26 +106,15 @@ AllocatorCore::Gate::Gate(AllocatorCore& core) noexcept : core_(core) {
     status_ = Error::kTooManyThreads;
     return;
   }
-  heap_ = core.heaps_[slot].load(std::memory_order_relaxed);
-  if (heap_ == nullptr) heap_ = core.make_heap_slow(slot);
+  mine_ = &core.heaps_[slot + 1];
+  heap_ = core.enter(*mine_);
+  if (heap_ == &core.none_) heap_ = core.take_heap_slow(slot);
   if (heap_ == nullptr) {
     status_ = Error::kOutOfTrustedMemory;
-  } else if (heap_->gate_closed()) {
+    leave(*mine_, &core.none_);
+  } else if (heap_ == &core.busy_) {
     status_ = Error::kReentered;
-  } else {
-    heap_->close_gate();
   }
-}
-
-Heap* AllocatorCore::make_heap_slow(std::uint32_t slot) noexcept {
-  // Relaxed: only the slot's own thread reads and writes its entry, and the port orders one thread
-  // after the other. A signal handler finds the gate closed while the lock is held.
-  heaps_[slot].store(&busy_, std::memory_order_relaxed);
-  std::atomic_signal_fence(std::memory_order_seq_cst);
-  Heap* const heap = take_heap_slow(slot);
-  std::atomic_signal_fence(std::memory_order_seq_cst);
-  heaps_[slot].store(heap, std::memory_order_relaxed);
-  return heap;
 }
 
 Heap* AllocatorCore::take_heap_slow(std::uint32_t slot) noexcept {
@@ -134,7 +126,7 @@ Heap* AllocatorCore::take_heap_slow(std::uint32_t slot) noexcept {
     void* const memory = books_.allocate(BookKind::kHeap, sizeof(Heap));
     if (memory == nullptr) return nullptr;
     heap = ::new (memory) Heap(books_, registry_, grown_, nullptr);
-    heap->set_self(books_.ref(heap));
+    heap->set_self(books_.ref(heap), !scrub_);
     heap->next_heap = all_heaps_;
     all_heaps_ = heap;
   }
@@ -145,21 +137,17 @@ Heap* AllocatorCore::take_heap_slow(std::uint32_t slot) noexcept {
 
 void AllocatorCore::on_thread_exit(void* context, std::uint32_t slot) noexcept {
   AllocatorCore& core = *static_cast<AllocatorCore*>(context);
-  Heap* const heap = core.heaps_[slot].load(std::memory_order_relaxed);
-  if (heap == nullptr || heap == &core.busy_) return;
-  core.heaps_[slot].store(&core.busy_, std::memory_order_relaxed);
-  std::atomic_signal_fence(std::memory_order_seq_cst);
-  if (!heap->gate_closed()) core.retire_heap_slow(*heap);
-  std::atomic_signal_fence(std::memory_order_seq_cst);
-  // The next thread of this slot starts afresh. A thread that ends in the middle of a call
-  // (pthread_exit in a signal handler) leaves its heap as it is: its blocks can be freed, its slabs
-  // are not used again.
-  core.heaps_[slot].store(nullptr, std::memory_order_relaxed);
+  std::atomic<Heap*>& mine = core.heaps_[slot + 1];
+  Heap* const heap = core.enter(mine);
+  // A thread that ends in the middle of a call (pthread_exit in a signal handler) leaves its heap
+  // as it is: its blocks can be freed, its slabs are not used again.
+  if (heap != &core.none_ && heap != &core.busy_) core.retire_heap_slow(*heap);
+  // The next thread of this slot starts afresh.
+  leave(mine, &core.none_);
 }
 
 // The thread is ending: its slabs go to the orphans, where the next thread finds them.
 void AllocatorCore::retire_heap_slow(Heap& heap) noexcept {
-  heap.close_gate();
   send_outboxes(heap);
   heap.flush_slow();
   {
@@ -175,7 +163,6 @@ void AllocatorCore::retire_heap_slow(Heap& heap) noexcept {
     orphans_.heap.request_sweep();
   }
   heap.set_label(0);
-  heap.open_gate();
   if (heap.has_double_frees()) report_folded(heap);
   LockGuard guard(pool_lists_);
   heap.next_idle = idle_heaps_;
@@ -211,17 +198,17 @@ void AllocatorCore::report_folded(Heap& heap) noexcept {
 // ---- Host calls for the memory calls ----
 
 HostReply AllocatorCore::host_map(Gate& gate, const MapRequest& request) noexcept {
-  HostCall call(gate.heap(), map_calls_);
+  HostCall call(gate, map_calls_);
   return port_.host_map(port_.context, &request);
 }
 
 int AllocatorCore::host_unmap(Gate& gate, Extent range) noexcept {
-  HostCall call(gate.heap(), unmap_calls_);
+  HostCall call(gate, unmap_calls_);
   return port_.host_unmap(port_.context, range.base, range.size);
 }
 
 int AllocatorCore::host_protect(Gate& gate, Extent range, int protection) noexcept {
-  HostCall call(gate.heap(), protect_calls_);
+  HostCall call(gate, protect_calls_);
   return port_.host_protect(port_.context, range.base, range.size, protection);
 }
 

@@ -87,14 +87,14 @@ class AllocatorCore {
   Result<RunInfo> next_run(std::uintptr_t address) noexcept;
   bool validate() noexcept;
 
-  // Marks this thread as inside the allocator while a slow operation runs. A nested call finds the
-  // gate closed.
+  // Keeps this thread's heap for itself while a slow operation runs: in the table stands busy_
+  // instead, so that a nested call, from a signal handler, finds nothing that it could disturb.
   class Gate {
    public:
     explicit Gate(AllocatorCore& core) noexcept;
     ~Gate() {
       if (!status_.ok()) return;
-      heap_->open_gate();
+      open();
       if (heap_->has_double_frees()) core_.report_folded(*heap_);
     }
     Gate(const Gate&) = delete;
@@ -102,9 +102,13 @@ class AllocatorCore {
     // kReentered, kTooManyThreads, kOutOfTrustedMemory.
     Status status() const noexcept { return status_; }
     Heap& heap() const noexcept { return *heap_; }
+    // Around what may call the allocator again: host calls and callbacks.
+    void open() noexcept { leave(*mine_, heap_); }
+    void close() noexcept { (void)core_.enter(*mine_); }
 
    private:
     AllocatorCore& core_;
+    std::atomic<Heap*>* mine_ = nullptr;
     Heap* heap_ = nullptr;
     Status status_;
   };
@@ -114,29 +118,40 @@ class AllocatorCore {
   Status open() noexcept;
 
   // ---- Threads ----
-  // Null before the thread's first slow call.
+  // This thread's entry in the table of heaps. A thread without a slot has the first, which none
+  // owns. The port keeps slots below kMaxThreadSlots.
+  std::atomic<Heap*>& mine() noexcept { return heaps_[std::uint32_t{assigned_thread_slot() + 1}]; }
+  // Takes the heap out of the table for the length of a call. Relaxed: only its own thread and that
+  // thread's signal handlers read the entry.
+  Heap* enter(std::atomic<Heap*>& mine) noexcept {
+    Heap* const heap = mine.load(std::memory_order_relaxed);
+    mine.store(&busy_, std::memory_order_relaxed);
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    return heap;
+  }
+  static void leave(std::atomic<Heap*>& mine, Heap* heap) noexcept {
+    std::atomic_signal_fence(std::memory_order_seq_cst);
+    mine.store(heap, std::memory_order_relaxed);
+  }
+  bool is_own(const Heap* heap) const noexcept { return heap != &none_ && heap != &busy_; }
   // Is this thread inside a call already, so that this one comes from a signal handler?
-  static bool is_inside(const void* core) noexcept {
-    const Heap* const heap = static_cast<const AllocatorCore*>(core)->my_heap();
-    return heap != nullptr && heap->gate_closed();
-  }
-  Heap* my_heap() const noexcept {
+  static bool is_inside(const void* context) noexcept {
+    const AllocatorCore& core = *static_cast<const AllocatorCore*>(context);
     const std::uint32_t slot = assigned_thread_slot();
-    return EXCLAVE_LIKELY(slot < kMaxThreadSlots) ? heaps_[slot].load(std::memory_order_relaxed)
-                                                  : nullptr;
+    return slot != kNoThreadSlot &&
+           core.heaps_[slot + 1].load(std::memory_order_relaxed) == &core.busy_;
   }
-  Heap* make_heap_slow(std::uint32_t slot) noexcept;
   Heap* take_heap_slow(std::uint32_t slot) noexcept;
   static void on_thread_exit(void* context, std::uint32_t slot) noexcept;
   void retire_heap_slow(Heap& heap) noexcept;
   template <class Function>
   void each_lock(const Function& apply) noexcept;
-  void leave_fork() noexcept;
+  Heap* leave_fork() noexcept;
 
   // ---- Allocation ----
-  // Not inlined, or the fast path would save registers for it.
-  [[gnu::noinline]] Result<untrusted_bytes> allocate_slow(std::size_t size, std::size_t alignment,
-                                                          Placement where) noexcept;
+  [[gnu::noinline]] Result<untrusted_bytes> allocate_slow(std::size_t size) noexcept;
+  Result<untrusted_bytes> allocate_slow(std::size_t size, std::size_t alignment,
+                                        Placement where) noexcept;
   Result<untrusted_bytes> allocate_placed(Gate& gate, std::size_t size, std::size_t alignment,
                                           Placement where) noexcept;
   Result<untrusted_bytes> allocate_grown(Gate& gate, const SizePlan& plan) noexcept;
@@ -158,21 +173,21 @@ class AllocatorCore {
   // One host call: counted, under no lock, and with the gate open, for the host may call back in.
   class HostCall {
    public:
-    HostCall(Heap& heap, std::atomic<std::uint64_t>& count) noexcept : heap_(heap) {
+    HostCall(Gate& gate, std::atomic<std::uint64_t>& count) noexcept : gate_(gate) {
       count.fetch_add(1, std::memory_order_relaxed);
 #if !defined(NDEBUG)
       check_no_lock_held();
 #endif
-      heap_.open_gate();
+      gate_.open();
     }
     ~HostCall() {
-      heap_.close_gate();
+      gate_.close();
     }
     HostCall(const HostCall&) = delete;
     HostCall& operator=(const HostCall&) = delete;
 
    private:
-    Heap& heap_;
+    Gate& gate_;
   };
 
   // ---- Growth ----
@@ -181,8 +196,10 @@ class AllocatorCore {
   void give_idle_back(Gate& gate, std::size_t keep_bytes) noexcept;
 
   // ---- Frees ----
-  [[gnu::noinline]] Status deallocate_slow(std::uintptr_t block, const std::size_t* size,
-                                           std::size_t alignment) noexcept;
+  [[gnu::noinline]] Status deallocate_slow(std::uintptr_t block) noexcept;
+  void trim_to_config() noexcept;
+  Status deallocate_told(std::uintptr_t block, const std::size_t* size,
+                         std::size_t alignment) noexcept;
   Status deallocate_nested(std::uintptr_t block, const SizePlan* plan) noexcept;
   Status free_block(Gate& gate, std::uintptr_t block, const SizePlan* plan) noexcept;
   Status free_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept;
@@ -255,9 +272,12 @@ class AllocatorCore {
   Config config_;
   Registry registry_;
   PagePool grown_;
+  // Requests up to here are served from the thread's heap, without a further question; 0 while
+  // pools are open to all. Guarded by pool_lists_ when written.
+  std::atomic<std::size_t> small_fast_bytes_{kMaxSmallBytes};
   bool scrub_ = false;
-  std::atomic<std::uint32_t> open_pools_{0};
-  std::atomic<Heap*> heaps_[kMaxThreadSlots] = {};
+  // By thread slot + 1. none_: that thread has no heap yet; busy_: it is inside a call.
+  std::atomic<Heap*> heaps_[kMaxThreadSlots + 1];
 
   // ---- Written now and then ----
   alignas(kCacheLine) SpinLock pool_lists_{LockRank::kPoolList};
@@ -267,8 +287,11 @@ class AllocatorCore {
   Pool* idle_pools_ EXCLAVE_GUARDED_BY(pool_lists_) = nullptr;
   Heap* all_heaps_ EXCLAVE_GUARDED_BY(pool_lists_) = nullptr;
   Heap* idle_heaps_ EXCLAVE_GUARDED_BY(pool_lists_) = nullptr;
+  Heap* forking_heap_ = nullptr;  // of the thread that holds every lock for its fork
   SharedHeap orphans_;
-  // Stands in for a thread's heap while that is being made or given up: its gate is never open.
+  // Stand in for a thread's heap. Nothing is ever on their stacks, and no slab is theirs, so the
+  // fast paths go their slow way.
+  Heap none_;
   Heap busy_;
   std::atomic<bool> has_orphans_{false};
 

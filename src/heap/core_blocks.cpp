@@ -36,33 +36,74 @@ untrusted_bytes pointer(std::uintptr_t address) noexcept {
 // ---- The fast paths ----
 
 Result<untrusted_bytes> AllocatorCore::allocate(std::size_t size) noexcept {
-  Heap* const heap = my_heap();
   // size - 1: zero wraps, and goes the slow way to its error.
-  if (EXCLAVE_LIKELY(size - 1 < kMaxSmallBytes && heap != nullptr && !heap->gate_closed() &&
-                     open_pools_.load(std::memory_order_relaxed) == 0)) {
-    heap->close_gate();
-    const std::uintptr_t block = heap->pop(size_class_of(size));
-    heap->open_gate();
-    if (EXCLAVE_LIKELY(block != 0)) return pointer(block);
+  if (EXCLAVE_LIKELY(size - 1 < small_fast_bytes_.load(std::memory_order_relaxed))) {
+    std::atomic<Heap*>& mine = this->mine();
+    Heap* const heap = enter(mine);
+    std::uintptr_t block = 0;
+    const bool done = heap->pop(size_class_fast(size), &block);
+    leave(mine, heap);
+    if (EXCLAVE_LIKELY(done)) return pointer(block);
+  }
+  return allocate_slow(size);
+}
+
+Status AllocatorCore::deallocate(std::uintptr_t block) noexcept {
+  std::atomic<Heap*>& mine = this->mine();
+  Heap* const heap = enter(mine);
+  const BookView books = books_.view();
+  const UnitEntry entry = registry_.unit_entry(books, block);
+  if (EXCLAVE_LIKELY(is_slab(entry))) {
+    Slab& slab = *slab_of<Slab>(books, entry);
+    // What this thread's own heap owns nobody else changes, so the rest needs no second look.
+    if (EXCLAVE_LIKELY(slab.owner.load(std::memory_order_acquire) == heap->fast_owner())) {
+      std::atomic<SlotState>* state = nullptr;
+      if (EXCLAVE_LIKELY(
+              slab.find_state(block, &state) &&
+              state->load(std::memory_order_relaxed) == SlotState::kLive &&
+              heap->push(slab.size_class.load(std::memory_order_relaxed), block, state))) {
+        leave(mine, heap);
+        return {};
+      }
+    }
+  }
+  leave(mine, heap);
+  return deallocate_slow(block);
+}
+
+// ---- Large blocks that are kept at hand ----
+
+Result<untrusted_bytes> AllocatorCore::allocate_slow(std::size_t size) noexcept {
+  if (size > kMaxSmallBytes && size <= kLongestClassedRun * kPageBytes &&
+      small_fast_bytes_.load(std::memory_order_relaxed) != 0) {
+    std::atomic<Heap*>& mine = this->mine();
+    Heap* const heap = enter(mine);
+    // No lock in a nested call.
+    const std::uintptr_t block = is_own(heap) ? grown_.take_kept(pages_for(size)) : 0;
+    leave(mine, heap);
+    if (block != 0) return pointer(block);
   }
   return allocate_slow(size, kDefaultAlignment, Placement::anywhere());
 }
 
-Status AllocatorCore::deallocate(std::uintptr_t block) noexcept {
-  Heap* const heap = my_heap();
-  const SlotRef found = Heap::find_slot_inline(books_.view(), registry_, block);
-  if (EXCLAVE_LIKELY(heap != nullptr && found.slot != Slab::kNoSlot &&
-                     found.slab->owner.load(std::memory_order_acquire) == heap->self() &&
-                     !heap->gate_closed() && !scrub_)) {
-    std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
-    heap->close_gate();
-    const bool done =
-        state->load(std::memory_order_relaxed) == SlotState::kLive &&
-        heap->push(found.slab->size_class.load(std::memory_order_relaxed), block, state);
-    heap->open_gate();
-    if (EXCLAVE_LIKELY(done)) return {};
+Status AllocatorCore::deallocate_slow(std::uintptr_t block) noexcept {
+  if (!scrub_ && is_aligned(block, kPageBytes)) {
+    std::atomic<Heap*>& mine = this->mine();
+    Heap* const heap = enter(mine);
+    Region* const region = is_own(heap) ? registry_.find(block) : nullptr;
+    const bool kept = region != nullptr && grown_.keep_block(*region, block);
+    leave(mine, heap);
+    if (kept) {
+      if (EXCLAVE_UNLIKELY(grown_.has_idle(config_.keep_free_bytes))) trim_to_config();
+      return {};
+    }
   }
-  return deallocate_slow(block, nullptr, kDefaultAlignment);
+  return deallocate_told(block, nullptr, kDefaultAlignment);
+}
+
+void AllocatorCore::trim_to_config() noexcept {
+  Gate gate(*this);
+  if (gate.status().ok()) give_idle_back(gate, config_.keep_free_bytes);
 }
 
 // ---- Allocation ----
@@ -115,7 +156,7 @@ Result<untrusted_bytes> AllocatorCore::allocate_placed(Gate& gate, std::size_t s
     case Placement::Kind::kAnywhere:
       break;
   }
-  if (open_pools_.load(std::memory_order_relaxed) != 0) {
+  if (small_fast_bytes_.load(std::memory_order_relaxed) == 0) {
     const Result<untrusted_bytes> block = allocate_open(size, alignment);
     if (block.ok()) return block;
   }
@@ -126,7 +167,7 @@ Result<untrusted_bytes> AllocatorCore::allocate_placed(Gate& gate, std::size_t s
 Result<untrusted_bytes> AllocatorCore::allocate_small_slow(Gate& gate, SizeClass c) noexcept {
   Heap& heap = gate.heap();
   for (;;) {
-    if (const std::uintptr_t block = heap.pop(c); block != 0) return pointer(block);
+    if (std::uintptr_t block = 0; heap.pop(c, &block)) return pointer(block);
     if (heap.refill_slow(c) || adopt_orphan(heap, c)) continue;
     const Status added = heap.add_slab_slow(c, nullptr);
     if (added.ok()) {
@@ -135,7 +176,7 @@ Result<untrusted_bytes> AllocatorCore::allocate_small_slow(Gate& gate, SizeClass
     }
     if (added.error() != Error::kOutOfMemory) return added.error();
     const Result<Region*> grown =
-        grow(gate, slab_units(c) * kUnitBytes, slab_units(c) * kUnitBytes);
+        grow(gate, slab_units(c, 0) * kUnitBytes, slab_units(c, 0) * kUnitBytes);
     if (grown.ok()) continue;
     // Last of all, what this thread keeps for other sizes.
     heap.flush_slow();
@@ -147,19 +188,23 @@ Result<untrusted_bytes> AllocatorCore::allocate_small_slow(Gate& gate, SizeClass
 
 Result<untrusted_bytes> AllocatorCore::allocate_pages(Gate& gate, const SizePlan& plan) noexcept {
   // No region's books hold a longer block, so the host is not asked for one.
-  if (plan.pages >> kBookRefBits != 0) return Error::kOutOfMemory;
-  Result<PageRun> run = grown_.allocate_block(plan.pages, plan.align_order);
+  if (plan.pages >> kUnitPayloadBits != 0) return Error::kOutOfMemory;
+  std::uint64_t pages = round_run(plan.pages);
+  Result<PageRun> run = grown_.allocate_block(pages, plan.align_order);
   // Others may take what was grown for us; not for ever.
   for (int tries = 0; !run.ok() && tries < 4; ++tries) {
     const Result<Region*> region =
-        grow(gate, plan.pages * kPageBytes, std::size_t{kPageBytes} << plan.align_order);
+        grow(gate, pages * kPageBytes, std::size_t{kPageBytes} << plan.align_order);
     if (region.ok()) {
-      run = grown_.allocate_block_in(**region, plan.pages, plan.align_order);
+      run = grown_.allocate_block_in(**region, pages, plan.align_order);
       continue;
     }
     gate.heap().flush_slow();
-    run = grown_.allocate_block(plan.pages, plan.align_order);
-    if (!run.ok()) return region.error();
+    run = grown_.allocate_block(pages, plan.align_order);
+    if (run.ok()) break;
+    if (pages == plan.pages) return region.error();
+    pages = plan.pages;  // memory is short: to the page, then
+    run = grown_.allocate_block(pages, plan.align_order);
   }
   if (!run.ok()) return run.error();
   return pointer(run->extent.base);
@@ -207,15 +252,15 @@ Result<untrusted_bytes> AllocatorCore::allocate_in_locked(Pool& pool, std::size_
 
   std::uintptr_t block = 0;
   if (const SizeClass c = plan->size_class; c != kSizeClasses) {
-    block = heap.pop(c);
-    if (block == 0 &&
+    bool found = heap.pop(c, &block);
+    if (!found &&
         (heap.refill_slow(c) || (heap.add_slab_slow(c, &region).ok() && heap.refill_slow(c)))) {
-      block = heap.pop(c);
+      found = heap.pop(c, &block);
     }
-    if (block == 0) {
+    if (!found) {
       // What other classes keep may make room.
       heap.flush_slow();
-      if (heap.add_slab_slow(c, &region).ok() && heap.refill_slow(c)) block = heap.pop(c);
+      if (heap.add_slab_slow(c, &region).ok() && heap.refill_slow(c)) (void)heap.pop(c, &block);
     }
   }
   if (block == 0) {
@@ -287,16 +332,17 @@ Result<untrusted_bytes> AllocatorCore::reallocate(std::uintptr_t block, std::siz
       return pointer(block);
     if (plan->size_class == kSizeClasses && found->usable >= plan->pages * kPageBytes &&
         !found->pinned) {
-      if (found->usable == plan->pages * kPageBytes) return pointer(block);
+      const std::uint64_t pages = attached ? plan->pages : round_run(plan->pages);
+      if (found->usable <= pages * kPageBytes) return pointer(block);
       Gate gate(*this);
       if (!gate.status().ok()) return gate.status().error();
-      PagePool* const pages =
+      PagePool* const pool =
           static_cast<PagePool*>(found->region->page_pool.load(std::memory_order_acquire));
       if (scrub_) {
-        const std::size_t kept = plan->pages * kPageBytes;
+        const std::size_t kept = pages * kPageBytes;
         detail::fill_zero_bytes(block + kept, found->usable - kept);
       }
-      if (pages != nullptr && pages->shrink_block(*found->region, block, plan->pages).ok())
+      if (pool != nullptr && pool->shrink_block(*found->region, block, pages).ok())
         return pointer(block);
     }
   }
@@ -352,7 +398,7 @@ Result<Region*> AllocatorCore::grow_by(Gate& gate, std::size_t bytes,
   if (bytes >= kGrain && alignment < kGrain) alignment = kGrain;
   HostReply reply{};
   {
-    HostCall call(gate.heap(), reserve_calls_);
+    HostCall call(gate, reserve_calls_);
     reply = port_.host_reserve(port_.context, bytes, alignment);
   }
   const Result<Extent> range = verify_reply(reply, bytes, alignment, 0, registry_.enclave());
@@ -378,7 +424,7 @@ Result<Region*> AllocatorCore::grow_by(Gate& gate, std::size_t bytes,
   }
   if (made.ok()) registry_.destroy(**made);
   {
-    HostCall call(gate.heap(), release_calls_);
+    HostCall call(gate, release_calls_);
     (void)port_.host_release(port_.context, range->base, range->size);
   }
   return refuse(inserted.error());
@@ -391,7 +437,7 @@ void AllocatorCore::give_idle_back(Gate& gate, std::size_t keep_bytes) noexcept 
     const Extent extent = region->extent();
     registry_.remove(*region);
     registry_.destroy(*region);
-    HostCall call(gate.heap(), release_calls_);
+    HostCall call(gate, release_calls_);
     // A host that does not take it back keeps it charged to the quota: it still holds the memory.
     if (port_.host_release(port_.context, extent.base, extent.size) == 0) {
       grown_bytes_.fetch_sub(extent.size, std::memory_order_relaxed);
@@ -403,10 +449,11 @@ void AllocatorCore::give_idle_back(Gate& gate, std::size_t keep_bytes) noexcept 
 
 Status AllocatorCore::deallocate_sized(std::uintptr_t block, std::size_t size,
                                        std::size_t alignment) noexcept {
-  return deallocate_slow(block, &size, alignment);
+  return deallocate_told(block, &size, alignment);
 }
 
-Status AllocatorCore::deallocate_slow(std::uintptr_t block, const std::size_t* size,
+// size: null when the caller did not tell it.
+Status AllocatorCore::deallocate_told(std::uintptr_t block, const std::size_t* size,
                                       std::size_t alignment) noexcept {
   if (block == 0) return {};
   const std::size_t told_size = size != nullptr ? *size : 0;
@@ -680,7 +727,13 @@ Result<AllocatorCore::Found> AllocatorCore::look_up(std::uintptr_t block) noexce
 
 // Is this what a request of the plan would have been given here?
 bool AllocatorCore::fits_plan(const Found& found, const SizePlan& plan) const noexcept {
-  if (plan.size_class == kSizeClasses) return found.usable == plan.pages * kPageBytes;
+  if (plan.size_class == kSizeClasses) {
+    return found.usable == plan.pages * kPageBytes ||
+           (found.region->grown.load(std::memory_order_relaxed) &&
+            // One of its class, or of the next (PagePool::take_kept).
+            (found.usable == round_run(plan.pages) * kPageBytes ||
+             found.usable == round_run(round_run(plan.pages) + 1) * kPageBytes));
+  }
   const std::size_t bytes = size_class_bytes(plan.size_class);
   if (found.usable == bytes) return true;
   // Attached pools: powers of two under a boundary, or whole pages where no slab had room.

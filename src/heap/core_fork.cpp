@@ -2,8 +2,9 @@
 //
 // Every lock is taken before and given up after, in both processes, so nothing that a lock guards
 // is half done in the child. What other threads do without a lock, in their own heaps, cannot be
-// stopped: a heap whose gate was open at that moment is whole, and its slabs go to the orphans; one
-// in the middle of a call stays as it is: its blocks can be freed, its slabs are not used again.
+// stopped: a heap that stood in the table at that moment is whole, and its slabs go to the orphans;
+// one in the middle of a call stays as it is: its blocks can be freed, its slabs are not used
+// again.
 #include "heap/core.hpp"
 #include "port/thread_slot.hpp"
 
@@ -31,38 +32,40 @@ void AllocatorCore::each_lock(const Function& apply) noexcept EXCLAVE_NO_THREAD_
 }
 
 Status AllocatorCore::before_fork() noexcept {
-  Heap* const heap = my_heap();
-  // From a signal handler inside a call: some of the locks may be this thread's own.
-  if (heap != nullptr && heap->gate_closed()) return Error::kReentered;
-  if (heap != nullptr) heap->close_gate();
+  const std::uint32_t slot = assigned_thread_slot();
+  Heap* heap = &none_;
+  if (slot < kMaxThreadSlots) {
+    heap = enter(heaps_[slot + 1]);
+    // From a signal handler inside a call: some of the locks may be this thread's own.
+    if (heap == &busy_) return Error::kReentered;
+  }
   each_lock([](SpinLock& lock) noexcept { lock.lock_for_fork(); });
+  forking_heap_ = heap;
   return {};
 }
 
-void AllocatorCore::leave_fork() noexcept {
+// The heap of this thread, which stays entered.
+Heap* AllocatorCore::leave_fork() noexcept EXCLAVE_NO_THREAD_SAFETY_ANALYSIS {
+  Heap* const heap = forking_heap_;
   // pool_lists_ is the last to go: the walk needs it.
   SpinLock* const first = &pool_lists_;
   each_lock([first](SpinLock& lock) noexcept {
     if (&lock != first) lock.unlock_after_fork();
   });
   first->unlock_after_fork();
+  return heap;
 }
 
 void AllocatorCore::after_fork_in_parent() noexcept {
-  leave_fork();
-  if (Heap* const heap = my_heap(); heap != nullptr) heap->open_gate();
+  Heap* const heap = leave_fork();
+  if (assigned_thread_slot() < kMaxThreadSlots) leave(mine(), heap);
 }
 
 void AllocatorCore::after_fork_in_child() noexcept {
 #if !defined(NDEBUG)
   forget_other_threads_locks();
 #endif
-  leave_fork();
-  Heap* const mine = my_heap();
-  for (std::atomic<Heap*>& heap : heaps_) {
-    if (heap.load(std::memory_order_relaxed) != mine)
-      heap.store(nullptr, std::memory_order_relaxed);
-  }
+  Heap* const own = leave_fork();
   Heap* heap = nullptr;
   {
     LockGuard guard(pool_lists_);
@@ -70,18 +73,21 @@ void AllocatorCore::after_fork_in_child() noexcept {
     idle_heaps_ = nullptr;
   }
   for (; heap != nullptr; heap = heap->next_heap) {
-    if (heap == mine) continue;
-    if (heap->label() == 0) {
+    if (heap == own) continue;
+    const std::uint32_t label = heap->label();
+    if (label == 0) {
       // Idle, or as good as that: its thread was on the last steps of giving it up.
-      heap->open_gate();
       LockGuard guard(pool_lists_);
       heap->next_idle = idle_heaps_;
       idle_heaps_ = heap;
-    } else if (!heap->gate_closed()) {
+    } else if (heaps_[label].load(std::memory_order_relaxed) == heap) {
       retire_heap_slow(*heap);
     }
   }
-  if (mine != nullptr) mine->open_gate();
+  for (std::uint32_t slot = 0; slot < kMaxThreadSlots; ++slot) {
+    if (slot != assigned_thread_slot()) leave(heaps_[slot + 1], &none_);
+  }
+  if (assigned_thread_slot() < kMaxThreadSlots) leave(mine(), own);
 }
 
 }  // namespace exclave::core

@@ -65,7 +65,7 @@ Pool* AllocatorCore::take_pool_locked() noexcept {
   if (memory == nullptr) return nullptr;
   Pool* const pool = ::new (memory) Pool(books_, registry_);
   LockGuard guard(pool->shared.lock);
-  pool->shared.heap.set_self(books_.ref(&pool->shared.heap));
+  pool->shared.heap.set_self(books_.ref(&pool->shared.heap), false);
   return pool;
 }
 
@@ -115,7 +115,7 @@ Result<RegionId> AllocatorCore::attach_pool(Extent range, const AttachOptions& o
           pool->open_to_all = true;
           pool->next_open = open_;
           open_ = pool;
-          open_pools_.fetch_add(1, std::memory_order_relaxed);
+          small_fast_bytes_.store(0, std::memory_order_relaxed);
         }
         return id;
       }
@@ -219,7 +219,7 @@ Status AllocatorCore::close_pool_locked(Pool& pool, Region** gone) noexcept {
     Pool** link = &open_;
     while (*link != &pool) link = &(*link)->next_open;
     *link = pool.next_open;
-    open_pools_.fetch_sub(1, std::memory_order_relaxed);
+    if (open_ == nullptr) small_fast_bytes_.store(kMaxSmallBytes, std::memory_order_relaxed);
   }
   pool.region = nullptr;
   pool.id = {};
@@ -252,9 +252,9 @@ void AllocatorCore::finish_region(Gate& gate, Region& region) noexcept {
   registry_.destroy(region);
   if (gone == nullptr) return;
   // The callback may call the allocator.
-  gate.heap().open_gate();
+  gate.open();
   gone(context, id, extent.base, extent.size);
-  gate.heap().close_gate();
+  gate.close();
 }
 
 // ---- Questions ----

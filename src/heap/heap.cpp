@@ -5,11 +5,12 @@
 namespace exclave {
 namespace {
 
-// A stack holds at most this many slots and about this many bytes, so that a class in little use
-// keeps little.
+// A stack starts small and doubles while its class is in use, up to so many slots and bytes; all
+// stacks of a heap together hold no more than kMaxStackBytes beyond their first slots.
 constexpr std::size_t kFirstSlots = 16;
-constexpr std::size_t kMaxSlots = 256;
-constexpr std::size_t kMaxCachedBytes = std::size_t{128} << 10;
+constexpr std::size_t kMaxSlots = 1024;
+constexpr std::size_t kMaxCachedBytes = std::size_t{1} << 20;
+constexpr std::size_t kMaxStackBytes = std::size_t{16} << 20;
 
 std::size_t max_slots(SizeClass c) noexcept {
   const std::size_t fit = kMaxCachedBytes / size_class_bytes(c);
@@ -20,10 +21,21 @@ std::size_t max_slots(SizeClass c) noexcept {
 
 SlotRef Heap::find_slot(const BookStore& books, const Registry& registry,
                         std::uintptr_t address) noexcept {
-  return find_slot_inline(books.view(), registry, address);
+  Region* const region = registry.find(address);
+  if (region == nullptr) return {};
+  const std::atomic<UnitEntry>* const unit = region->unit_of(address);
+  if (unit == nullptr) return {};
+  // Acquire pairs with publish_slab.
+  const UnitEntry entry = unit->load(std::memory_order_acquire);
+  if (!is_slab(entry)) return {};
+  Slab* const slab = exclave::slab_of<Slab>(books.view(), entry);
+  return {slab, slab->slot_at(address)};
 }
 
 Slab& Heap::slab_of(std::uintptr_t block) noexcept {
+  const BookView books = books_.view();
+  if (const UnitEntry entry = registry_.unit_entry(books, block); EXCLAVE_LIKELY(is_slab(entry)))
+    return *exclave::slab_of<Slab>(books, entry);
   const SlotRef found = find_slot(books_, registry_, block);
   EXCLAVE_CHECK(found.slab != nullptr);  // what stands on a stack is a slot of ours
   return *found.slab;
@@ -53,6 +65,7 @@ void Heap::unlist(Slab& slab) noexcept {
 void Heap::release_slab(Slab& slab) noexcept {
   const PageRun run{books_.at<Region>(slab.region), slab.extent()};
   const std::size_t bytes = Slab::book_bytes(slab.slots.load(std::memory_order_relaxed));
+  slabs_[slab.size_class.load(std::memory_order_relaxed)].count -= 1;
   slab.owner.store(0, std::memory_order_release);
   pages_.free_slab(run);
   books_.release(BookKind::kSlab, &slab, bytes);
@@ -61,7 +74,7 @@ void Heap::release_slab(Slab& slab) noexcept {
 void Heap::give_back(Slab& slab, std::atomic<SlotState>* state) noexcept {
   state->store(SlotState::kFree, std::memory_order_relaxed);
   const std::uint16_t slots = slab.slots.load(std::memory_order_relaxed);
-  Stack& stack = stacks_[slab.size_class.load(std::memory_order_relaxed)];
+  Slabs& slabs = slabs_[slab.size_class.load(std::memory_order_relaxed)];
   slab.free_slots = static_cast<std::uint16_t>(slab.free_slots + 1);
   if (slab.listed_full) {
     unlist(slab);
@@ -69,8 +82,8 @@ void Heap::give_back(Slab& slab, std::atomic<SlotState>* state) noexcept {
   }
   if (slab.free_slots != slots) return;
   // One wholly free slab of a class stays at hand.
-  if (stack.empty_slabs == 0) {
-    stack.empty_slabs = 1;
+  if (slabs.empty == 0) {
+    slabs.empty = 1;
     return;
   }
   unlist(slab);
@@ -83,7 +96,8 @@ bool Heap::grow_stack(SizeClass c) noexcept {
   Stack& stack = stacks_[c];
   const std::size_t before = static_cast<std::size_t>(stack.limit - stack.bottom);
   const std::size_t after = before == 0 ? kFirstSlots : before * 2;
-  if (after > max_slots(c)) return false;
+  const std::size_t more = (after - before) * size_class_bytes(c);
+  if (after > max_slots(c) || (before != 0 && stack_bytes_ + more > kMaxStackBytes)) return false;
   FreeSlot* const slots =
       static_cast<FreeSlot*>(books_.allocate(BookKind::kPlain, after * sizeof(FreeSlot)));
   if (slots == nullptr) return false;
@@ -92,6 +106,7 @@ bool Heap::grow_stack(SizeClass c) noexcept {
     for (std::size_t i = 0; i < used; ++i) slots[i] = stack.bottom[i];
     books_.release(BookKind::kPlain, stack.bottom, before * sizeof(FreeSlot));
   }
+  if (before != 0) stack_bytes_ += more;
   stack.bottom = slots;
   stack.top = slots + used;
   stack.limit = slots + after;
@@ -123,15 +138,16 @@ bool Heap::make_room_slow(SizeClass c) noexcept {
 
 bool Heap::refill_slow(SizeClass c) noexcept {
   Stack& stack = stacks_[c];
+  Slabs& slabs = slabs_[c];
   fold_slow();
   if (stack.top != stack.bottom) return true;
   grow_stack(c);  // a class in use earns a deeper stack
   const std::size_t room = static_cast<std::size_t>(stack.limit - stack.bottom);
   const std::uint32_t want = static_cast<std::uint32_t>(room / 2);
   std::uint32_t taken = 0;
-  while (taken < want && stack.with_free != 0) {
-    Slab& slab = *books_.at<Slab>(stack.with_free);
-    if (slab.free_slots == slab.slots.load(std::memory_order_relaxed)) stack.empty_slabs -= 1;
+  while (taken < want && slabs.with_free != 0) {
+    Slab& slab = *books_.at<Slab>(slabs.with_free);
+    if (slab.free_slots == slab.slots.load(std::memory_order_relaxed)) slabs.empty -= 1;
     taken += slab.take(stack.bottom + taken, want - taken);
     if (slab.free_slots != 0) break;
     unlist(slab);
@@ -155,7 +171,7 @@ Status Heap::add_slab_slow(SizeClass c, Region* only_region) noexcept {
   // a slot and a half.
   constexpr std::size_t kLeastSlots = 4;
   const std::size_t cap = only_region != nullptr ? only_region->extent().size / 64 : SIZE_MAX;
-  for (std::uint64_t units = slab_units(c); !run.ok() && units != 0; units /= 2) {
+  for (std::uint64_t units = slab_units(c, slabs_[c].count); !run.ok() && units != 0; units /= 2) {
     const bool least = units == 1 || units / 2 * kUnitBytes < kLeastSlots * slot_bytes;
     if (units * kUnitBytes < slot_bytes) break;
     if (units * kUnitBytes > cap && !least) continue;
@@ -174,49 +190,56 @@ Status Heap::add_slab_slow(SizeClass c, Region* only_region) noexcept {
   }
   slab->open(*run, books_.ref(run->region), c, self_);
   list(*slab);
-  stacks_[c].empty_slabs += 1;
+  slabs_[c].empty += 1;
+  slabs_[c].count += 1;
   pages_.publish_slab(*run, books_.ref(slab));
   return {};
 }
 
 bool Heap::adopt_slow(Heap& from, SizeClass c) noexcept {
-  const BookRef ref = from.stacks_[c].with_free;
+  const BookRef ref = from.slabs_[c].with_free;
   if (ref == 0 || !has_stack(c)) return false;
   Slab& slab = *books_.at<Slab>(ref);
   const bool empty = slab.free_slots == slab.slots.load(std::memory_order_relaxed);
-  if (empty) from.stacks_[c].empty_slabs -= 1;
+  if (empty) from.slabs_[c].empty -= 1;
+  from.slabs_[c].count -= 1;
   from.unlist(slab);
   slab.owner.store(self_, std::memory_order_release);
   list(slab);
-  if (empty) stacks_[c].empty_slabs += 1;
+  if (empty) slabs_[c].empty += 1;
+  slabs_[c].count += 1;
   return true;
 }
 
 void Heap::flush_slow() noexcept {
   fold_slow();
   for (SizeClass c = 0; c < kSizeClasses; ++c) {
-    Stack& stack = stacks_[c];
     flush_stack(c, 0);
-    if (stack.bottom != nullptr) {
-      books_.release(BookKind::kPlain, stack.bottom,
-                     static_cast<std::size_t>(stack.limit - stack.bottom) * sizeof(FreeSlot));
-      stack.top = stack.bottom = stack.limit = nullptr;
-    }
-    if (stack.empty_slabs == 0) continue;
-    for (BookRef at = stack.with_free; at != 0;) {
+    drop_stack(stacks_[c]);
+    Slabs& slabs = slabs_[c];
+    if (slabs.empty == 0) continue;
+    for (BookRef at = slabs.with_free; at != 0;) {
       Slab& slab = *books_.at<Slab>(at);
       at = slab.next;
       if (slab.free_slots != slab.slots.load(std::memory_order_relaxed)) continue;
       unlist(slab);
       release_slab(slab);
     }
-    stack.empty_slabs = 0;
+    slabs.empty = 0;
   }
+  stack_bytes_ = 0;
+}
+
+void Heap::drop_stack(Stack& stack) noexcept {
+  if (stack.bottom == nullptr) return;
+  books_.release(BookKind::kPlain, stack.bottom,
+                 static_cast<std::size_t>(stack.limit - stack.bottom) * sizeof(FreeSlot));
+  stack = Stack{};
 }
 
 void Heap::hand_over_slow(Heap& to) noexcept {
-  for (Stack& stack : stacks_) {
-    for (BookRef* head : {&stack.with_free, &stack.full}) {
+  for (SizeClass c = 0; c < kSizeClasses; ++c) {
+    for (BookRef* head : {&slabs_[c].with_free, &slabs_[c].full}) {
       while (*head != 0) {
         Slab& slab = *books_.at<Slab>(*head);
         unlist(slab);
@@ -224,31 +247,31 @@ void Heap::hand_over_slow(Heap& to) noexcept {
         to.list(slab);
       }
     }
+    to.slabs_[c].count += slabs_[c].count;
+    slabs_[c].count = 0;
   }
 }
 
 void Heap::dissolve_slow() noexcept {
-  for (Stack& stack : stacks_) {
-    for (BookRef* head : {&stack.with_free, &stack.full}) {
+  for (Slabs& slabs : slabs_) {
+    for (BookRef* head : {&slabs.with_free, &slabs.full}) {
       while (*head != 0) {
         Slab& slab = *books_.at<Slab>(*head);
         unlist(slab);
         release_slab(slab);
       }
     }
-    if (stack.bottom != nullptr) {
-      books_.release(BookKind::kPlain, stack.bottom,
-                     static_cast<std::size_t>(stack.limit - stack.bottom) * sizeof(FreeSlot));
-    }
-    stack = Stack{};
+    slabs = Slabs{};
   }
+  for (Stack& stack : stacks_) drop_stack(stack);
+  stack_bytes_ = 0;
   sweep_.store(false, std::memory_order_relaxed);
   folded_ = double_frees_ = 0;
 }
 
 bool Heap::has_slabs() const noexcept {
-  for (const Stack& stack : stacks_) {
-    if (stack.with_free != 0 || stack.full != 0) return true;
+  for (const Slabs& slabs : slabs_) {
+    if (slabs.count != 0) return true;
   }
   return false;
 }
@@ -302,8 +325,8 @@ void Heap::fold_slow() noexcept {
 void Heap::sweep() noexcept {
   // Cleared first: a deferral during the walk asks again.
   sweep_.exchange(false, std::memory_order_acq_rel);
-  for (Stack& stack : stacks_) {
-    for (const BookRef head : {stack.with_free, stack.full}) {
+  for (const Slabs& slabs : slabs_) {
+    for (const BookRef head : {slabs.with_free, slabs.full}) {
       for (BookRef at = head; at != 0;) {
         Slab& slab = *books_.at<Slab>(at);
         at = slab.next;
@@ -327,24 +350,27 @@ void Heap::sweep() noexcept {
 bool Heap::validate() noexcept {
   for (SizeClass c = 0; c < kSizeClasses; ++c) {
     const Stack& stack = stacks_[c];
+    const Slabs& slabs = slabs_[c];
     std::uint64_t cached = 0;
     std::uint32_t empty = 0;
-    for (const BookRef head : {stack.with_free, stack.full}) {
+    std::uint32_t count = 0;
+    for (const BookRef head : {slabs.with_free, slabs.full}) {
       BookRef before = 0;
       for (BookRef at = head; at != 0; at = books_.at<Slab>(at)->next) {
         const Slab& slab = *books_.at<Slab>(at);
-        const bool full = head == stack.full && stack.full != 0;
+        const bool full = head == slabs.full && slabs.full != 0;
         if (slab.prev != before || slab.owner.load(std::memory_order_relaxed) != self_ ||
             slab.size_class != c || slab.count(SlotState::kFree) != slab.free_slots ||
             (slab.free_slots == 0) != slab.listed_full || slab.listed_full != full) {
           return false;
         }
+        count += 1;
         empty += slab.free_slots == slab.slots.load(std::memory_order_relaxed);
         cached += slab.count(SlotState::kCached);
         before = at;
       }
     }
-    if (empty != stack.empty_slabs ||
+    if (empty != slabs.empty || count != slabs.count ||
         cached != static_cast<std::uint64_t>(stack.top - stack.bottom))
       return false;
     for (const FreeSlot* slot = stack.bottom; slot != stack.top; ++slot) {

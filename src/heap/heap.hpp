@@ -41,42 +41,39 @@ class alignas(kCacheLine) Heap {
   // shared: the lock and more that the heap is used under; null for a thread heap.
   Heap(BookStore& books, Registry& registry, PagePool& pages, SharedHeap* shared) noexcept
       : books_(books), registry_(registry), pages_(pages), shared_(shared) {}
-  // Its own reference, once the books are open. Fixed from then on.
-  void set_self(BookRef self) noexcept { self_ = self; }
+  // Its own reference, once the books are open. Fixed from then on. frees_fast: frees need no more
+  // than a push.
+  void set_self(BookRef self, bool frees_fast) noexcept {
+    self_ = self;
+    if (frees_fast) fast_owner_ = self;
+  }
 
   BookRef self() const noexcept { return self_; }
+  // The owner of the slabs that frees may be pushed for without a further look; of none, if that
+  // may not be.
+  BookRef fast_owner() const noexcept { return fast_owner_; }
   SharedHeap* shared() const noexcept { return shared_; }
   // The thread slot + 1; 0: shared. For people.
   std::uint32_t label() const noexcept { return label_.load(std::memory_order_relaxed); }
   void set_label(std::uint32_t label) noexcept { label_.store(label, std::memory_order_relaxed); }
 
-  // ---- The gate: is this thread inside the heap already? ----
-  // Closed by its own thread on the way in; a nested call, from a signal handler, finds it closed
-  // and takes another way.
-  bool gate_closed() const noexcept { return gate_.load(std::memory_order_relaxed); }
-  void close_gate() noexcept {
-    gate_.store(true, std::memory_order_relaxed);
-    std::atomic_signal_fence(std::memory_order_seq_cst);
-  }
-  void open_gate() noexcept {
-    std::atomic_signal_fence(std::memory_order_seq_cst);
-    gate_.store(false, std::memory_order_relaxed);
-  }
-
   // ---- The fast paths ----
 
-  // A block of the class, or 0 when the stack is empty: refill.
-  std::uintptr_t pop(SizeClass c) noexcept {
+  // Gives a block of the class. False when the stack is empty: refill.
+  [[gnu::always_inline]] bool pop(SizeClass c, std::uintptr_t* block) noexcept {
     Stack& stack = stacks_[c];
-    if (EXCLAVE_UNLIKELY(stack.top == stack.bottom)) return 0;
-    const FreeSlot slot = *--stack.top;
-    slot.state->store(SlotState::kLive, std::memory_order_relaxed);
-    return slot.block;
+    FreeSlot* const top = stack.top;
+    if (EXCLAVE_UNLIKELY(top == stack.bottom)) return false;
+    stack.top = top - 1;
+    top[-1].state->store(SlotState::kLive, std::memory_order_relaxed);
+    *block = top[-1].block;
+    return true;
   }
 
   // Takes back a slot that was kLive. False, with nothing changed, when the stack is full:
   // make_room.
-  bool push(SizeClass c, std::uintptr_t block, std::atomic<SlotState>* state) noexcept {
+  [[gnu::always_inline]] bool push(SizeClass c, std::uintptr_t block,
+                                   std::atomic<SlotState>* state) noexcept {
     Stack& stack = stacks_[c];
     FreeSlot* const top = stack.top;
     if (EXCLAVE_UNLIKELY(top == stack.limit)) return false;
@@ -168,34 +165,26 @@ class alignas(kCacheLine) Heap {
   // The slab and slot that an address names, or none. Safe with any address.
   static SlotRef find_slot(const BookStore& books, const Registry& registry,
                            std::uintptr_t address) noexcept;
-  // For the fast path of a free.
-  [[gnu::always_inline]] static SlotRef find_slot_inline(BookView books, const Registry& registry,
-                                                         std::uintptr_t address) noexcept {
-    const BookRef found = registry.find(books, address);
-    if (EXCLAVE_UNLIKELY(found == 0)) return {};
-    const std::atomic<UnitEntry>* const unit = books.at<Region>(found)->unit_of(address);
-    if (EXCLAVE_UNLIKELY(unit == nullptr)) return {};
-    // Acquire pairs with publish_slab.
-    const UnitEntry entry = unit->load(std::memory_order_acquire);
-    if (EXCLAVE_UNLIKELY(unit_tag(entry) != UnitTag::kSlab)) return {};
-    Slab* const slab = books.at<Slab>(unit_payload(entry));
-    return {slab, slab->slot_at(address)};
-  }
 
  private:
   // top moves between bottom and limit; all null until first used.
-  struct alignas(kCacheLine) Stack {
+  struct alignas(32) Stack {
     FreeSlot* top = nullptr;
     FreeSlot* bottom = nullptr;
     FreeSlot* limit = nullptr;
-    BookRef with_free = 0;  // slabs that have free slots; wholly free ones among them
-    BookRef full = 0;       // slabs that have none
-    std::uint32_t empty_slabs = 0;
+  };
+  // The slabs of a class.
+  struct Slabs {
+    BookRef with_free = 0;    // those that have free slots; wholly free ones among them
+    BookRef full = 0;         // those that have none
+    std::uint32_t empty = 0;  // wholly free ones
+    std::uint32_t count = 0;
   };
 
   bool grow_stack(SizeClass c) noexcept;
   bool has_stack(SizeClass c) noexcept;
   void flush_stack(SizeClass c, std::size_t keep) noexcept;
+  void drop_stack(Stack& stack) noexcept;
   void take_back(std::uintptr_t block) noexcept;
   void sweep() noexcept;
   Slab& slab_of(std::uintptr_t block) noexcept;
@@ -203,18 +192,23 @@ class alignas(kCacheLine) Heap {
   void unlist(Slab& slab) noexcept;
   void release_slab(Slab& slab) noexcept;
   BookRef& head_of(const Slab& slab) noexcept {
-    Stack& stack = stacks_[slab.size_class.load(std::memory_order_relaxed)];
-    return slab.listed_full ? stack.full : stack.with_free;
+    Slabs& slabs = slabs_[slab.size_class.load(std::memory_order_relaxed)];
+    return slab.listed_full ? slabs.full : slabs.with_free;
   }
 
-  std::atomic<bool> gate_{false};
+  // No slab's owner: references are even.
+  static constexpr BookRef kNobody = 1;
+
   BookStore& books_;
   Registry& registry_;
   PagePool& pages_;
-  BookRef self_ = 0;
   SharedHeap* const shared_;
+  BookRef self_ = 0;
+  BookRef fast_owner_ = kNobody;
   std::atomic<std::uint32_t> label_{0};
+  std::size_t stack_bytes_ = 0;  // what the slots on all stacks can sum to
   Stack stacks_[kSizeClasses];
+  Slabs slabs_[kSizeClasses];
   Outbox outboxes_[kOutboxes];
   std::uint64_t folded_ = 0;
   std::uint64_t double_frees_ = 0;

@@ -64,6 +64,10 @@ struct PagePool::Book {
 void PagePool::reset() noexcept {
   LockGuard guard(lock_);
   for (Book*& list : list_) list = nullptr;
+  for (KeptRuns& kept : kept_) kept = {};
+  keep_limit_ = 0;
+  kept_classes_ = 0;
+  kept_bytes_.store(0, std::memory_order_relaxed);
   mask_ = 0;
   idle_ = all_ = nullptr;
   idle_bytes_.store(0, std::memory_order_relaxed);
@@ -174,6 +178,15 @@ Result<PageRun> PagePool::allocate_locked(std::uint64_t pages, unsigned align_or
   return Error::kOutOfMemory;
 }
 
+// What is kept at hand may be just what is missing.
+Result<PageRun> PagePool::allocate_or_join_locked(std::uint64_t pages,
+                                                  unsigned align_order) noexcept {
+  const Result<PageRun> run = allocate_locked(pages, align_order);
+  if (run.ok() || kept_bytes_.load(std::memory_order_relaxed) == 0) return run;
+  join_kept_locked();
+  return allocate_locked(pages, align_order);
+}
+
 void PagePool::free_locked(Region& region, std::uint64_t page, std::uint64_t pages) noexcept {
   Book& book = book_of(region);
   book.buddy->free(page, pages);
@@ -181,8 +194,104 @@ void PagePool::free_locked(Region& region, std::uint64_t page, std::uint64_t pag
   note_idle(book);
 }
 
+// ---- Freed runs that are kept at hand ----
+// Their entries stay as they were but for the mark that they are freed; pinned ones are not kept,
+// so the mark without a pin means just that.
+
+void PagePool::keep_runs(std::size_t bytes) noexcept {
+  LockGuard guard(lock_);
+  keep_limit_ = bytes;
+}
+
+void PagePool::mark_freed(Region& region, std::uint64_t page, bool freed) noexcept {
+  std::atomic<UnitEntry>* const unit = region.unit_of(address_of(page));
+  UnitRuns runs = runs_in(*unit);
+  runs.set_freed(page_in_unit(page), freed);
+  store_runs(*unit, runs);
+}
+
+// False, with nothing changed: the run is not one to keep, or there is no room.
+bool PagePool::keep_locked(Region& region, std::uint64_t page, std::uint64_t pages) noexcept {
+  const std::size_t bytes = pages * kPageBytes;
+  const std::size_t held = kept_bytes_.load(std::memory_order_relaxed);
+  if (!has_run_class(pages) || held + bytes > keep_limit_) return false;
+  const unsigned run_class = run_class_of(pages);
+  KeptRuns& kept = kept_[run_class];
+  if (run_class_pages(run_class) != pages) return false;
+  if (kept.count == kept.capacity && !grow_kept_slow(kept)) return false;
+  mark_freed(region, page, true);
+  kept.runs[kept.count++] = {&region, page};
+  kept_classes_ |= 1u << run_class;
+  kept_bytes_.store(held + bytes, std::memory_order_relaxed);
+  return true;
+}
+
+bool PagePool::grow_kept_slow(KeptRuns& kept) noexcept {
+  constexpr std::uint32_t kFirstRuns = 16;
+  constexpr std::uint32_t kMostRuns = 1024;
+  const std::uint32_t capacity = kept.capacity == 0 ? kFirstRuns : kept.capacity * 2;
+  if (capacity > kMostRuns) return false;
+  KeptRun* const runs =
+      static_cast<KeptRun*>(books_.allocate(BookKind::kPlain, capacity * sizeof(KeptRun)));
+  if (runs == nullptr) return false;
+  for (std::uint32_t i = 0; i < kept.count; ++i) runs[i] = kept.runs[i];
+  if (kept.runs != nullptr)
+    books_.release(BookKind::kPlain, kept.runs, kept.capacity * sizeof(KeptRun));
+  kept.runs = runs;
+  kept.capacity = capacity;
+  return true;
+}
+
+std::uintptr_t PagePool::take_kept(std::uint64_t pages) noexcept {
+  if (!has_run_class(pages)) return 0;
+  const unsigned least = run_class_of(pages);
+  LockGuard guard(lock_);
+  // Of its class, or of the next: better a little longer than cut anew.
+  const std::uint32_t classes = kept_classes_ >> least & 3;
+  if (classes == 0) return 0;
+  const unsigned run_class = least + lowest_bit(classes);
+  KeptRuns& kept = kept_[run_class];
+  const KeptRun run = kept.runs[--kept.count];
+  if (kept.count == 0) kept_classes_ &= ~(1u << run_class);
+  mark_freed(*run.region, run.page, false);
+  kept_bytes_.store(
+      kept_bytes_.load(std::memory_order_relaxed) - run_class_pages(run_class) * kPageBytes,
+      std::memory_order_relaxed);
+  return address_of(run.page);
+}
+
+bool PagePool::keep_block(Region& region, std::uintptr_t address) noexcept {
+  LockGuard guard(lock_);
+  if (!holds_locked(region, address) || !is_aligned(address, kPageBytes)) return false;
+  const std::atomic<UnitEntry>* const unit = region.unit_of(address);
+  const std::uint64_t page = address >> kPageShift;
+  const UnitRuns runs = runs_in(*unit);
+  if (runs.length(page_in_unit(page)) != UnitRuns::kLong || runs.pinned(page_in_unit(page)) ||
+      runs.freed(page_in_unit(page))) {
+    return false;
+  }
+  return keep_locked(region, page, unit_payload(unit[1].load(std::memory_order_relaxed)));
+}
+
+void PagePool::join_kept_locked() noexcept {
+  if (kept_bytes_.load(std::memory_order_relaxed) == 0) return;
+  for (KeptRuns& kept : kept_) {
+    while (kept.count != 0) {
+      const KeptRun run = kept.runs[--kept.count];
+      const Result<PageBlock> block = block_at_locked(*run.region, address_of(run.page));
+      EXCLAVE_CHECK(block.ok());
+      const std::uint64_t pages = block->extent.size / kPageBytes;
+      erase_block(*run.region, run.page, pages);
+      free_locked(*run.region, run.page, pages);
+    }
+  }
+  kept_classes_ = 0;
+  kept_bytes_.store(0, std::memory_order_relaxed);
+}
+
 Region* PagePool::take_idle(std::size_t keep_bytes) noexcept {
   LockGuard guard(lock_);
+  join_kept_locked();
   if (!has_idle(keep_bytes)) return nullptr;
   // Not one so large that the rest would fall below what is kept.
   const std::size_t surplus = idle_bytes_.load(std::memory_order_relaxed) - keep_bytes;
@@ -248,17 +357,17 @@ Result<PageBlock> PagePool::around_locked(Region& region, std::uintptr_t address
 }
 
 Result<PageRun> PagePool::allocate_block(std::uint64_t pages, unsigned align_order) noexcept {
-  // The length must fit the books' 29 bits; no region is larger than what its unit count allows.
-  if (pages == 0 || pages >> kBookRefBits != 0) return Error::kOutOfMemory;
+  // The length must fit its unit entry.
+  if (pages == 0 || pages >> kUnitPayloadBits != 0) return Error::kOutOfMemory;
   LockGuard guard(lock_);
-  Result<PageRun> run = allocate_locked(pages, align_order);
+  Result<PageRun> run = allocate_or_join_locked(pages, align_order);
   if (run.ok()) write_block(*run->region, run->extent.base >> kPageShift, pages);
   return run;
 }
 
 Result<PageRun> PagePool::allocate_block_in(Region& region, std::uint64_t pages,
                                             unsigned align_order) noexcept {
-  if (pages == 0 || pages >> kBookRefBits != 0) return Error::kOutOfMemory;
+  if (pages == 0 || pages >> kUnitPayloadBits != 0) return Error::kOutOfMemory;
   LockGuard guard(lock_);
   if (!holds_locked(region, region.extent().base)) return Error::kOutOfMemory;
   Book& book = book_of(region);
@@ -279,12 +388,10 @@ Status PagePool::free_block(Region& region, std::uintptr_t address, bool* kept) 
   const std::uint64_t pages = block->extent.size / kPageBytes;
   *kept = block->pinned;
   if (block->pinned) {
-    std::atomic<UnitEntry>* const unit = region.unit_of(address);
-    UnitRuns runs = runs_in(*unit);
-    runs.set_freed(page_in_unit(page), true);
-    store_runs(*unit, runs);
+    mark_freed(region, page, true);
     return {};
   }
+  if (keep_locked(region, page, pages)) return {};
   erase_block(region, page, pages);
   free_locked(region, page, pages);
   return {};
@@ -316,7 +423,8 @@ Result<PageBlock> PagePool::find_block(Region& region, std::uintptr_t address) n
 
 Result<PageBlock> PagePool::block_around(Region& region, std::uintptr_t address) noexcept {
   LockGuard guard(lock_);
-  return around_locked(region, address);
+  const Result<PageBlock> block = around_locked(region, address);
+  return block.ok() && block->freed && !block->pinned ? Error::kNotFound : block;
 }
 
 Result<PageBlock> PagePool::pin_block(Region& region, Extent range) noexcept {
@@ -348,7 +456,7 @@ Result<PageBlock> PagePool::unpin_block(Region& region, std::uintptr_t address) 
 Result<PageRun> PagePool::allocate_slab(std::uint64_t units) noexcept {
   LockGuard guard(lock_);
   const std::uint64_t pages = units * kPagesPerUnit;
-  return allocate_locked(pages, ceil_log2(pages));
+  return allocate_or_join_locked(pages, ceil_log2(pages));
 }
 
 Result<PageRun> PagePool::allocate_edge_slab(Region& region) noexcept {
@@ -378,7 +486,7 @@ void PagePool::publish_slab(const PageRun& run, BookRef slab) noexcept {
       ((run.extent.end() - 1) >> kUnitShift) - (run.extent.base >> kUnitShift) + 1;
   // Release pairs with the acquire of the frees' look-up: the slab's book is filled in.
   for (std::uint64_t i = 0; i < units; ++i)
-    unit[i].store(make_unit(UnitTag::kSlab, slab), std::memory_order_release);
+    unit[i].store(make_slab_unit(slab), std::memory_order_release);
 }
 
 void PagePool::free_slab(const PageRun& run) noexcept {
@@ -399,12 +507,13 @@ PagePool::Piece PagePool::piece_at(Region& region, std::uintptr_t address) noexc
   const Extent extent = region.extent();
   const std::uintptr_t page = align_down(address, kPageBytes);
   const UnitEntry entry = region.unit_of(page)->load(std::memory_order_relaxed);
-  if (unit_tag(entry) == UnitTag::kSlab) {
-    piece.slab = unit_payload(entry);
+  if (is_slab(entry)) {
+    piece.slab = slab_ref(entry);
     return piece;
   }
   if (const Result<PageBlock> block = around_locked(region, page); block.ok()) {
     piece.extent = block->extent;
+    piece.free = block->freed && !block->pinned;
     piece.pinned = block->pinned;
     piece.freed = block->freed;
     return piece;
@@ -429,7 +538,7 @@ bool PagePool::validate() noexcept {
       const UnitEntry entry = region.unit_of(at)->load(std::memory_order_relaxed);
       std::uintptr_t next = at + kPageBytes;
       const bool free = book->buddy->is_free(at >> kPageShift, 1);
-      if (unit_tag(entry) == UnitTag::kSlab) {
+      if (is_slab(entry)) {
         if (free) return false;
       } else if (book->heads.contains((at >> kPageShift) - first)) {
         const Result<PageBlock> block = block_at_locked(region, at);

@@ -9,6 +9,7 @@
 #include "base/bit_tree.hpp"
 #include "base/spin_lock.hpp"
 #include "page/buddy.hpp"
+#include "page/run_class.hpp"
 #include "page/unit_entry.hpp"
 #include "region/region.hpp"
 
@@ -23,14 +24,17 @@ struct PageRun {
 struct PageBlock {
   Extent extent{};
   bool pinned = false;
-  bool freed = false;  // while pinned
+  bool freed = false;  // while pinned, or kept at hand
 };
 
 class PagePool {
  public:
   explicit PagePool(BookStore& books) noexcept : books_(books) {}
-  // Forgets everything; the books were given back.
+  // Forgets everything; the books were given back. Freed runs are no longer kept at hand.
   void reset() noexcept;
+  // From now on freed runs of up to so many bytes are kept at hand, as they are, for requests of
+  // their length. They join their buddies when something else is needed.
+  void keep_runs(std::size_t bytes) noexcept EXCLAVE_EXCLUDES(lock_);
 
   // Takes the region in, all pages free. Errors: kOutOfTrustedMemory, kReentered never.
   Status add(Region& region) noexcept EXCLAVE_EXCLUDES(lock_);
@@ -39,6 +43,10 @@ class PagePool {
 
   // ---- Blocks ----
 
+  // The fast ones: a kept run of at least so many pages, or 0; and a block to keep: false, with
+  // nothing changed, when it is not one to keep or not one at all.
+  std::uintptr_t take_kept(std::uint64_t pages) noexcept EXCLAVE_EXCLUDES(lock_);
+  bool keep_block(Region& region, std::uintptr_t address) noexcept EXCLAVE_EXCLUDES(lock_);
   // Errors: kOutOfMemory.
   Result<PageRun> allocate_block(std::uint64_t pages, unsigned align_order) noexcept
       EXCLAVE_EXCLUDES(lock_);
@@ -78,10 +86,13 @@ class PagePool {
   // ---- Whole regions ----
 
   // Takes one wholly free region out while more than `keep_bytes` of such regions remain; null when
-  // none. The caller removes it from the registry and destroys it.
+  // none. Kept runs join first. The caller removes it from the registry and destroys it.
   Region* take_idle(std::size_t keep_bytes) noexcept EXCLAVE_EXCLUDES(lock_);
+  // Whether take_idle may find one.
   bool has_idle(std::size_t keep_bytes) const noexcept {
-    return idle_bytes_.load(std::memory_order_relaxed) > keep_bytes;
+    return idle_bytes_.load(std::memory_order_relaxed) +
+               kept_bytes_.load(std::memory_order_relaxed) >
+           keep_bytes;
   }
 
   // What stands at the page of the address, for heap maps: a free stretch, a block or a slab (its
@@ -99,6 +110,15 @@ class PagePool {
 
  private:
   struct Book;
+  struct KeptRun {
+    Region* region;
+    std::uint64_t page;
+  };
+  struct KeptRuns {
+    KeptRun* runs = nullptr;
+    std::uint32_t count = 0;
+    std::uint32_t capacity = 0;
+  };
 
   static Book& book_of(Region& region) noexcept { return *static_cast<Book*>(region.page_book); }
   // Callers find regions without a lock: is it still one of this pool's, and the address in it?
@@ -110,8 +130,15 @@ class PagePool {
   void remove_locked(Region& region) noexcept EXCLAVE_REQUIRES(lock_);
   Result<PageRun> allocate_locked(std::uint64_t pages, unsigned align_order) noexcept
       EXCLAVE_REQUIRES(lock_);
+  Result<PageRun> allocate_or_join_locked(std::uint64_t pages, unsigned align_order) noexcept
+      EXCLAVE_REQUIRES(lock_);
   void free_locked(Region& region, std::uint64_t page, std::uint64_t pages) noexcept
       EXCLAVE_REQUIRES(lock_);
+  bool keep_locked(Region& region, std::uint64_t page, std::uint64_t pages) noexcept
+      EXCLAVE_REQUIRES(lock_);
+  bool grow_kept_slow(KeptRuns& kept) noexcept EXCLAVE_REQUIRES(lock_);
+  void join_kept_locked() noexcept EXCLAVE_REQUIRES(lock_);
+  void mark_freed(Region& region, std::uint64_t page, bool freed) noexcept EXCLAVE_REQUIRES(lock_);
   void place(Book& book) noexcept EXCLAVE_REQUIRES(lock_);
   void displace(Book& book) noexcept EXCLAVE_REQUIRES(lock_);
   void note_idle(Book& book) noexcept EXCLAVE_REQUIRES(lock_);
@@ -126,13 +153,17 @@ class PagePool {
 
   BookStore& books_;
   SpinLock lock_{LockRank::kPages};
+  KeptRuns kept_[kRunClasses] EXCLAVE_GUARDED_BY(lock_) = {};
+  std::uint32_t kept_classes_ EXCLAVE_GUARDED_BY(lock_) = 0;  // bit c: kept_[c] is not empty
+  std::size_t keep_limit_ EXCLAVE_GUARDED_BY(lock_) = 0;
   // Lists of regions, by Buddy::orders_free(); bit k of mask_: list k is not empty. List 0 is not
   // kept.
   Book* list_[Buddy::kMaxOrders + 1] EXCLAVE_GUARDED_BY(lock_) = {};
   std::uint64_t mask_ EXCLAVE_GUARDED_BY(lock_) = 0;
   Book* idle_ EXCLAVE_GUARDED_BY(lock_) = nullptr;
   Book* all_ EXCLAVE_GUARDED_BY(lock_) = nullptr;
-  std::atomic<std::size_t> idle_bytes_{0};
+  std::atomic<std::size_t> idle_bytes_{0};  // written under the lock
+  std::atomic<std::size_t> kept_bytes_{0};  // likewise
 };
 
 }  // namespace exclave

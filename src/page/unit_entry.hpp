@@ -1,7 +1,8 @@
 // What a unit (four pages) of a pool holds, in 32 bits: 0.025 % of the memory that it describes.
 //
+// The low three bits are a tag:
 //   nothing   0: no block or slab starts in it (free pages, or the inside of a block)
-//   slab      the reference of the slab that all of it belongs to
+//   slab      the reference of the slab that all of it belongs to, whose low bits are free for it
 //   runs      for each of its four pages: 0, or a block starts there, with its length in pages: 1
 //   to 14, or kLong, and then the
 //             next unit, which the block covers, holds the length; and whether the block is pinned,
@@ -18,16 +19,35 @@
 
 namespace exclave {
 
-enum class UnitTag : std::uint32_t { kNothing = 0, kSlab = 1, kRuns = 2, kLength = 3 };
+// Only slabs' is odd.
+enum class UnitTag : std::uint32_t { kNothing = 0, kSlab = 1, kRuns = 2, kLength = 4 };
+inline constexpr unsigned kUnitPayloadBits = 32 - kBookTagBits;
 
 constexpr UnitTag unit_tag(UnitEntry entry) noexcept {
-  return static_cast<UnitTag>(entry >> kBookRefBits);
+  return static_cast<UnitTag>(entry & ((1u << kBookTagBits) - 1));
 }
 constexpr std::uint32_t unit_payload(UnitEntry entry) noexcept {
-  return entry & ((1u << kBookRefBits) - 1);
+  return entry >> kBookTagBits;
 }
+// Precondition: payload >> kUnitPayloadBits == 0.
 constexpr UnitEntry make_unit(UnitTag tag, std::uint32_t payload) noexcept {
-  return (static_cast<std::uint32_t>(tag) << kBookRefBits) | payload;
+  return (payload << kBookTagBits) | static_cast<std::uint32_t>(tag);
+}
+
+constexpr bool is_slab(UnitEntry entry) noexcept {
+  return (entry & static_cast<std::uint32_t>(UnitTag::kSlab)) != 0;
+}
+// Precondition: is_slab(entry).
+constexpr BookRef slab_ref(UnitEntry entry) noexcept {
+  return entry - static_cast<std::uint32_t>(UnitTag::kSlab);
+}
+// The same, followed.
+template <class Slab>
+Slab* slab_of(BookView books, UnitEntry entry) noexcept {
+  return books.at_tagged<Slab>(entry, static_cast<std::uint32_t>(UnitTag::kSlab));
+}
+constexpr UnitEntry make_slab_unit(BookRef slab) noexcept {
+  return slab + static_cast<std::uint32_t>(UnitTag::kSlab);
 }
 
 // The runs of one unit, unpacked.

@@ -28,11 +28,11 @@ enum class BookKind : std::uint8_t {
   kCount,
 };
 
-// A book's offset in the port's window, in cache lines. 0: none. 29 bits, so that entries have room
-// for a tag.
+// A book's offset in the port's window, in words of eight bytes, so that following it is one
+// scaled load. 0: none. Books lie on cache lines, so the low three bits are 0: room for a tag.
 using BookRef = std::uint32_t;
-inline constexpr unsigned kBookRefBits = 29;
-inline constexpr std::size_t kMaxBookWindow = std::size_t{kCacheLine} << kBookRefBits;
+inline constexpr unsigned kBookTagBits = 3;
+inline constexpr std::size_t kMaxBookWindow = std::size_t{sizeof(std::uint64_t)} << 32;
 
 // What turns references into books. By value, so that a walk along several references keeps it in a
 // register, across acquiring loads, too.
@@ -41,7 +41,13 @@ class BookView {
   explicit BookView(std::uintptr_t base) noexcept : base_(base) {}
   template <class T>
   T* at(BookRef ref) const noexcept {
-    return reinterpret_cast<T*>(base_ + (std::uintptr_t{ref} << 6));
+    return at_tagged<T>(ref, 0);
+  }
+  // The same with the tag still on the reference: taking it off costs nothing here.
+  template <class T>
+  T* at_tagged(std::uint32_t tagged, std::uint32_t tag) const noexcept {
+    return reinterpret_cast<T*>(base_ + std::uintptr_t{tagged} * sizeof(std::uint64_t) -
+                                std::uintptr_t{tag} * sizeof(std::uint64_t));
   }
 
  private:
@@ -66,7 +72,8 @@ class BookStore {
   }
   BookView view() const noexcept { return BookView(base_); }
   BookRef ref(const void* book) const noexcept {
-    return static_cast<BookRef>((reinterpret_cast<std::uintptr_t>(book) - base_) >> 6);
+    return static_cast<BookRef>((reinterpret_cast<std::uintptr_t>(book) - base_) /
+                                sizeof(std::uint64_t));
   }
 
   std::size_t reserved_bytes() const noexcept { return reserved_.load(std::memory_order_relaxed); }

@@ -4,17 +4,11 @@
 
 namespace exclave {
 
-std::atomic<std::uint32_t>* Pagemap::middle_entry(std::uintptr_t address) const noexcept {
-  const BookRef middle = root_[address >> kRootShift].load(std::memory_order_relaxed);
-  return middle == 0
-             ? nullptr
-             : &books_.at<Middle>(middle)->entry[(address >> kMiddleShift) % kMiddleEntries];
-}
-
 // The segment that holds this address is covered in part only, so it needs a leaf.
 Status Pagemap::prepare_edge(std::uintptr_t address) noexcept {
   if (is_aligned(address, kSegmentBytes)) return {};
-  std::atomic<std::uint32_t>* const slot = middle_entry(address);
+  std::atomic<std::uint32_t>* const slot =
+      &middle_of(books_.view(), address)->entry[(address >> kMiddleShift) % kMiddleEntries];
   const std::uint32_t before = slot->load(std::memory_order_relaxed);
   if (before & kLeafTag) return {};
   Leaf* const leaf = static_cast<Leaf*>(books_.allocate(BookKind::kPagemapLeaf, sizeof(Leaf)));
@@ -40,15 +34,26 @@ Status Pagemap::prepare(Extent range) noexcept {
 
 void Pagemap::set(Extent range, Region* region) noexcept {
   const BookRef value = region == nullptr ? 0 : books_.ref(region);
+  const bool has_units =
+      region != nullptr && region->unit_count.load(std::memory_order_relaxed) != 0;
   std::uintptr_t at = range.base;
   while (at < range.end()) {
     const std::uintptr_t segment_end = align_down(at, kSegmentBytes) + kSegmentBytes;
     const std::uintptr_t stop = segment_end < range.end() ? segment_end : range.end();
-    std::atomic<std::uint32_t>* const slot = middle_entry(at);
+    Middle* const middle = middle_of(books_.view(), at);
+    const std::size_t index = (at >> kMiddleShift) % kMiddleEntries;
+    std::atomic<std::uint32_t>* const slot = &middle->entry[index];
     const std::uint32_t before = slot->load(std::memory_order_relaxed);
     Leaf* leaf = before & kLeafTag ? books_.at<Leaf>(before & ~kLeafTag) : nullptr;
     if (stop - at == kSegmentBytes) {
       slot->store(value, std::memory_order_release);
+      middle->units[index].store(has_units ? books_.ref(region->unit_of(at)) : 0,
+                                 std::memory_order_release);
+      if (has_units && near_.load(std::memory_order_relaxed) == nullptr) {
+        near_.store(middle, std::memory_order_relaxed);
+        // Release pairs with the acquire in unit_at.
+        near_first_.store(at >> kMiddleShift & ~(kMiddleEntries - 1), std::memory_order_release);
+      }
     } else {
       EXCLAVE_CHECK(leaf != nullptr);
       for (std::uintptr_t page = at; page < stop; page += kPageBytes) {

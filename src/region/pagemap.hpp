@@ -1,8 +1,10 @@
 // Address → region, for readers without a lock: three loads for any address.
 //
-// A radix tree of 12 + 13 + 10 bits of page number. An entry of the middle level covers 4 MiB and
-// names a region, or a leaf with an entry for each page where the 4 MiB are not all one region's.
-// Its books grow with what is attached, not with address space. Writers hold the registry's lock.
+// A radix tree of 12 + 13 + 10 bits of page number. An entry of the middle level covers a segment
+// of 4 MiB and names a region, or a leaf with an entry for each page where the segment is not all
+// one region's. Beside it stands where the segment's unit entries are, so that a free finds its
+// slab without touching the region's book. Its books grow with what is attached, not with address
+// space. Writers hold the registry's lock.
 #pragma once
 
 #include <atomic>
@@ -45,6 +47,23 @@ class Pagemap {
     return entry;
   }
 
+  // The entry of the address' unit, where its segment lies wholly in one pool region; else 0, which
+  // says nothing. The book may be reused at any moment. On the path of every free.
+  [[gnu::always_inline]] UnitEntry unit_entry(BookView books,
+                                              std::uintptr_t address) const noexcept {
+    const std::uint64_t segment =
+        (address >> kMiddleShift) - near_first_.load(std::memory_order_acquire);
+    // Each acquire pairs with a release in set: the entries are filled in.
+    const BookRef units =
+        EXCLAVE_LIKELY(segment < kMiddleEntries)
+            ? near_.load(std::memory_order_relaxed)->units[segment].load(std::memory_order_acquire)
+            : units_far(books, address);
+    if (EXCLAVE_UNLIKELY(units == 0)) return 0;
+    // Acquire pairs with PagePool::publish_slab.
+    return books.at<std::atomic<UnitEntry>>(units)[(address >> kUnitShift) % kSegmentUnits].load(
+        std::memory_order_acquire);
+  }
+
   // Makes sure that set on any page range within this one, with the same edges, cannot fail.
   // Errors: kOutOfTrustedMemory; what was made already stays and does no harm.
   Status prepare(Extent range) noexcept;
@@ -59,20 +78,39 @@ class Pagemap {
   static constexpr std::size_t kMiddleEntries = 8192;
   static constexpr std::size_t kRootEntries = std::size_t{1} << (kAddressBits - kRootShift);
   static constexpr std::size_t kSegmentBytes = std::size_t{1} << kMiddleShift;
-  static constexpr std::uint32_t kLeafTag = 1u << kBookRefBits;
+  static constexpr std::size_t kSegmentUnits = kSegmentBytes / kUnitBytes;
+  static constexpr std::uint32_t kLeafTag = 1;  // a book's reference is even
+
+  // So far from every segment that no difference to it is small.
+  static constexpr std::uint64_t kNowhere = std::uint64_t{1} << 63;
 
   struct Leaf {
     std::atomic<BookRef> entry[kLeafEntries];
     std::uint32_t used;  // entries that are not 0; guarded by the registry's lock
   };
   struct Middle {
+    std::atomic<BookRef> units[kMiddleEntries];  // 0: not one pool region's
     std::atomic<std::uint32_t> entry[kMiddleEntries];
   };
 
   Status prepare_edge(std::uintptr_t address) noexcept;
-  std::atomic<std::uint32_t>* middle_entry(std::uintptr_t address) const noexcept;
+  // Null where nothing was ever entered. Acquire pairs with the release store in prepare.
+  [[gnu::always_inline]] Middle* middle_of(BookView books, std::uintptr_t address) const noexcept {
+    const BookRef middle = root_[address >> kRootShift].load(std::memory_order_acquire);
+    return middle == 0 ? nullptr : books.at<Middle>(middle);
+  }
+  [[gnu::always_inline]] BookRef units_far(BookView books, std::uintptr_t address) const noexcept {
+    const Middle* const middle = address < kAddressLimit ? middle_of(books, address) : nullptr;
+    return middle == nullptr ? 0
+                             : middle->units[(address >> kMiddleShift) % kMiddleEntries].load(
+                                   std::memory_order_acquire);
+  }
 
   BookStore& books_;
+  // The middle book that the first pool region needed: most blocks lie within its 32 GiB. Set once,
+  // the book before the first segment.
+  std::atomic<std::uint64_t> near_first_{kNowhere};
+  std::atomic<Middle*> near_{nullptr};
   std::atomic<BookRef> root_[kRootEntries] = {};
 };
 

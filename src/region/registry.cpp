@@ -8,8 +8,9 @@
 namespace exclave {
 namespace {
 
-// An id is the book's reference below a generation that never comes back.
-constexpr std::uint64_t kMaxGeneration = (std::uint64_t{1} << (64 - kBookRefBits)) - 1;
+// An id is a generation that never comes back above the book's reference without its tag bits.
+constexpr unsigned kIdRefBits = 32 - kBookTagBits;
+constexpr std::uint64_t kMaxGeneration = (std::uint64_t{1} << (64 - kIdRefBits)) - 1;
 
 // Opens a write to facts that readers see; closed by the destructor. Readers retry while the
 // sequence is odd. Each fact is stored with release, so whoever sees it sees the odd sequence, too.
@@ -38,44 +39,21 @@ void Registry::open(Extent enclave, std::uint64_t seed) noexcept {
   pins_.seed(~seed);
 }
 
-RegionInfo Registry::info_of(const Region& region) const noexcept {
-  // Acquire on each, so that the second look at the sequence comes after all of them.
-  RegionInfo info;
-  info.id = {region.id.load(std::memory_order_acquire)};
-  info.extent = {region.base.load(std::memory_order_acquire),
-                 region.size.load(std::memory_order_acquire)};
-  info.role = region.role.load(std::memory_order_acquire);
-  info.protection = region.protection.load(std::memory_order_acquire);
-  info.grown = region.grown.load(std::memory_order_acquire);
-  info.draining = region.draining.load(std::memory_order_acquire);
-  info.device = region.device.load(std::memory_order_acquire);
-  info.device_base = region.device_base.load(std::memory_order_acquire);
-  return info;
-}
-
-Result<RegionInfo> Registry::query(std::uintptr_t address, std::size_t size,
-                                   bool (*is_inside)(const void* context),
-                                   const void* context) const noexcept {
-  if (size == 0) size = 1;
+Error Registry::look_again_slow(std::uintptr_t address, std::size_t size,
+                                bool (*is_inside)(const void* context), const void* context,
+                                RegionInfo& info) const noexcept {
   for (;;) {
     const Region* const region = pagemap_.find(address);
     if (region == nullptr) return Error::kNotFound;
-    // Acquire pairs with FactsWriter's release: the facts are at least as new as this sequence.
     const std::uint32_t sequence = region->sequence.load(std::memory_order_acquire);
-    if (EXCLAVE_UNLIKELY(sequence % 2 != 0)) {
+    if (sequence % 2 != 0) {
       if (is_inside != nullptr && is_inside(context)) return Error::kReentered;
       __builtin_ia32_pause();
       continue;
     }
-    const RegionInfo info = info_of(*region);
-    if (EXCLAVE_UNLIKELY(region->sequence.load(std::memory_order_relaxed) != sequence)) continue;
-    const std::uintptr_t offset = address - info.extent.base;
-    if (EXCLAVE_LIKELY(info.id && offset < info.extent.size)) {
-      if (size > info.extent.size - offset || info.role == Role::kForbidden)
-        return Error::kNotFound;
-      return info;
-    }
-    // The book went to another region, or the region was cut, between the two looks.
+    const Error error = look(*region, address, size, info);
+    if (error != Error::kWouldBlock) return error;
+    // Unless the book went to another region, or the region was cut, between the two looks.
     if (pagemap_.find(address) == region &&
         region->sequence.load(std::memory_order_acquire) == sequence) {
       return Error::kNotFound;
@@ -85,7 +63,8 @@ Result<RegionInfo> Registry::query(std::uintptr_t address, std::size_t size,
 
 Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bool grown) noexcept {
   const bool pool = options.role == Role::kPool;
-  const std::uint64_t first_unit = extent.base >> kUnitShift;
+  // From an even unit, so that each segment's entries start at a word (Pagemap::units_at).
+  const std::uint64_t first_unit = extent.base >> kUnitShift & ~std::uint64_t{1};
   const std::uint64_t units = pool ? ((extent.end() - 1) >> kUnitShift) - first_unit + 1 : 0;
   if (units > UINT32_MAX) return Error::kOutOfTrustedMemory;
   const std::uint64_t generation = generation_.fetch_add(1, std::memory_order_relaxed) + 1;
@@ -120,7 +99,8 @@ Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bo
   region->grown.store(grown, std::memory_order_release);
   region->draining.store(false, std::memory_order_release);
   region->unit_count.store(static_cast<std::uint32_t>(units), std::memory_order_release);
-  region->id.store((generation << kBookRefBits) | books_.ref(region), std::memory_order_release);
+  region->id.store((generation << kIdRefBits) | (books_.ref(region) >> kBookTagBits),
+                   std::memory_order_release);
   return region;
 }
 
@@ -273,7 +253,9 @@ Result<RegionInfo> Registry::next(std::uintptr_t address) noexcept {
   LockGuard guard(lock_);
   const Region* const region = first_ending_after_locked(address);
   if (region == nullptr) return Error::kNotFound;
-  return info_of(*region);
+  Result<RegionInfo> found{RegionInfo{}};
+  copy_facts(*region, *found);
+  return found;
 }
 
 bool Registry::validate() noexcept {

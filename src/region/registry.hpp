@@ -28,6 +28,11 @@ class Registry {
   [[gnu::always_inline]] BookRef find(BookView books, std::uintptr_t address) const noexcept {
     return pagemap_.find(books, address);
   }
+  // See Pagemap::unit_entry.
+  [[gnu::always_inline]] UnitEntry unit_entry(BookView books,
+                                              std::uintptr_t address) const noexcept {
+    return pagemap_.unit_entry(books, address);
+  }
   // The region in which the range wholly lies, as it stood at one moment during the call. Errors:
   // kNotFound.
   // When is_inside says so while the region is being changed, the change may be one that this very
@@ -87,7 +92,13 @@ class Registry {
     static bool summary_holds(const Region&) noexcept { return true; }
   };
 
-  RegionInfo info_of(const Region& region) const noexcept;
+  static void copy_facts(const Region& region, RegionInfo& info) noexcept;
+  static Error look(const Region& region, std::uintptr_t address, std::size_t size,
+                    RegionInfo& info) noexcept;
+  [[gnu::noinline, gnu::cold]] Error look_again_slow(std::uintptr_t address, std::size_t size,
+                                                     bool (*is_inside)(const void* context),
+                                                     const void* context,
+                                                     RegionInfo& info) const noexcept;
   Status insert_locked(Region& region) noexcept EXCLAVE_REQUIRES(lock_);
   Status split_locked(Region& mapping, std::uintptr_t at) noexcept EXCLAVE_REQUIRES(lock_);
   void absorb_locked(Region& low, Region& high) noexcept EXCLAVE_REQUIRES(lock_);
@@ -102,5 +113,53 @@ class Registry {
   std::atomic<std::uint64_t> generation_{0};
   std::atomic<std::size_t> count_{0};
 };
+
+// ---- query ----
+
+// Into the answer itself: a copy of the whole afterwards would read these narrow stores back with
+// wide loads, which must wait until all of them are in the cache.
+[[gnu::always_inline]] inline void Registry::copy_facts(const Region& region,
+                                                        RegionInfo& info) noexcept {
+  // Acquire on each, so that the second look at the sequence comes after all of them.
+  info.id = {region.id.load(std::memory_order_acquire)};
+  info.extent = {region.base.load(std::memory_order_acquire),
+                 region.size.load(std::memory_order_acquire)};
+  info.role = region.role.load(std::memory_order_acquire);
+  info.protection = region.protection.load(std::memory_order_acquire);
+  info.grown = region.grown.load(std::memory_order_acquire);
+  info.draining = region.draining.load(std::memory_order_acquire);
+  info.device = region.device.load(std::memory_order_acquire);
+  info.device_base = region.device_base.load(std::memory_order_acquire);
+}
+
+// kWouldBlock: the facts move, or are of another region by now.
+[[gnu::always_inline]] inline Error Registry::look(const Region& region, std::uintptr_t address,
+                                                   std::size_t size, RegionInfo& info) noexcept {
+  // Acquire pairs with FactsWriter's release: the facts are at least as new as this sequence.
+  const std::uint32_t sequence = region.sequence.load(std::memory_order_acquire);
+  copy_facts(region, info);
+  const std::uintptr_t offset = address - info.extent.base;
+  if (EXCLAVE_UNLIKELY(sequence % 2 != 0 || !info.id || offset >= info.extent.size ||
+                       region.sequence.load(std::memory_order_relaxed) != sequence)) {
+    return Error::kWouldBlock;
+  }
+  return size > info.extent.size - offset || info.role == Role::kForbidden ? Error::kNotFound
+                                                                           : Error::kNone;
+}
+
+// One object for every way out, so that it is the caller's own.
+inline Result<RegionInfo> Registry::query(std::uintptr_t address, std::size_t size,
+                                          bool (*is_inside)(const void* context),
+                                          const void* context) const noexcept {
+  Result<RegionInfo> answer{RegionInfo{}};
+  size += size == 0;
+  const Region* const region = pagemap_.find(address);
+  Error error =
+      EXCLAVE_LIKELY(region != nullptr) ? look(*region, address, size, *answer) : Error::kNotFound;
+  if (EXCLAVE_UNLIKELY(error == Error::kWouldBlock))
+    error = look_again_slow(address, size, is_inside, context, *answer);
+  if (EXCLAVE_UNLIKELY(error != Error::kNone)) answer = error;
+  return answer;
+}
 
 }  // namespace exclave

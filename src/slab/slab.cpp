@@ -5,6 +5,10 @@ namespace {
 
 constexpr std::uint32_t kWord = sizeof(std::uint64_t);
 
+constexpr std::uint64_t kAllFree = 0;
+constexpr std::uint64_t kAllCached =
+    0x0101010101010101u * static_cast<unsigned>(SlotState::kCached);
+
 // Nonzero exactly when one of the eight bytes is zero, that is kFree.
 constexpr std::uint64_t any_zero_byte(std::uint64_t word) noexcept {
   return (word - 0x0101010101010101u) & ~word & 0x8080808080808080u;
@@ -17,8 +21,7 @@ void Slab::open(const PageRun& run, BookRef region_ref, SizeClass c, BookRef own
   const std::uint32_t count = slots_in(run.extent.size, c);
   base.store(run.extent.base, std::memory_order_relaxed);
   slot_bytes.store(bytes, std::memory_order_relaxed);
-  reciprocal.store(static_cast<std::uint32_t>(ceil_div(std::uint64_t{1} << 32, bytes)),
-                   std::memory_order_relaxed);
+  reciprocal.store(UINT64_MAX / bytes + 1, std::memory_order_relaxed);
   slots.store(static_cast<std::uint16_t>(count), std::memory_order_relaxed);
   size_class.store(c, std::memory_order_relaxed);
   free_slots = static_cast<std::uint16_t>(count);
@@ -28,7 +31,7 @@ void Slab::open(const PageRun& run, BookRef region_ref, SizeClass c, BookRef own
   next = prev = 0;
   listed_full = false;
   // The book came zeroed: every state is kFree. What lies past the last slot is none.
-  for (std::uint32_t i = count; i < align_up(count, kWord); ++i)
+  for (std::uint32_t i = count; i < align_up(count + 1, kWord); ++i)
     states()[i].store(SlotState::kNone, std::memory_order_relaxed);
   owner.store(owning_heap, std::memory_order_release);
 }
@@ -42,7 +45,18 @@ std::uint32_t Slab::take(FreeSlot* out, std::uint32_t want) noexcept {
   std::uint32_t word = hint;
   while (taken < want) {
     if (word == words) word = 0;
-    if (any_zero_byte(__atomic_load_n(&states_by_eight[word], __ATOMIC_RELAXED)) == 0) {
+    const std::uint64_t eight = __atomic_load_n(&states_by_eight[word], __ATOMIC_RELAXED);
+    if (eight == kAllFree && want - taken >= kWord) {
+      __atomic_store_n(&states_by_eight[word], kAllCached, __ATOMIC_RELAXED);
+      const std::uintptr_t first = block_at(word * kWord);
+      const std::uint32_t step = slot_bytes.load(std::memory_order_relaxed);
+      for (std::uint32_t i = 0; i < kWord; ++i)
+        out[taken + i] = {first + std::uintptr_t{i} * step, &states()[word * kWord + i]};
+      taken += kWord;
+      ++word;
+      continue;
+    }
+    if (any_zero_byte(eight) == 0) {
       ++word;
       continue;
     }

@@ -40,10 +40,10 @@ struct alignas(kCacheLine) Slab {
 
   // ---- Read without a lock by frees; fixed while the slab stands ----
   std::atomic<std::uintptr_t> base{0};
-  std::atomic<BookRef> owner{
-      0};  // the heap; 0: the slab is gone. Release when written, acquire when read
+  std::atomic<std::uint64_t> reciprocal{0};  // 2^64 / slot_bytes, rounded up
+  // The heap; 0: the slab is gone. Release when written, acquire when read.
+  std::atomic<BookRef> owner{0};
   std::atomic<std::uint32_t> slot_bytes{0};
-  std::atomic<std::uint32_t> reciprocal{0};  // 2^32 / slot_bytes, rounded up
   std::atomic<std::uint16_t> slots{0};
   std::atomic<SizeClass> size_class{0};
   // ---- The owner's ----
@@ -61,14 +61,29 @@ struct alignas(kCacheLine) Slab {
     return reinterpret_cast<const std::atomic<SlotState>*>(this + 1);
   }
   static constexpr std::size_t book_bytes(std::uint32_t slots) noexcept {
-    return sizeof(Slab) + align_up(slots, 8);
+    return sizeof(Slab) + align_up(slots + 1, 8);
+  }
+
+  // The state of the slot that starts exactly here; false if none does. One multiplication gives
+  // the slot and whether it divides (Lemire, Kaser, Kurz: Faster remainder by direct computation,
+  // 2019). Precondition: the address lies in the slab, and this thread keeps the slab from
+  // changing. What is left over behind the last slot has a state, too: kNone.
+  [[gnu::always_inline]] bool find_state(std::uintptr_t address,
+                                         std::atomic<SlotState>** state) noexcept {
+    const std::uint64_t offset = address - base.load(std::memory_order_relaxed);
+    const std::uint64_t inverse = reciprocal.load(std::memory_order_relaxed);
+    const Uint128 product = Uint128{offset} * inverse;
+    if (EXCLAVE_UNLIKELY(static_cast<std::uint64_t>(product) >= inverse)) return false;
+    *state = &states()[static_cast<std::uint64_t>(product >> 64)];
+    return true;
   }
 
   // Which slot starts exactly here; kNoSlot if none does. Safe on a book that is being reused.
   std::uint32_t slot_at(std::uintptr_t address) const noexcept {
     const std::uint64_t offset = address - base.load(std::memory_order_relaxed);
     // Offsets in a slab are far below 2^32; a wild one fails the two compares below.
-    const std::uint64_t slot = (offset * reciprocal.load(std::memory_order_relaxed)) >> 32;
+    const std::uint64_t slot = static_cast<std::uint64_t>(
+        (Uint128{offset} * reciprocal.load(std::memory_order_relaxed)) >> 64);
     if (EXCLAVE_UNLIKELY(slot >= slots.load(std::memory_order_relaxed) ||
                          slot * slot_bytes.load(std::memory_order_relaxed) != offset)) {
       return kNoSlot;
@@ -94,6 +109,7 @@ struct alignas(kCacheLine) Slab {
 };
 
 static_assert(sizeof(Slab) == kCacheLine, "one line: a free reads all of it");
+
 static_assert(sizeof(std::atomic<SlotState>) == 1 && std::atomic<SlotState>::is_always_lock_free);
 
 // Slots that fit a run of these bytes.

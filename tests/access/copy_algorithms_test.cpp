@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <initializer_list>
 #include <map>
 #include <vector>
 
@@ -44,6 +45,19 @@ struct RecordingBus {
   static void store_line(std::uintptr_t dst, const std::uint8_t* src) {
     for (std::size_t i = 0; i < 64; i += 16) store_pair(dst + i, src + i);
   }
+  static inline bool wide = false;
+  static inline bool upper_halves_dirty = false;
+  static bool has_wide() { return wide; }
+  static void store_wide(std::uintptr_t dst, const std::uint8_t* src) {
+    record(true, dst, 32);
+    std::memcpy(at(dst), src, 32);
+    upper_halves_dirty = true;
+  }
+  static void store_wide_line(std::uintptr_t dst, const std::uint8_t* src) {
+    store_wide(dst, src);
+    store_wide(dst + 32, src + 32);
+  }
+  static void end_wide() { upper_halves_dirty = false; }
   static void store_words(std::uintptr_t dst, const std::uint8_t* src, std::size_t words) {
     for (std::size_t i = 0; i < words; ++i) {
       record(true, dst + 8 * i, 8);
@@ -66,6 +80,8 @@ struct RecordingBus {
     std::memcpy(&value, at(src), 8);
     return value;
   }
+  static void load_pair(std::uint8_t* dst, std::uintptr_t src) { load_words(dst, src, 2); }
+  static void load_line(std::uint8_t* dst, std::uintptr_t src) { load_words(dst, src, 8); }
   static void load_words(std::uint8_t* dst, std::uintptr_t src, std::size_t words) {
     for (std::size_t i = 0; i < words; ++i) {
       const std::uint64_t value = load_word(src + 8 * i);
@@ -95,22 +111,29 @@ class CopyAlgorithms : public testing::Test {
     return reinterpret_cast<std::uintptr_t>(outside_) + offset;
   }
 
-  // Every alignment of both sides, every length up to 200, and lengths around the steps of the
-  // algorithms.
+  // Every alignment of both sides to a word, every length up to 600, and lengths around the steps
+  // of the algorithms; the destination at every word of a wide register; with wide stores and
+  // without.
   template <class F>
   void for_all(F&& check) {
     std::vector<std::size_t> lengths;
-    for (std::size_t n = 0; n <= 200; ++n) lengths.push_back(n);
+    for (std::size_t n = 0; n <= 600; ++n) lengths.push_back(n);
     for (const std::size_t step : {kStringLoadBytes, kStringStoreBytes, std::size_t{1500}}) {
       for (std::size_t n = step - 17; n <= step + 17; ++n) lengths.push_back(n);
     }
-    for (std::size_t dst = 0; dst < 8; ++dst) {
-      for (std::size_t src = 0; src < 8; ++src) {
-        for (const std::size_t n : lengths) {
-          reset();
-          check(64 + dst, 64 + src, n);
-          if (HasFailure()) {
-            FAIL() << "dst % 8 = " << dst << ", src % 8 = " << src << ", size = " << n;
+    for (const bool wide : {false, true}) {
+      RecordingBus::wide = wide;
+      for (const std::size_t dst :
+           std::initializer_list<std::size_t>{0, 1, 2, 3, 4, 5, 6, 7, 8, 16, 24}) {
+        for (std::size_t src = 0; src < 8; ++src) {
+          for (const std::size_t n : lengths) {
+            reset();
+            check(64 + dst, 64 + src, n);
+            ASSERT_FALSE(RecordingBus::upper_halves_dirty);
+            if (HasFailure()) {
+              FAIL() << "dst % 32 = " << dst << ", src % 8 = " << src << ", size = " << n
+                     << ", wide = " << wide;
+            }
           }
         }
       }
@@ -219,6 +242,16 @@ TEST_F(Threat52_AccessRules, CopyAcross) {
     ASSERT_EQ(std::memcmp(outside_ + dst, trusted_ + src, n), 0);
     std::memset(outside_ + from, kNeighbour, n);
     expect_neighbours_kept(dst, n);
+  });
+}
+
+// Wide stores are chosen when there are any, and only then.
+TEST_F(Threat52_AccessRules, WideStoresWhereTheyMayBe) {
+  for_all([&](std::size_t dst, std::size_t src, std::size_t n) {
+    copy_out<RecordingBus>(outside(dst), trusted_ + src, n);
+    const bool any = std::any_of(RecordingBus::log.begin(), RecordingBus::log.end(),
+                                 [](const Access& a) { return a.width == 32; });
+    ASSERT_EQ(any, RecordingBus::wide && (n - head_bytes(dst, n)) / 8 >= 8);
   });
 }
 

@@ -200,11 +200,11 @@ TEST_F(ContentsTest, TheTailThatAShrinkingBlockLosesIsScrubbed) {
   start(scrubbing());
   const untrusted_bytes block = *allocator_->allocate(200000);
   fill(block, 200000);
-  const Result<untrusted_bytes> shrunk = allocator_->reallocate(block, 50000);
+  const Result<untrusted_bytes> shrunk = allocator_->reallocate(block, 70000);
   ASSERT_TRUE(shrunk.ok());
   ASSERT_EQ(*shrunk, block);
-  EXPECT_TRUE(filled(block, 50000));
-  EXPECT_TRUE(zero(block, 53248, 200000));
+  EXPECT_TRUE(filled(block, 70000));
+  EXPECT_TRUE(zero(block, 73728, 200000));
 }
 
 }  // namespace

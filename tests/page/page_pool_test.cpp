@@ -40,13 +40,18 @@ class PagePoolTest : public BooksFixture {
 
 TEST(UnitEntryTest, TagsAndPayloadsDoNotMix) {
   for (const UnitTag tag : {UnitTag::kSlab, UnitTag::kRuns, UnitTag::kLength}) {
-    for (const std::uint32_t payload : {1u, 0x12345u, (1u << kBookRefBits) - 1}) {
+    for (const std::uint32_t payload : {1u, 0x12345u, (1u << kUnitPayloadBits) - 1}) {
       const UnitEntry entry = make_unit(tag, payload);
       EXPECT_EQ(unit_tag(entry), tag);
       EXPECT_EQ(unit_payload(entry), payload);
     }
   }
   EXPECT_EQ(unit_tag(0), UnitTag::kNothing);
+  const BookRef slab = 0x12345u << kBookTagBits;
+  EXPECT_TRUE(is_slab(make_slab_unit(slab)));
+  EXPECT_EQ(slab_ref(make_slab_unit(slab)), slab);
+  for (const UnitTag tag : {UnitTag::kNothing, UnitTag::kRuns, UnitTag::kLength})
+    EXPECT_FALSE(is_slab(make_unit(tag, 0x12345u)));
 }
 
 TEST(UnitEntryTest, RunsOfOneUnitAreApart) {
@@ -64,7 +69,7 @@ TEST(UnitEntryTest, RunsOfOneUnitAreApart) {
   runs.set_length(2, 0);
   EXPECT_EQ(runs.length(1), 2u);
   EXPECT_EQ(runs.length(3), 4u);
-  EXPECT_EQ(runs.payload >> kBookRefBits, 0u);
+  EXPECT_EQ(runs.payload >> kUnitPayloadBits, 0u);
 }
 
 TEST_F(PagePoolTest, BlocksOfEveryLengthAtEveryPageOfAUnit) {
@@ -165,8 +170,8 @@ TEST_F(PagePoolTest, SlabsAreAlignedToTheirSizeAndFoundByTheirUnits) {
     ASSERT_TRUE(run.ok());
     EXPECT_EQ(run->extent.size, units * kUnitBytes);
     EXPECT_TRUE(is_aligned(run->extent.base, units * kUnitBytes));
-    pool_.publish_slab(*run, 77);
-    EXPECT_EQ(pool_.piece_at(region, run->extent.base + kPageBytes).slab, 77u);
+    pool_.publish_slab(*run, 88);
+    EXPECT_EQ(pool_.piece_at(region, run->extent.base + kPageBytes).slab, 88u);
     ASSERT_TRUE(pool_.validate());
     pool_.free_slab(*run);
     EXPECT_TRUE(pool_.piece_at(region, run->extent.base).free);
@@ -199,7 +204,7 @@ TEST_F(PagePoolTest, EdgeSlabsTakeThePartialUnits) {
       const Result<PageRun> run = pool.allocate_edge_slab(region);
       ASSERT_TRUE(run.ok());
       EXPECT_EQ(run->extent, edge);
-      pool.publish_slab(*run, 5);
+      pool.publish_slab(*run, 8);
       runs.push_back(*run);
       EXPECT_TRUE(pool.validate());
     }
@@ -278,7 +283,7 @@ TEST_F(PagePoolTest, RandomBlocksAndSlabsKeepTheBooksRight) {
         if (run.ok()) {
           for (const auto& [base, other] : blocks) ASSERT_FALSE(other.extent.overlaps(run->extent));
           for (const PageRun& other : slabs) ASSERT_FALSE(other.extent.overlaps(run->extent));
-          pool_.publish_slab(*run, 99);
+          pool_.publish_slab(*run, 96);
           slabs.push_back(*run);
         }
         break;

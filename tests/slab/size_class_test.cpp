@@ -19,6 +19,11 @@ TEST(SizeClassTest, EverySizeFitsItsClassAndNoSmallerOne) {
   }
 }
 
+TEST(SizeClassTest, TheTableAgrees) {
+  for (std::size_t bytes = 1; bytes <= kMaxSmallBytes; ++bytes)
+    ASSERT_EQ(size_class_fast(bytes), size_class_of(bytes)) << bytes;
+}
+
 TEST(SizeClassTest, ClassesGrowAndAreMultiplesOfSixteen) {
   for (SizeClass c = 0; c < kSizeClasses; ++c) {
     EXPECT_EQ(size_class_bytes(c) % 16, 0u) << "copies out never need the slow path";
@@ -57,7 +62,7 @@ TEST(SizeClassTest, WiderAlignmentGivesTheFirstClassWhoseSlotsAreAligned) {
 
 TEST(SizeClassTest, SlabsHoldSeveralSlotsAndWasteLittle) {
   for (SizeClass c = 0; c < kSizeClasses; ++c) {
-    const std::size_t bytes = slab_units(c) * kUnitBytes;
+    const std::size_t bytes = slab_units(c, 3) * kUnitBytes;
     const std::uint32_t slots = slots_in(bytes, c);
     EXPECT_GE(slots, 8u);
     EXPECT_LE(slots, UINT16_MAX) << "slots are counted in 16 bits";

@@ -39,7 +39,7 @@ TEST_F(SlabTest, OpenFillsInTheBook) {
 
 TEST_F(SlabTest, EveryAddressOfEveryClassIsASlotExactlyWhereOneStarts) {
   for (SizeClass c = 0; c < kSizeClasses; ++c) {
-    for (const std::size_t bytes : {std::size_t{kPageBytes}, slab_units(c) * kUnitBytes}) {
+    for (const std::size_t bytes : {std::size_t{kPageBytes}, slab_units(c, 3) * kUnitBytes}) {
       if (slots_in(bytes, c) == 0) continue;
       Slab& slab = make(c, bytes);
       std::uint32_t expected = 0;
@@ -65,7 +65,7 @@ TEST_F(SlabTest, WildAddressesAreNoSlots) {
   std::mt19937_64 random(2);
   for (const SizeClass c : {SizeClass{0}, SizeClass{8}, SizeClass{37}, SizeClass{70},
                             static_cast<SizeClass>(kSizeClasses - 1)}) {
-    const std::size_t bytes = slab_units(c) * kUnitBytes;
+    const std::size_t bytes = slab_units(c, 3) * kUnitBytes;
     Slab& slab = make(c, bytes);
     for (const std::uintptr_t at : {std::uintptr_t{0}, kBase - 1, kBase + bytes, UINTPTR_MAX,
                                     kBase + (std::uintptr_t{1} << 32), kBase - slab.slot_bytes}) {
@@ -95,7 +95,7 @@ TEST_F(SlabTest, ABookThatWasGivenBackHasNoSlots) {
 
 TEST_F(SlabTest, TakeGivesEachSlotOnce) {
   for (const SizeClass c : {SizeClass{0}, SizeClass{11}, SizeClass{60}}) {
-    const std::size_t bytes = slab_units(c) * kUnitBytes;
+    const std::size_t bytes = slab_units(c, 3) * kUnitBytes;
     Slab& slab = make(c, bytes);
     std::set<std::uintptr_t> blocks;
     std::vector<FreeSlot> out(100);

@@ -17,6 +17,8 @@
 #include <variant>
 #include <vector>
 
+#include "page/run_class.hpp"
+#include "slab/size_class.hpp"
 #include "support/fake_allocator.hpp"
 
 namespace exclave::testing_support {
@@ -452,14 +454,22 @@ class AllocatorModel {
     if (it == blocks_.end() || it->second.freed || is_pinned(it->first, it->second)) return;
     Block& block = it->second;
     // Only what is sure to stay in place, for the memory may not be touched.
-    const bool pages = block.usable > 32768;
-    const std::size_t size = pages ? 32769 + o.size % (block.usable - 32768) : block.usable;
+    const bool pages = block.usable > kMaxSmallBytes;
+    const std::size_t size =
+        pages ? kMaxSmallBytes + 1 + o.size % (block.usable - kMaxSmallBytes) : block.usable;
+    const Result<RegionInfo> region = allocator_.query(it->first, 1);
+    ASSERT_TRUE(region.ok());
     const Result<untrusted_bytes> got = allocator_.reallocate(bytes_at(it->first), size);
     ASSERT_TRUE(got.ok());
     EXPECT_EQ(got->address(), it->first);
     const Result<std::size_t> usable = allocator_.usable_size(*got);
     ASSERT_TRUE(usable.ok());
-    EXPECT_EQ(*usable, pages ? (size + 4095) / 4096 * 4096 : block.usable);
+    std::size_t expected = block.usable;
+    if (pages) {
+      const std::uint64_t run = region->grown ? round_run(pages_for(size)) : pages_for(size);
+      expected = std::min(expected, run * kPageBytes);
+    }
+    EXPECT_EQ(*usable, expected);
     decide(*usable);
     block.usable = *usable;
     if (pages) {

@@ -1,0 +1,255 @@
+"""Who takes turns, how the benchmark program is run, and on which machine."""
+import datetime
+import glob
+import json
+import os
+import pathlib
+import platform
+import subprocess
+import sys
+import time
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+
+# Debian's packages: name, the library by the name that the loader knows or by its path, package.
+PEERS = [
+    ("mimalloc", "libmimalloc.so.2", "libmimalloc2.0"),
+    ("jemalloc", "libjemalloc.so.2", "libjemalloc2"),
+    ("tcmalloc", "libtcmalloc_minimal.so.4", "libtcmalloc-minimal4"),
+    ("scudo", "/usr/lib/llvm-14/lib/clang/*/lib/linux/libclang_rt.scudo_standalone-x86_64.so", "libclang-rt-14-dev"),
+]
+
+
+class Contender:
+    """Someone who takes turns: a policy of the program, and the environment it runs in."""
+
+    def __init__(self, name, policy, env=None, only=None, malloc=None, peer=False):
+        self.name, self.policy, self.env = name, policy, env or {}
+        self.only, self.malloc, self.peer = only, malloc, peer
+        self.out_of = set()  # workloads that it could not do
+
+    @property
+    def preloaded(self):
+        return "LD_PRELOAD" in self.env
+
+    def takes(self, workload):
+        if workload in self.out_of or workload == "l" and self.policy == "null":
+            return False
+        return self.only is None or workload in self.only
+
+    @staticmethod
+    def of_library(name, path, peer=True):
+        return Contender(name, "malloc", {"LD_PRELOAD": str(path)}, malloc=str(path), peer=peer)
+
+
+class Failure(Exception):
+    """A turn that did not work out."""
+
+
+class Program:
+    """The benchmark program."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def run(self, pattern, min_time, contender=None):
+        """The results of the benchmarks that match, as Google Benchmark tells them."""
+        env = contender.env if contender else {}
+        done = subprocess.run(
+            [str(self.path), f"--benchmark_filter={pattern}", f"--benchmark_min_time={min_time}",
+             "--benchmark_format=json"],
+            capture_output=True, text=True, env={**os.environ, **env})
+        if done.returncode != 0 or not done.stdout:
+            raise Failure(f"{pattern} failed with {done.returncode}: {done.stderr.strip()[-400:]}")
+        told = json.loads(done.stdout)
+        used = told["context"].get("malloc_from", "")
+        if contender and contender.malloc and not same_library(used, contender.malloc):
+            raise Failure(f"should run on {contender.malloc}, but malloc comes from {used}")
+        return told["benchmarks"]
+
+    def one(self, name, min_time, contender):
+        """The result of the one benchmark of that name."""
+        found = self.run(f"^{name}/{contender.policy}(/|$)", min_time, contender)
+        if len(found) != 1:
+            raise Failure(f"{name}/{contender.policy} names {len(found)} benchmarks")
+        return found[0]
+
+    def why_not(self, contender):
+        """Why this contender cannot run here, in one line; None if it can."""
+        try:
+            self.run("^a/null$", 0.001, contender)
+        except Failure as failure:
+            # The loader says what it does not like, then goes on without.
+            probe = subprocess.run(["/bin/true"], capture_output=True, text=True, env={**os.environ, **contender.env})
+            said = [line for line in probe.stderr.splitlines() if "cannot be preloaded" in line]
+            return (said[0] if said else str(failure)).replace("\n", " ")
+        return None
+
+
+def same_library(used, wanted):
+    return pathlib.Path(used).name.startswith(wanted) if "/" not in wanted else os.path.realpath(used) == os.path.realpath(wanted)
+
+
+def library_path(library):
+    """Where a library is: one that the loader knows by this name, or a path with wildcards. None if nowhere."""
+    if library.startswith("/"):
+        return max(glob.glob(library), default=None)
+    try:
+        cache = subprocess.run(["/sbin/ldconfig", "-p"], capture_output=True, text=True).stdout
+    except OSError:
+        return None
+    for line in cache.splitlines():
+        if line.split(" ")[0].strip() == library and " => " in line:
+            return line.split(" => ")[1]
+    return None
+
+
+def package_version(package):
+    found = subprocess.run(["dpkg-query", "-W", "-f=${Version}", package], capture_output=True, text=True)
+    return found.stdout if found.returncode == 0 else "unknown"
+
+
+def given_peer(given, program, taken):
+    """The contender of one --peer. The user asked for it by name, so nothing is skipped."""
+    name, _, path = given.partition("=")
+    if not name or not path:
+        sys.exit(f"bench: --peer {given}: want NAME=PATH of a shared library")
+    if name in taken:
+        sys.exit(f"bench: --peer {given}: there is a contender of that name already")
+    if not pathlib.Path(path).is_file():
+        sys.exit(f"bench: --peer {given}: there is no such file")
+    contender = Contender.of_library(name, pathlib.Path(path).resolve())
+    reason = program.why_not(contender)
+    if reason:
+        sys.exit(f"bench: --peer {given}: {reason}")
+    return contender
+
+
+def contenders(build_dir, given=(), quick=False):
+    """Who takes part, and the versions of the peers."""
+    program = Program(build_dir / "exclave_bench")
+    everyone = [
+        Contender("null", "null"),
+        Contender("exclave", "exclave"),
+        Contender("exclave-store", "exclave-store", only=["c3", "c4", "c5"]),
+    ]
+    if not quick:
+        everyone.append(Contender("exclave-4k", "exclave", {"EXCLAVE_BENCH_HUGE_PAGES": "0"}, only=["c5", "c6", "l"]))
+    ours = build_dir.resolve().parent / "release" / "libexclave_malloc.so"
+    if ours.is_file():
+        contender = Contender.of_library("exclave-malloc", ours, peer=False)
+        reason = program.why_not(contender)
+        if reason:
+            print(f"bench: exclave-malloc does not load, skipped: {reason}")
+        else:
+            everyone.append(contender)
+    everyone.append(Contender("glibc", "malloc", malloc="libc.so", peer=True))
+    versions = {"glibc": " ".join(platform.libc_ver())}
+    for name, library, package in PEERS:
+        path = library_path(library)
+        if path is None:
+            print(f"bench: {name} is not installed (Debian: {package}); skipped")
+            continue
+        contender = Contender.of_library(name, path)
+        reason = program.why_not(contender)
+        if reason:
+            print(f"bench: {name} does not load, skipped: {reason}")
+            continue
+        everyone.append(contender)
+        versions[name] = package_version(package)
+    for peer in given:
+        everyone.append(given_peer(peer, program, [c.name for c in everyone]))
+        versions[everyone[-1].name] = everyone[-1].malloc
+    return everyone, versions
+
+
+def processor_ticks():
+    """All, idle and stolen time of the machine so far."""
+    ticks = [int(n) for n in pathlib.Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
+    return sum(ticks), ticks[3] + ticks[4], ticks[7]
+
+
+class Usage:
+    """How much of the machine others used while we measured."""
+
+    def __init__(self):
+        self.ticks, self.own = processor_ticks(), self.own_seconds()
+
+    @staticmethod
+    def own_seconds():
+        times = os.times()
+        return times.user + times.system + times.children_user + times.children_system
+
+    def of_others(self):
+        total, idle, stolen = (b - a for a, b in zip(self.ticks, processor_ticks()))
+        own = (self.own_seconds() - self.own) * os.sysconf("SC_CLK_TCK")
+        return max(0.0, (total - idle - own) / max(1, total)), stolen / max(1, total)
+
+
+def read_first(path, prefix=None):
+    try:
+        for line in pathlib.Path(path).read_text().splitlines():
+            if prefix is None:
+                return line.strip()
+            if line.startswith(prefix):
+                return line.split(":", 1)[1].strip()
+    except OSError:
+        pass
+    return "unknown"
+
+
+def available_bytes():
+    told = read_first("/proc/meminfo", "MemAvailable").split()
+    return int(told[0]) * 1024 if told[0].isdigit() else 0
+
+
+def compiler(build_dir):
+    """The first line of what the compiler of a build says about itself."""
+    for line in read_lines(build_dir / "CMakeCache.txt"):
+        if line.startswith("CMAKE_CXX_COMPILER:"):
+            try:
+                said = subprocess.run([line.split("=", 1)[1], "--version"], capture_output=True, text=True).stdout
+            except OSError:
+                break
+            return said.splitlines()[0] if said else "unknown"
+    return "unknown"
+
+
+def read_lines(path):
+    try:
+        return pathlib.Path(path).read_text().splitlines()
+    except OSError:
+        return []
+
+
+def describe_machine(build_dir, versions):
+    git = subprocess.run(["git", "-C", str(ROOT), "describe", "--always", "--dirty"], capture_output=True, text=True)
+    os_release = read_first("/etc/os-release")
+    return {
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "cpu": read_first("/proc/cpuinfo", "model name"),
+        "cores": os.cpu_count(),
+        "memory": read_first("/proc/meminfo", "MemTotal"),
+        "kernel": platform.release(),
+        "os": os_release.split("=", 1)[-1].strip('"'),
+        "huge_pages": read_first("/sys/kernel/mm/transparent_hugepage/enabled"),
+        "compiler": compiler(build_dir),
+        "exclave": git.stdout.strip() or "unknown",
+        "peers": versions,
+    }
+
+
+class Progress:
+    """One changing line on a terminal, else one line for each round."""
+
+    def __init__(self):
+        self.start, self.terminal = time.monotonic(), sys.stderr.isatty()
+
+    def elapsed(self):
+        return time.monotonic() - self.start
+
+    def tell(self, text, step=True):
+        if self.terminal:
+            print(f"\r\x1b[K{self.elapsed():4.0f} s  {text}", end="" if step else "\n", file=sys.stderr, flush=True)
+        elif not step:
+            print(f"bench: {self.elapsed():4.0f} s  {text}", file=sys.stderr, flush=True)

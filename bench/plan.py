@@ -1,0 +1,43 @@
+"""What is measured, and how often: workloads by name. docs/performance.md tells more."""
+
+# One figure for each allocator: CPU ns for one allocation and one free.
+PAIRS = {
+    "a": "one block of 64 B, over and over",
+    "b": "10,000 blocks of 16-1024 B, freed in random order",
+    "c3": "1e3 live blocks of 16 B-64 KiB, one replaced",
+    "c4": "1e4 live blocks of 16 B-64 KiB, one replaced",
+    "c5": "1e5 live blocks of 16 B-64 KiB, one replaced",
+    "c6": "1e6 live blocks of 16 B-64 KiB, one replaced",
+    "c3u": "c3, blocks not touched",
+    "c4u": "c4, blocks not touched",
+    "c5u": "c5, blocks not touched",
+    "d": "64 live blocks of 64 KiB-4 MiB, one replaced",
+    "e": "two threads, each doing b",
+    "f": "one thread allocates, another frees",
+    "g0": "512 runs of 4 KiB, got, put in random order",
+    "g3": "512 runs of 32 KiB, got, put in random order",
+    "g9": "16 runs of 2 MiB, got, put in random order",
+}
+OTHERS = {
+    "h": "tail latency of single calls, in c4",
+    "i": "attach and detach by number of regions",
+    "k": "memory calls beside the bare system calls",
+    "l": "memory besides the callers' bytes",
+    "query": "Allocator::query by number of regions",
+    "copy": "copies beside memcpy",
+}
+ALL = [*PAIRS, *OTHERS]
+QUICK = ["a", "b", "c3", "c5", "d", "e", "f", "g0", "h", "i", "k", "l", "query", "copy"]
+
+# Some are slow or steady: they stop early, and the rounds left go to the others.
+ROUNDS_AT_MOST = {"c6": 1, "c3u": 4, "c4u": 4, "c5u": 4, "g0": 5, "g3": 5, "g9": 5, "h": 5, "i": 3, "k": 3, "l": 1,
+                  "query": 5, "copy": 3}
+QUICK_ROUNDS_AT_MOST = {"h": 1, "i": 1, "k": 1, "l": 1, "query": 1, "copy": 1}
+
+C6_NEEDS_BYTES = 12 << 30
+SEQUENCES = ["c3", "c4", "c5"]       # whose memory l looks at
+BOOK_BLOCKS = [64, 4096, 16384, 65536]
+
+
+def rounds_at_most(workload, quick):
+    return (QUICK_ROUNDS_AT_MOST if quick else ROUNDS_AT_MOST).get(workload, 1 << 30)

@@ -1,0 +1,111 @@
+#!/usr/bin/env python3
+"""The driver on made-up turns: samples, tables, page, golden check. Runs no benchmark."""
+import contextlib
+import html.parser
+import io
+import json
+import pathlib
+import sys
+import tempfile
+
+import count
+import driver
+import plan
+import report_html
+import results
+import samples
+import tables
+
+COUNTERS = {"get_ns": 3.0, "put_ns": 4.0}
+
+
+def gathered(everyone):
+    """Two rounds of everything; exclave takes 10 ns, the others 20."""
+    made = samples.Samples()
+    for _ in range(2):
+        for c in everyone:
+            for w in filter(c.takes, plan.PAIRS):
+                time = 10 if c.name == "exclave" else 20
+                made.add_pairs(w, c.name, {"cpu_time": time * 4, "real_time": time * 4, "iterations": 5, "pairs_per_iteration": 4,
+                                           "host_calls": 0, **(COUNTERS if w[0] == "g" else {})})
+            calls = {f"{call}_{q}": 10.0 for call in ("allocate", "deallocate") for q in ("p50", "p99", "p999", "max")}
+            made.tails.setdefault(c.name, []).append({"calls": 100, "host_calls": 0, **calls})
+        for regions in (1, 1000):
+            for where in ("anywhere", "nearby"):
+                made.add_query({"name": f"query/{where}/{regions}", "cpu_time": 9.0})
+            times = {f"{call}{q}_ns": 80.0 for call in ("attach", "detach") for q in ("", "_p99")}
+            made.regions.setdefault(regions, []).append({"trusted_used_bytes": 1e5, **times})
+        made.calls.append({f"{who}_{call}_ns": 1e3 for who in ("bare", "exclave") for call in ("mmap", "mprotect", "munmap")})
+        for how in ("memcpy-out", "memcpy-in", "out", "out-padded", "in"):
+            for untrusted in (0, 1):
+                made.add_copy({"name": f"copy/{how}/64/{untrusted}/0", "cpu_time": 2.0})
+    for size in plan.BOOK_BLOCKS:
+        made.books[size] = {"live_bytes": 2**29, "reserved_bytes": 2**29, "trusted_bytes": 2**20, "trusted_used_bytes": 2**19}
+    for c in everyone:
+        for s in plan.SEQUENCES:
+            reserved = 300 if c.policy.startswith("exclave") else 0
+            made.peaks[s, c.name] = {"peak_live_bytes": 100, "peak_resident_bytes": 150, "peak_reserved_bytes": reserved}
+    return made
+
+
+class Balance(html.parser.HTMLParser):
+    """Each element closed, nothing fetched."""
+    faults, stack = None, None
+
+    def check(self, page):
+        self.faults, self.stack = [], []
+        self.feed(page)
+        return self.faults + [f"<{tag}> stays open" for tag in self.stack]
+
+    def handle_starttag(self, tag, attrs):
+        self.faults += [f"<{tag}> fetches {value}" for name, value in attrs if name in ("src", "href")]
+        if tag != "meta":
+            self.stack.append(tag)
+
+    def handle_endtag(self, tag):
+        if not self.stack or self.stack.pop() != tag:
+            self.faults.append(f"</{tag}> closes nothing")
+
+
+def golden_verdicts():
+    """What the check says of figures below, at and above what is allowed, and of another compiler."""
+    def verdict(figure, compiler="g++ (Debian 12.2.0-14) 12.2.0"):
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            well = count.check({("a", "exclave"): figure + 5.0, ("a", "null"): 5.0}, ["a"], compiler)
+        return well, said.getvalue().count("--update")
+
+    with tempfile.TemporaryDirectory() as folder:
+        count.GOLDEN = pathlib.Path(folder) / "golden.json"
+        count.GOLDEN.write_text(json.dumps({"compiler": "g++ 12", "instructions_per_pair": {"a": 60.0}}))
+        return {"as it was": verdict(60) == (True, 0), "3 more": verdict(63) == (True, 0), "4 more": verdict(64) == (False, 1),
+                "4 fewer": verdict(56) == (True, 1), "clang": verdict(99, "Debian clang version 14.0.6") == (True, 0)}
+
+
+def main():
+    everyone = [driver.Contender("null", "null"), driver.Contender("exclave", "exclave"),
+                driver.Contender("exclave-4k", "exclave", only=["c5"]), driver.Contender("glibc", "malloc", peer=True)]
+    machine = {"date": "2000-01-01T00:00:00", "contenders": [c.name for c in everyone], "cpu": "<cpu>", "cores": 2, "quick": True,
+               "rounds": 2, "min_time_s": 0.1, "seconds": 1.0, "used_by_others": 0.5, "stolen": 0.0, "exclave": "x", "peers": {}}
+    document = json.loads(json.dumps({"machine": machine, "runs": samples.runs(gathered(everyone), everyone)}))
+    asked = results.Results(document)
+    with contextlib.redirect_stdout(io.StringIO()) as told:
+        tables.print_all(asked)
+    # A page of a few workloads only, too.
+    few = {"machine": machine, "runs": [r for r in document["runs"] if r["workload"] == "query"]}
+    checks = {
+        "ratio": asked.ratios("glibc")["a"]["exclave_ratio"] == 0.5 and asked.mean_ratio("glibc") == 0.5,
+        "verdict": asked.verdict() == f"exclave is ahead of every peer in all {len(plan.PAIRS)} workloads",
+        "every workload has runs": {r["workload"] for r in document["runs"]} == set(plan.ALL),
+        "tables warn": "others used 50 %" in told.getvalue(),
+        "page names all": all(f"<h3>{w}</h3>" in report_html.page(document) for w in plan.PAIRS),
+        "page escapes": "<cpu>" not in report_html.page(document),
+        **{f"golden: {name}": well for name, well in golden_verdicts().items()},
+    }
+    faults = [name for name, well in checks.items() if not well]
+    faults += Balance().check(report_html.page(document)) + Balance().check(report_html.page(few))
+    print("\n".join(f"self-test: {fault}" for fault in faults) or f"self-test: {len(checks)} checks and two pages, all well")
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
