@@ -117,7 +117,8 @@ struct Config {
   std::size_t grow_min_bytes = std::size_t{4} << 20;
   std::size_t grow_max_bytes = std::size_t{64} << 20;
   // Wholly free grown regions are given back only while more than this stays free: no ping-pong.
-  // Freed large blocks that are kept as they are, for requests of the same length, count as free.
+  // Beside them freed large blocks of up to as much are kept as they are, for requests of the same
+  // length.
   std::size_t keep_free_bytes = std::size_t{64} << 20;
   // Overwrite each block with zeros when it is freed. Costs one write of the block.
   bool scrub_on_free = false;

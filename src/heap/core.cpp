@@ -70,8 +70,7 @@ Status AllocatorCore::open() noexcept {
     devices_.seed(seed + 1);
     pools_.seed(seed + 2);
   }
-  // Half of what may lie free.
-  grown_.keep_runs(config_.keep_free_bytes / 2);
+  grown_.keep_runs(config_.keep_free_bytes);
   return register_thread_exit(&on_thread_exit, this) ? Status{} : Error::kOutOfTrustedMemory;
 }
 
@@ -186,6 +185,7 @@ void AllocatorCore::trim() noexcept {
     LockGuard guard(orphans_.lock);
     orphans_.heap.flush_slow();
   }
+  grown_.join_kept_runs();
   give_idle_back(gate, 0);
 }
 

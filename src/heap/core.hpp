@@ -149,6 +149,7 @@ class AllocatorCore {
   Heap* leave_fork() noexcept;
 
   // ---- Allocation ----
+  [[gnu::always_inline]] inline bool pop(SizeClass c, std::uintptr_t* block) noexcept;
   [[gnu::noinline]] Result<untrusted_bytes> allocate_slow(std::size_t size) noexcept;
   Result<untrusted_bytes> allocate_slow(std::size_t size, std::size_t alignment,
                                         Placement where) noexcept;
@@ -197,6 +198,8 @@ class AllocatorCore {
 
   // ---- Frees ----
   [[gnu::noinline]] Status deallocate_slow(std::uintptr_t block) noexcept;
+  bool free_remote_live(Heap& mine, Slab& slab, std::uintptr_t block) noexcept;
+  bool keep_run(std::uintptr_t block) noexcept;
   void trim_to_config() noexcept;
   Status deallocate_told(std::uintptr_t block, const std::size_t* size,
                          std::size_t alignment) noexcept;

@@ -35,17 +35,38 @@ untrusted_bytes pointer(std::uintptr_t address) noexcept {
 
 // ---- The fast paths ----
 
+bool AllocatorCore::pop(SizeClass c, std::uintptr_t* block) noexcept {
+  std::atomic<Heap*>& mine = this->mine();
+  Heap* const heap = enter(mine);
+  const bool done = heap->pop(c, block);
+  leave(mine, heap);
+  return done;
+}
+
 Result<untrusted_bytes> AllocatorCore::allocate(std::size_t size) noexcept {
   // size - 1: zero wraps, and goes the slow way to its error.
   if (EXCLAVE_LIKELY(size - 1 < small_fast_bytes_.load(std::memory_order_relaxed))) {
-    std::atomic<Heap*>& mine = this->mine();
-    Heap* const heap = enter(mine);
     std::uintptr_t block = 0;
-    const bool done = heap->pop(size_class_fast(size), &block);
-    leave(mine, heap);
-    if (EXCLAVE_LIKELY(done)) return pointer(block);
+    if (EXCLAVE_LIKELY(pop(size_class_fast(size), &block))) return pointer(block);
   }
   return allocate_slow(size);
+}
+
+Result<untrusted_bytes> AllocatorCore::allocate(std::size_t size, std::size_t alignment,
+                                                Placement where) noexcept {
+  if (is_power_of_two(alignment) && alignment <= kMaxSmallAlignment &&
+      where.kind == Placement::Kind::kAnywhere) {
+    if (alignment <= kDefaultAlignment) return allocate(size);
+    const std::size_t rounded = align_up(size, alignment);
+    if (size - 1 < rounded && rounded - 1 < small_fast_bytes_.load(std::memory_order_relaxed)) {
+      const SizeClass c = size_class_fast(rounded);
+      std::uintptr_t block = 0;
+      if (is_aligned(size_class_bytes(c), alignment) && pop(c, &block)) return pointer(block);
+    } else if (size > kMaxSmallBytes) {
+      return allocate_slow(size);  // runs of pages are aligned enough
+    }
+  }
+  return allocate_slow(size, alignment, where);
 }
 
 Status AllocatorCore::deallocate(std::uintptr_t block) noexcept {
@@ -71,7 +92,7 @@ Status AllocatorCore::deallocate(std::uintptr_t block) noexcept {
   return deallocate_slow(block);
 }
 
-// ---- Large blocks that are kept at hand ----
+// ---- What the fast paths leave over, in its most frequent forms ----
 
 Result<untrusted_bytes> AllocatorCore::allocate_slow(std::size_t size) noexcept {
   if (size > kMaxSmallBytes && size <= kLongestClassedRun * kPageBytes &&
@@ -87,18 +108,38 @@ Result<untrusted_bytes> AllocatorCore::allocate_slow(std::size_t size) noexcept 
 }
 
 Status AllocatorCore::deallocate_slow(std::uintptr_t block) noexcept {
-  if (!scrub_ && is_aligned(block, kPageBytes)) {
-    std::atomic<Heap*>& mine = this->mine();
-    Heap* const heap = enter(mine);
-    Region* const region = is_own(heap) ? registry_.find(block) : nullptr;
-    const bool kept = region != nullptr && grown_.keep_block(*region, block);
-    leave(mine, heap);
-    if (kept) {
-      if (EXCLAVE_UNLIKELY(grown_.has_idle(config_.keep_free_bytes))) trim_to_config();
-      return {};
-    }
+  if (block == 0) return {};
+  std::atomic<Heap*>& mine = this->mine();
+  Heap* const heap = enter(mine);
+  bool done = false;
+  // A nested call may take no lock and touch no heap.
+  if (is_own(heap) && !scrub_) {
+    const UnitEntry entry = registry_.unit_entry(books_.view(), block);
+    done = is_slab(entry) ? free_remote_live(*heap, *slab_of<Slab>(books_.view(), entry), block)
+                          : keep_run(block);
   }
-  return deallocate_told(block, nullptr, kDefaultAlignment);
+  leave(mine, heap);
+  if (!done) return deallocate_told(block, nullptr, kDefaultAlignment);
+  if (EXCLAVE_UNLIKELY(grown_.has_idle(config_.keep_free_bytes))) trim_to_config();
+  return {};
+}
+
+// A live block of another thread's heap.
+bool AllocatorCore::free_remote_live(Heap& mine, Slab& slab, std::uintptr_t block) noexcept {
+  const SlotRef found{&slab, slab.slot_at(block)};
+  const BookRef owner = slab.owner.load(std::memory_order_acquire);
+  if (found.slot == Slab::kNoSlot || owner == 0 || owner == mine.self() ||
+      slab.states()[found.slot].load(std::memory_order_relaxed) != SlotState::kLive) {
+    return false;
+  }
+  Heap& theirs = *books_.at<Heap>(owner);
+  return theirs.shared() == nullptr && free_remote(mine, theirs, found, block).ok();
+}
+
+// A large block of grown memory.
+bool AllocatorCore::keep_run(std::uintptr_t block) noexcept {
+  Region* const region = is_aligned(block, kPageBytes) ? registry_.find(block) : nullptr;
+  return region != nullptr && grown_.keep_block(*region, block);
 }
 
 void AllocatorCore::trim_to_config() noexcept {
@@ -107,15 +148,6 @@ void AllocatorCore::trim_to_config() noexcept {
 }
 
 // ---- Allocation ----
-
-Result<untrusted_bytes> AllocatorCore::allocate(std::size_t size, std::size_t alignment,
-                                                Placement where) noexcept {
-  if (alignment <= kDefaultAlignment && is_power_of_two(alignment) &&
-      where.kind == Placement::Kind::kAnywhere) {
-    return allocate(size);
-  }
-  return allocate_slow(size, alignment, where);
-}
 
 Result<untrusted_bytes> AllocatorCore::allocate_slow(std::size_t size, std::size_t alignment,
                                                      Placement where) noexcept {
@@ -730,9 +762,7 @@ bool AllocatorCore::fits_plan(const Found& found, const SizePlan& plan) const no
   if (plan.size_class == kSizeClasses) {
     return found.usable == plan.pages * kPageBytes ||
            (found.region->grown.load(std::memory_order_relaxed) &&
-            // One of its class, or of the next (PagePool::take_kept).
-            (found.usable == round_run(plan.pages) * kPageBytes ||
-             found.usable == round_run(round_run(plan.pages) + 1) * kPageBytes));
+            found.usable == round_run(plan.pages) * kPageBytes);
   }
   const std::size_t bytes = size_class_bytes(plan.size_class);
   if (found.usable == bytes) return true;

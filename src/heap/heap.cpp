@@ -21,12 +21,15 @@ std::size_t max_slots(SizeClass c) noexcept {
 
 SlotRef Heap::find_slot(const BookStore& books, const Registry& registry,
                         std::uintptr_t address) noexcept {
-  Region* const region = registry.find(address);
-  if (region == nullptr) return {};
-  const std::atomic<UnitEntry>* const unit = region->unit_of(address);
-  if (unit == nullptr) return {};
-  // Acquire pairs with publish_slab.
-  const UnitEntry entry = unit->load(std::memory_order_acquire);
+  UnitEntry entry = registry.unit_entry(books.view(), address);
+  if (EXCLAVE_UNLIKELY(entry == 0)) {
+    Region* const region = registry.find(address);
+    if (region == nullptr) return {};
+    const std::atomic<UnitEntry>* const unit = region->unit_of(address);
+    if (unit == nullptr) return {};
+    // Acquire pairs with publish_slab.
+    entry = unit->load(std::memory_order_acquire);
+  }
   if (!is_slab(entry)) return {};
   Slab* const slab = exclave::slab_of<Slab>(books.view(), entry);
   return {slab, slab->slot_at(address)};
@@ -34,10 +37,11 @@ SlotRef Heap::find_slot(const BookStore& books, const Registry& registry,
 
 Slab& Heap::slab_of(std::uintptr_t block) noexcept {
   const BookView books = books_.view();
+  // What stands on a stack is a slot of ours, so its slab is all that is asked for.
   if (const UnitEntry entry = registry_.unit_entry(books, block); EXCLAVE_LIKELY(is_slab(entry)))
     return *exclave::slab_of<Slab>(books, entry);
   const SlotRef found = find_slot(books_, registry_, block);
-  EXCLAVE_CHECK(found.slab != nullptr);  // what stands on a stack is a slot of ours
+  EXCLAVE_CHECK(found.slab != nullptr);
   return *found.slab;
 }
 

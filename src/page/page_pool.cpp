@@ -67,7 +67,7 @@ void PagePool::reset() noexcept {
   for (KeptRuns& kept : kept_) kept = {};
   keep_limit_ = 0;
   kept_classes_ = 0;
-  kept_bytes_.store(0, std::memory_order_relaxed);
+  kept_bytes_ = 0;
   mask_ = 0;
   idle_ = all_ = nullptr;
   idle_bytes_.store(0, std::memory_order_relaxed);
@@ -178,13 +178,24 @@ Result<PageRun> PagePool::allocate_locked(std::uint64_t pages, unsigned align_or
   return Error::kOutOfMemory;
 }
 
-// What is kept at hand may be just what is missing.
+// What is kept at hand may be just what is missing: the head of a longer run, or all of them
+// together.
 Result<PageRun> PagePool::allocate_or_join_locked(std::uint64_t pages,
                                                   unsigned align_order) noexcept {
   const Result<PageRun> run = allocate_locked(pages, align_order);
-  if (run.ok() || kept_bytes_.load(std::memory_order_relaxed) == 0) return run;
-  join_kept_locked();
-  return allocate_locked(pages, align_order);
+  if (run.ok() || kept_classes_ == 0) return run;
+  const std::uint32_t longer =
+      align_order == 0 && has_run_class(pages) ? kept_classes_ >> run_class_of(pages) : 0;
+  if (longer == 0) {
+    join_kept_locked();
+    return allocate_locked(pages, align_order);
+  }
+  const unsigned run_class = run_class_of(pages) + lowest_bit(longer);
+  const std::uint64_t length = run_class_pages(run_class);
+  const KeptRun kept = take_kept_locked(run_class);
+  erase_block(*kept.region, kept.page, length);
+  if (length != pages) free_locked(*kept.region, kept.page + pages, length - pages);
+  return PageRun{kept.region, {address_of(kept.page), pages * kPageBytes}};
 }
 
 void PagePool::free_locked(Region& region, std::uint64_t page, std::uint64_t pages) noexcept {
@@ -203,26 +214,30 @@ void PagePool::keep_runs(std::size_t bytes) noexcept {
   keep_limit_ = bytes;
 }
 
-void PagePool::mark_freed(Region& region, std::uint64_t page, bool freed) noexcept {
-  std::atomic<UnitEntry>* const unit = region.unit_of(address_of(page));
-  UnitRuns runs = runs_in(*unit);
+void PagePool::join_kept_runs() noexcept {
+  LockGuard guard(lock_);
+  join_kept_locked();
+}
+
+void PagePool::mark_freed(std::atomic<UnitEntry>& unit, std::uint64_t page, bool freed) noexcept {
+  UnitRuns runs = runs_in(unit);
   runs.set_freed(page_in_unit(page), freed);
-  store_runs(*unit, runs);
+  store_runs(unit, runs);
 }
 
 // False, with nothing changed: the run is not one to keep, or there is no room.
 bool PagePool::keep_locked(Region& region, std::uint64_t page, std::uint64_t pages) noexcept {
   const std::size_t bytes = pages * kPageBytes;
-  const std::size_t held = kept_bytes_.load(std::memory_order_relaxed);
-  if (!has_run_class(pages) || held + bytes > keep_limit_) return false;
+  if (!has_run_class(pages) || kept_bytes_ + bytes > keep_limit_) return false;
   const unsigned run_class = run_class_of(pages);
   KeptRuns& kept = kept_[run_class];
   if (run_class_pages(run_class) != pages) return false;
   if (kept.count == kept.capacity && !grow_kept_slow(kept)) return false;
-  mark_freed(region, page, true);
-  kept.runs[kept.count++] = {&region, page};
+  std::atomic<UnitEntry>* const unit = region.unit_of(address_of(page));
+  mark_freed(*unit, page, true);
+  kept.runs[kept.count++] = {&region, unit, page};
   kept_classes_ |= 1u << run_class;
-  kept_bytes_.store(held + bytes, std::memory_order_relaxed);
+  kept_bytes_ += bytes;
   return true;
 }
 
@@ -244,20 +259,21 @@ bool PagePool::grow_kept_slow(KeptRuns& kept) noexcept {
 
 std::uintptr_t PagePool::take_kept(std::uint64_t pages) noexcept {
   if (!has_run_class(pages)) return 0;
-  const unsigned least = run_class_of(pages);
+  const unsigned run_class = run_class_of(pages);
   LockGuard guard(lock_);
-  // Of its class, or of the next: better a little longer than cut anew.
-  const std::uint32_t classes = kept_classes_ >> least & 3;
-  if (classes == 0) return 0;
-  const unsigned run_class = least + lowest_bit(classes);
+  if ((kept_classes_ >> run_class & 1) == 0) return 0;
+  const KeptRun run = take_kept_locked(run_class);
+  mark_freed(*run.unit, run.page, false);
+  return address_of(run.page);
+}
+
+// Precondition: the class has one.
+PagePool::KeptRun PagePool::take_kept_locked(unsigned run_class) noexcept {
   KeptRuns& kept = kept_[run_class];
   const KeptRun run = kept.runs[--kept.count];
   if (kept.count == 0) kept_classes_ &= ~(1u << run_class);
-  mark_freed(*run.region, run.page, false);
-  kept_bytes_.store(
-      kept_bytes_.load(std::memory_order_relaxed) - run_class_pages(run_class) * kPageBytes,
-      std::memory_order_relaxed);
-  return address_of(run.page);
+  kept_bytes_ -= run_class_pages(run_class) * kPageBytes;
+  return run;
 }
 
 bool PagePool::keep_block(Region& region, std::uintptr_t address) noexcept {
@@ -274,24 +290,16 @@ bool PagePool::keep_block(Region& region, std::uintptr_t address) noexcept {
 }
 
 void PagePool::join_kept_locked() noexcept {
-  if (kept_bytes_.load(std::memory_order_relaxed) == 0) return;
-  for (KeptRuns& kept : kept_) {
-    while (kept.count != 0) {
-      const KeptRun run = kept.runs[--kept.count];
-      const Result<PageBlock> block = block_at_locked(*run.region, address_of(run.page));
-      EXCLAVE_CHECK(block.ok());
-      const std::uint64_t pages = block->extent.size / kPageBytes;
-      erase_block(*run.region, run.page, pages);
-      free_locked(*run.region, run.page, pages);
-    }
+  while (kept_classes_ != 0) {
+    const unsigned run_class = lowest_bit(kept_classes_);
+    const KeptRun run = take_kept_locked(run_class);
+    erase_block(*run.region, run.page, run_class_pages(run_class));
+    free_locked(*run.region, run.page, run_class_pages(run_class));
   }
-  kept_classes_ = 0;
-  kept_bytes_.store(0, std::memory_order_relaxed);
 }
 
 Region* PagePool::take_idle(std::size_t keep_bytes) noexcept {
   LockGuard guard(lock_);
-  join_kept_locked();
   if (!has_idle(keep_bytes)) return nullptr;
   // Not one so large that the rest would fall below what is kept.
   const std::size_t surplus = idle_bytes_.load(std::memory_order_relaxed) - keep_bytes;
@@ -388,7 +396,7 @@ Status PagePool::free_block(Region& region, std::uintptr_t address, bool* kept) 
   const std::uint64_t pages = block->extent.size / kPageBytes;
   *kept = block->pinned;
   if (block->pinned) {
-    mark_freed(region, page, true);
+    mark_freed(*region.unit_of(address), page, true);
     return {};
   }
   if (keep_locked(region, page, pages)) return {};

@@ -35,6 +35,8 @@ class PagePool {
   // From now on freed runs of up to so many bytes are kept at hand, as they are, for requests of
   // their length. They join their buddies when something else is needed.
   void keep_runs(std::size_t bytes) noexcept EXCLAVE_EXCLUDES(lock_);
+  // All of them join their buddies now.
+  void join_kept_runs() noexcept EXCLAVE_EXCLUDES(lock_);
 
   // Takes the region in, all pages free. Errors: kOutOfTrustedMemory, kReentered never.
   Status add(Region& region) noexcept EXCLAVE_EXCLUDES(lock_);
@@ -86,13 +88,10 @@ class PagePool {
   // ---- Whole regions ----
 
   // Takes one wholly free region out while more than `keep_bytes` of such regions remain; null when
-  // none. Kept runs join first. The caller removes it from the registry and destroys it.
+  // none. The caller removes it from the registry and destroys it.
   Region* take_idle(std::size_t keep_bytes) noexcept EXCLAVE_EXCLUDES(lock_);
-  // Whether take_idle may find one.
   bool has_idle(std::size_t keep_bytes) const noexcept {
-    return idle_bytes_.load(std::memory_order_relaxed) +
-               kept_bytes_.load(std::memory_order_relaxed) >
-           keep_bytes;
+    return idle_bytes_.load(std::memory_order_relaxed) > keep_bytes;
   }
 
   // What stands at the page of the address, for heap maps: a free stretch, a block or a slab (its
@@ -112,6 +111,7 @@ class PagePool {
   struct Book;
   struct KeptRun {
     Region* region;
+    std::atomic<UnitEntry>* unit;  // where it starts
     std::uint64_t page;
   };
   struct KeptRuns {
@@ -137,8 +137,9 @@ class PagePool {
   bool keep_locked(Region& region, std::uint64_t page, std::uint64_t pages) noexcept
       EXCLAVE_REQUIRES(lock_);
   bool grow_kept_slow(KeptRuns& kept) noexcept EXCLAVE_REQUIRES(lock_);
+  KeptRun take_kept_locked(unsigned run_class) noexcept EXCLAVE_REQUIRES(lock_);
   void join_kept_locked() noexcept EXCLAVE_REQUIRES(lock_);
-  void mark_freed(Region& region, std::uint64_t page, bool freed) noexcept EXCLAVE_REQUIRES(lock_);
+  static void mark_freed(std::atomic<UnitEntry>& unit, std::uint64_t page, bool freed) noexcept;
   void place(Book& book) noexcept EXCLAVE_REQUIRES(lock_);
   void displace(Book& book) noexcept EXCLAVE_REQUIRES(lock_);
   void note_idle(Book& book) noexcept EXCLAVE_REQUIRES(lock_);
@@ -155,6 +156,7 @@ class PagePool {
   SpinLock lock_{LockRank::kPages};
   KeptRuns kept_[kRunClasses] EXCLAVE_GUARDED_BY(lock_) = {};
   std::uint32_t kept_classes_ EXCLAVE_GUARDED_BY(lock_) = 0;  // bit c: kept_[c] is not empty
+  std::size_t kept_bytes_ EXCLAVE_GUARDED_BY(lock_) = 0;
   std::size_t keep_limit_ EXCLAVE_GUARDED_BY(lock_) = 0;
   // Lists of regions, by Buddy::orders_free(); bit k of mask_: list k is not empty. List 0 is not
   // kept.
@@ -163,7 +165,6 @@ class PagePool {
   Book* idle_ EXCLAVE_GUARDED_BY(lock_) = nullptr;
   Book* all_ EXCLAVE_GUARDED_BY(lock_) = nullptr;
   std::atomic<std::size_t> idle_bytes_{0};  // written under the lock
-  std::atomic<std::size_t> kept_bytes_{0};  // likewise
 };
 
 }  // namespace exclave
