@@ -100,7 +100,7 @@ TEST_P(BadFreesEverywhereTest, Threat42InteriorPointers) {
 }
 
 TEST_P(BadFreesEverywhereTest, Threat43WrongSizesAndAlignments) {
-  const std::size_t wrong_sizes[] = {size_ * 2, size_ / 2, size_ + 9000, 0, SIZE_MAX};
+  const std::size_t wrong_sizes[] = {size_ * 2, size_ / 2, size_ + 17000, 0, SIZE_MAX};
   for (const std::size_t wrong : wrong_sizes) {
     expect_refused(block_, wrong, 16, Error::kWrongSize);
   }

@@ -113,9 +113,9 @@ TEST_F(BlocksTest, ReallocateInPlaceKeepsTheAddress) {
   EXPECT_EQ(allocator_->reallocate(bytes_at(small), 97)->address(), small);
   const std::uintptr_t large = allocate(200000);
   EXPECT_EQ(allocator_->reallocate(bytes_at(large), 204800)->address(), large);
-  EXPECT_EQ(usable(large), 212992u) << "eight lengths for each doubling";
+  EXPECT_EQ(usable(large), 229376u) << "four lengths for each doubling";
   EXPECT_EQ(allocator_->reallocate(bytes_at(large), 70000)->address(), large) << "the tail goes";
-  EXPECT_EQ(usable(large), 73728u);
+  EXPECT_EQ(usable(large), 81920u);
   EXPECT_EQ(allocator_->reallocate(bytes_at(large), 66000, 4096)->address(), large);
   EXPECT_TRUE(allocator_->validate_books());
 }

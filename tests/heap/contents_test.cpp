@@ -204,7 +204,7 @@ TEST_F(ContentsTest, TheTailThatAShrinkingBlockLosesIsScrubbed) {
   ASSERT_TRUE(shrunk.ok());
   ASSERT_EQ(*shrunk, block);
   EXPECT_TRUE(filled(block, 70000));
-  EXPECT_TRUE(zero(block, 73728, 200000));
+  EXPECT_TRUE(zero(block, 81920, 200000));
 }
 
 }  // namespace
