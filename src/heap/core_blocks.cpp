@@ -332,8 +332,10 @@ Result<untrusted_bytes> AllocatorCore::reallocate(std::uintptr_t block, std::siz
       return pointer(block);
     if (plan->size_class == kSizeClasses && found->usable >= plan->pages * kPageBytes &&
         !found->pinned) {
-      const std::uint64_t pages = attached ? plan->pages : round_run(plan->pages);
-      if (found->usable <= pages * kPageBytes) return pointer(block);
+      std::uint64_t pages = attached ? plan->pages : round_run(plan->pages);
+      // Memory was short when it was given, to the page (allocate_pages); so it stays.
+      if (found->usable < pages * kPageBytes) pages = plan->pages;
+      if (found->usable == pages * kPageBytes) return pointer(block);
       Gate gate(*this);
       if (!gate.status().ok()) return gate.status().error();
       PagePool* const pool =
@@ -730,9 +732,8 @@ bool AllocatorCore::fits_plan(const Found& found, const SizePlan& plan) const no
   if (plan.size_class == kSizeClasses) {
     return found.usable == plan.pages * kPageBytes ||
            (found.region->grown.load(std::memory_order_relaxed) &&
-            // One of its class, or of the next (PagePool::take_kept).
-            (found.usable == round_run(plan.pages) * kPageBytes ||
-             found.usable == round_run(round_run(plan.pages) + 1) * kPageBytes));
+            is_aligned(found.usable, kPageBytes) &&
+            may_serve_run(found.usable / kPageBytes, plan.pages));
   }
   const std::size_t bytes = size_class_bytes(plan.size_class);
   if (found.usable == bytes) return true;

@@ -33,6 +33,15 @@ constexpr std::uint64_t run_class_pages(unsigned run_class) noexcept {
   return std::uint64_t{run_class % 4 + 5} << (run_class / 4 + 2);
 }
 
+// May a request for `asked` pages have been given so many? Its own length; that of its class, or of
+// the next (PagePool::take_kept).
+constexpr bool may_serve_run(std::uint64_t given, std::uint64_t asked) noexcept {
+  if (given == asked) return true;
+  if (!has_run_class(asked) || !has_run_class(given)) return false;
+  const unsigned run_class = run_class_of(given);
+  return run_class_pages(run_class) == given && run_class - run_class_of(asked) <= 1;
+}
+
 static_assert(run_class_of(17) == 0 && run_class_pages(0) == 20 && round_run(17) == 20);
 static_assert(run_class_of(kLongestClassedRun) == kRunClasses - 1);
 static_assert(run_class_pages(kRunClasses - 1) == kLongestClassedRun && round_run(16) == 16);
