@@ -30,5 +30,21 @@ TEST(RunClassTest, EachClassIsTheNextLength) {
   EXPECT_FALSE(has_run_class(before + 1));
 }
 
+TEST(RunClassTest, ARequestMayBeServedByItsLengthItsClassAndTheNext) {
+  for (std::uint64_t asked = 1; asked <= 200; ++asked) {
+    for (std::uint64_t given = 1; given <= 300; ++given) {
+      const std::uint64_t own = round_run(asked);
+      const bool next = has_run_class(asked) && given == round_run(own + 1);
+      ASSERT_EQ(may_serve_run(given, asked), given == asked || given == own || next)
+          << given << " for " << asked;
+    }
+  }
+  EXPECT_FALSE(may_serve_run(20, 16)) << "without a class nothing is rounded";
+  EXPECT_TRUE(may_serve_run(2048, 1537));
+  EXPECT_FALSE(may_serve_run(2049, 2048)) << "the last class has no next one";
+  EXPECT_FALSE(may_serve_run(2049, 2047));
+  EXPECT_TRUE(may_serve_run(2049, 2049));
+}
+
 }  // namespace
 }  // namespace exclave
