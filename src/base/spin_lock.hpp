@@ -1,6 +1,6 @@
 // A spin lock with a rank. Ranks are taken in ascending order, and no host call is made under any
 // of them: the debug build stops when either rule is broken. A thread never meets its own lock:
-// nested calls are told apart before any lock is taken (heap/thread_gate.hpp).
+// nested calls are told apart before any lock is taken (AllocatorCore::Gate).
 #pragma once
 
 #include <atomic>

@@ -117,6 +117,7 @@ AllocatorCore::Gate::Gate(AllocatorCore& core) noexcept : core_(core) {
 }
 
 Heap* AllocatorCore::take_heap_slow(std::uint32_t slot) noexcept {
+  if (homes_[slot] != nullptr) return homes_[slot];
   LockGuard guard(pool_lists_);
   Heap* heap = idle_heaps_;
   if (heap != nullptr) {
@@ -131,16 +132,18 @@ Heap* AllocatorCore::take_heap_slow(std::uint32_t slot) noexcept {
   }
   heap->set_label(slot + 1);
   heap->set_active(true);
+  homes_[slot] = heap;
   return heap;
 }
 
 void AllocatorCore::on_thread_exit(void* context, std::uint32_t slot) noexcept {
   AllocatorCore& core = *static_cast<AllocatorCore*>(context);
   std::atomic<Heap*>& mine = core.heaps_[slot + 1];
-  Heap* const heap = core.enter(mine);
   // A thread that ends in the middle of a call (pthread_exit in a signal handler) leaves its heap
   // as it is: its blocks can be freed, its slabs are not used again.
-  if (heap != &core.none_ && heap != &core.busy_) core.retire_heap_slow(*heap);
+  Heap* const heap = core.enter(mine) != &core.busy_ ? core.homes_[slot] : nullptr;
+  if (heap != nullptr) core.retire_heap_slow(*heap);
+  core.homes_[slot] = nullptr;
   // The next thread of this slot starts afresh.
   leave(mine, &core.none_);
 }

@@ -281,6 +281,10 @@ class AllocatorCore {
   bool scrub_ = false;
   // By thread slot + 1. none_: that thread has no heap yet; busy_: it is inside a call.
   std::atomic<Heap*> heaps_[kMaxThreadSlots + 1];
+  // By thread slot: the heap that its thread was given; null: none. A signal handler may have been
+  // the first to get one, after the interrupted call read none_ from the table and before it stored
+  // busy_ there, and so the table forgot it. Only written while the table says busy_.
+  Heap* homes_[kMaxThreadSlots] = {};
 
   // ---- Written now and then ----
   alignas(kCacheLine) SpinLock pool_lists_{LockRank::kPoolList};

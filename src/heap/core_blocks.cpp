@@ -364,8 +364,10 @@ Result<untrusted_bytes> AllocatorCore::reallocate(std::uintptr_t block, std::siz
       return pointer(block);
     if (plan->size_class == kSizeClasses && found->usable >= plan->pages * kPageBytes &&
         !found->pinned) {
-      const std::uint64_t pages = attached ? plan->pages : round_run(plan->pages);
-      if (found->usable <= pages * kPageBytes) return pointer(block);
+      std::uint64_t pages = attached ? plan->pages : round_run(plan->pages);
+      // Memory was short when it was given, to the page (allocate_pages); so it stays.
+      if (found->usable < pages * kPageBytes) pages = plan->pages;
+      if (found->usable == pages * kPageBytes) return pointer(block);
       Gate gate(*this);
       if (!gate.status().ok()) return gate.status().error();
       PagePool* const pool =
@@ -760,9 +762,10 @@ Result<AllocatorCore::Found> AllocatorCore::look_up(std::uintptr_t block) noexce
 // Is this what a request of the plan would have been given here?
 bool AllocatorCore::fits_plan(const Found& found, const SizePlan& plan) const noexcept {
   if (plan.size_class == kSizeClasses) {
-    return found.usable == plan.pages * kPageBytes ||
-           (found.region->grown.load(std::memory_order_relaxed) &&
-            found.usable == round_run(plan.pages) * kPageBytes);
+    const bool grown = found.region->grown.load(std::memory_order_relaxed);
+    return is_aligned(found.usable, kPageBytes) &&
+           (grown ? may_serve_run(found.usable / kPageBytes, plan.pages)
+                  : found.usable == plan.pages * kPageBytes);
   }
   const std::size_t bytes = size_class_bytes(plan.size_class);
   if (found.usable == bytes) return true;

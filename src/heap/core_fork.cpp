@@ -85,7 +85,9 @@ void AllocatorCore::after_fork_in_child() noexcept {
     }
   }
   for (std::uint32_t slot = 0; slot < kMaxThreadSlots; ++slot) {
-    if (slot != assigned_thread_slot()) leave(heaps_[slot + 1], &none_);
+    if (slot == assigned_thread_slot()) continue;
+    homes_[slot] = nullptr;
+    leave(heaps_[slot + 1], &none_);
   }
   if (assigned_thread_slot() < kMaxThreadSlots) leave(mine(), own);
 }

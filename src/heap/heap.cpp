@@ -36,10 +36,10 @@ SlotRef Heap::find_slot(const BookStore& books, const Registry& registry,
 }
 
 Slab& Heap::slab_of(std::uintptr_t block) noexcept {
-  const BookView books = books_.view();
   // What stands on a stack is a slot of ours, so its slab is all that is asked for.
-  if (const UnitEntry entry = registry_.unit_entry(books, block); EXCLAVE_LIKELY(is_slab(entry)))
-    return *exclave::slab_of<Slab>(books, entry);
+  if (const UnitEntry entry = registry_.unit_entry(books_.view(), block);
+      EXCLAVE_LIKELY(is_slab(entry)))
+    return *exclave::slab_of<Slab>(books_.view(), entry);
   const SlotRef found = find_slot(books_, registry_, block);
   EXCLAVE_CHECK(found.slab != nullptr);
   return *found.slab;

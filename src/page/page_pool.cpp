@@ -61,18 +61,6 @@ struct PagePool::Book {
   BitTree heads;  // pages at which blocks start, counted from the region's first
 };
 
-void PagePool::reset() noexcept {
-  LockGuard guard(lock_);
-  for (Book*& list : list_) list = nullptr;
-  for (KeptRuns& kept : kept_) kept = {};
-  keep_limit_ = 0;
-  kept_classes_ = 0;
-  kept_bytes_ = 0;
-  mask_ = 0;
-  idle_ = all_ = nullptr;
-  idle_bytes_.store(0, std::memory_order_relaxed);
-}
-
 Status PagePool::add(Region& region) noexcept {
   const Extent extent = region.extent();
   const std::uint64_t pages = extent.size / kPageBytes;
@@ -206,8 +194,8 @@ void PagePool::free_locked(Region& region, std::uint64_t page, std::uint64_t pag
 }
 
 // ---- Freed runs that are kept at hand ----
-// Their entries stay as they were but for the mark that they are freed; pinned ones are not kept,
-// so the mark without a pin means just that.
+// Their entries stay as they were but for the mark that they are freed. Pinned ones are not kept,
+// so a run that is marked as freed, and not as pinned, is kept.
 
 void PagePool::keep_runs(std::size_t bytes) noexcept {
   LockGuard guard(lock_);
@@ -532,9 +520,32 @@ PagePool::Piece PagePool::piece_at(Region& region, std::uintptr_t address) noexc
   return piece;
 }
 
+// Every kept run is a freed block of its class' length.
+bool PagePool::kept_holds_locked(std::uint64_t* count) noexcept {
+  std::size_t bytes = 0;
+  for (unsigned c = 0; c < kRunClasses; ++c) {
+    const KeptRuns& kept = kept_[c];
+    if ((kept.count != 0) != ((kept_classes_ >> c & 1) != 0)) return false;
+    for (std::uint32_t i = 0; i < kept.count; ++i) {
+      const KeptRun& run = kept.runs[i];
+      const Result<PageBlock> block = block_at_locked(*run.region, address_of(run.page));
+      if (!block.ok() || !block->freed || block->pinned ||
+          block->extent.size != run_class_pages(c) * kPageBytes) {
+        return false;
+      }
+      bytes += block->extent.size;
+    }
+    *count += kept.count;
+  }
+  return bytes == kept_bytes_ && bytes <= keep_limit_;
+}
+
 bool PagePool::validate() noexcept {
   LockGuard guard(lock_);
   std::size_t idle = 0;
+  std::uint64_t kept = 0;
+  std::uint64_t freed = 0;
+  if (!kept_holds_locked(&kept)) return false;
   for (Book* book = all_; book != nullptr; book = book->everything.next) {
     Region& region = *book->region;
     const Extent extent = region.extent();
@@ -551,6 +562,7 @@ bool PagePool::validate() noexcept {
       } else if (book->heads.contains((at >> kPageShift) - first)) {
         const Result<PageBlock> block = block_at_locked(region, at);
         if (!block.ok() || block->extent.end() > extent.end()) return false;
+        freed += block->freed && !block->pinned;
         next = block->extent.end();
         for (std::uintptr_t page = at; page < next; page += kPageBytes) {
           if (book->buddy->is_free(page >> kPageShift, 1)) return false;
@@ -563,7 +575,7 @@ bool PagePool::validate() noexcept {
     }
     if (book->by_idleness.back != nullptr) idle += extent.size;
   }
-  return idle == idle_bytes_.load(std::memory_order_relaxed);
+  return idle == idle_bytes_.load(std::memory_order_relaxed) && freed == kept;
 }
 
 }  // namespace exclave

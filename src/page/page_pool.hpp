@@ -30,8 +30,6 @@ struct PageBlock {
 class PagePool {
  public:
   explicit PagePool(BookStore& books) noexcept : books_(books) {}
-  // Forgets everything; the books were given back. Freed runs are no longer kept at hand.
-  void reset() noexcept;
   // From now on freed runs of up to so many bytes are kept at hand, as they are, for requests of
   // their length. They join their buddies when something else is needed.
   void keep_runs(std::size_t bytes) noexcept EXCLAVE_EXCLUDES(lock_);
@@ -139,6 +137,7 @@ class PagePool {
   bool grow_kept_slow(KeptRuns& kept) noexcept EXCLAVE_REQUIRES(lock_);
   KeptRun take_kept_locked(unsigned run_class) noexcept EXCLAVE_REQUIRES(lock_);
   void join_kept_locked() noexcept EXCLAVE_REQUIRES(lock_);
+  bool kept_holds_locked(std::uint64_t* count) noexcept EXCLAVE_REQUIRES(lock_);
   static void mark_freed(std::atomic<UnitEntry>& unit, std::uint64_t page, bool freed) noexcept;
   void place(Book& book) noexcept EXCLAVE_REQUIRES(lock_);
   void displace(Book& book) noexcept EXCLAVE_REQUIRES(lock_);

@@ -33,6 +33,12 @@ constexpr std::uint64_t run_class_pages(unsigned run_class) noexcept {
   return std::uint64_t{run_class % 4 + 5} << (run_class / 4 + 2);
 }
 
+// May a request for `asked` pages have been given so many? Its own length, where memory was short;
+// else that of its class.
+constexpr bool may_serve_run(std::uint64_t given, std::uint64_t asked) noexcept {
+  return given == asked || given == round_run(asked);
+}
+
 static_assert(run_class_of(17) == 0 && run_class_pages(0) == 20 && round_run(17) == 20);
 static_assert(run_class_of(kLongestClassedRun) == kRunClasses - 1);
 static_assert(run_class_pages(kRunClasses - 1) == kLongestClassedRun && round_run(16) == 16);

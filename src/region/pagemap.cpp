@@ -51,7 +51,7 @@ void Pagemap::set(Extent range, Region* region) noexcept {
                                  std::memory_order_release);
       if (has_units && near_.load(std::memory_order_relaxed) == nullptr) {
         near_.store(middle, std::memory_order_relaxed);
-        // Release pairs with the acquire in unit_at.
+        // Release pairs with the acquire in unit_entry.
         near_first_.store(at >> kMiddleShift & ~(kMiddleEntries - 1), std::memory_order_release);
       }
     } else {

@@ -63,7 +63,8 @@ Error Registry::look_again_slow(std::uintptr_t address, std::size_t size,
 
 Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bool grown) noexcept {
   const bool pool = options.role == Role::kPool;
-  // From an even unit, so that each segment's entries start at a word (Pagemap::units_at).
+  // From an even unit, so that each segment's entries start at a word and have a reference
+  // (Pagemap::unit_entry).
   const std::uint64_t first_unit = extent.base >> kUnitShift & ~std::uint64_t{1};
   const std::uint64_t units = pool ? ((extent.end() - 1) >> kUnitShift) - first_unit + 1 : 0;
   if (units > UINT32_MAX) return Error::kOutOfTrustedMemory;

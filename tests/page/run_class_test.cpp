@@ -30,5 +30,17 @@ TEST(RunClassTest, EachClassIsTheNextLength) {
   EXPECT_FALSE(has_run_class(before + 1));
 }
 
+TEST(RunClassTest, ARequestMayBeServedByItsLengthAndByItsClass) {
+  for (std::uint64_t asked = 1; asked <= 200; ++asked) {
+    for (std::uint64_t given = 1; given <= 300; ++given)
+      ASSERT_EQ(may_serve_run(given, asked), given == asked || given == round_run(asked));
+  }
+  EXPECT_FALSE(may_serve_run(20, 16)) << "without a class nothing is rounded";
+  EXPECT_TRUE(may_serve_run(2048, 1793));
+  EXPECT_FALSE(may_serve_run(2048, 1792));
+  EXPECT_FALSE(may_serve_run(2049, 2048));
+  EXPECT_TRUE(may_serve_run(2049, 2049));
+}
+
 }  // namespace
 }  // namespace exclave

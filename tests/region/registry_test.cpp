@@ -110,6 +110,183 @@ TEST_F(RegistryTest, RegionsAtTheEdgesOf32GiB) {
   }
 }
 
+// ---- The short way to unit entries ----
+
+constexpr std::size_t kWindow = 32 * kGiB;
+
+class UnitEntriesTest : public RegistryTest {
+ protected:
+  // A pool whose entries each say which unit they are of.
+  Region& insert_pool(Extent extent) {
+    const Result<Region*> made = insert(extent);
+    EXPECT_TRUE(made.ok()) << error_text(made.error());
+    for (std::uintptr_t at = extent.base; at < extent.end(); at += kUnitBytes)
+      (*made)->unit_of(at)->store(mark(at), std::memory_order_relaxed);
+    (*made)->unit_of(extent.end() - 1)->store(mark(extent.end() - 1), std::memory_order_relaxed);
+    return **made;
+  }
+  static UnitEntry mark(std::uintptr_t address) {
+    return static_cast<UnitEntry>(address >> kUnitShift) | 0x80000000u;
+  }
+  UnitEntry entry(std::uintptr_t address) { return registry_.unit_entry(books_.view(), address); }
+  // The entries of whole segments are found, whatever lies around them; others say nothing.
+  void expect_entries(Extent extent) {
+    const std::uintptr_t first = align_up(extent.base, kSegment);
+    const std::uintptr_t last = align_down(extent.end(), kSegment);
+    const auto expect_at = [&](std::uintptr_t at) {
+      const bool whole = at >= first && at < last;
+      EXPECT_EQ(entry(at), whole ? mark(at) : 0u) << std::hex << at;
+    };
+    for (std::uintptr_t at = extent.base; at < extent.end(); at += 2 * kMiB + kUnitBytes)
+      expect_at(at);
+    for (const std::uintptr_t edge : {extent.base, first, last, extent.end()}) {
+      for (const std::uintptr_t at : {edge - kUnitBytes, edge - 1, edge, edge + kUnitBytes - 1})
+        expect_at(at);
+    }
+  }
+};
+
+TEST_F(UnitEntriesTest, WholeSegmentsOfPoolsAreFoundNearAndFar) {
+  // The first shape chooses the window that is near; the same again in a far one.
+  for (const std::uintptr_t base : {kBase, kBase + 5 * kWindow, kBase - 3 * kWindow}) {
+    for (const Extent& shape :
+         {Extent{base, kSegment}, Extent{base + kPageBytes, 3 * kSegment},
+          Extent{base + kSegment - kPageBytes, 2 * kSegment + 2 * kPageBytes},
+          Extent{base + 3 * kUnitBytes, kSegment}, Extent{base + kPageBytes, kMiB},
+          Extent{base + kSegment / 2, kSegment}}) {
+      Region& region = insert_pool(shape);
+      expect_entries(shape);
+      remove(region);
+      for (std::uintptr_t at = shape.base; at < shape.end(); at += kUnitBytes)
+        ASSERT_EQ(entry(at), 0u) << std::hex << at;
+    }
+  }
+}
+
+TEST_F(UnitEntriesTest, ARegionMayLieInTwoWindows) {
+  insert_pool({kBase, kSegment});
+  constexpr std::uintptr_t kEdge = kBase + kWindow;
+  for (const std::uintptr_t edge : {kEdge, kEdge + kWindow, kBase}) {
+    const Extent shape{edge - 2 * kSegment - kPageBytes,
+                       (edge == kBase ? 2 : 5) * kSegment + kPageBytes};
+    Region& region = insert_pool(shape);
+    for (std::uintptr_t at = shape.base; at < shape.end(); at += kUnitBytes) {
+      const bool whole = at >= align_up(shape.base, kSegment);
+      ASSERT_EQ(entry(at), whole ? mark(at) : 0u) << std::hex << at;
+    }
+    remove(region);
+    for (std::uintptr_t at = shape.base; at < shape.end(); at += kUnitBytes)
+      ASSERT_EQ(entry(at), 0u) << std::hex << at;
+  }
+  EXPECT_EQ(entry(kBase), mark(kBase)) << "the neighbour stayed";
+}
+
+TEST_F(UnitEntriesTest, WhatIsNotAPoolHasNone) {
+  const Extent extent{kBase, 4 * kSegment};
+  Region& pool = insert_pool(extent);
+  expect_entries(extent);
+  remove(pool);
+  insert_mapping(extent);
+  for (std::uintptr_t at = extent.base; at < extent.end(); at += kUnitBytes)
+    ASSERT_EQ(entry(at), 0u) << "a mapping where a pool was";
+}
+
+TEST_F(UnitEntriesTest, SegmentsThatTwoPoolsShareAreNeithers) {
+  const Extent low{kBase, kSegment + kSegment / 2 + kPageBytes};
+  const Extent high{low.end(), 2 * kSegment};
+  insert_pool(low);
+  insert_pool(high);
+  for (std::uintptr_t at = kBase; at < high.end(); at += kPageBytes) {
+    const bool shared = at >= kBase + kSegment && at < kBase + 2 * kSegment;
+    const bool cut = at >= align_down(high.end(), kSegment);
+    ASSERT_EQ(entry(at), shared || cut ? 0u : mark(at)) << std::hex << at;
+  }
+  EXPECT_EQ(registry_.find(low.end() - 1)->extent(), low);
+  EXPECT_EQ(registry_.find(low.end())->extent(), high);
+}
+
+TEST_F(UnitEntriesTest, WildAddressesHaveNone) {
+  EXPECT_EQ(entry(kBase), 0u) << "no pool yet";
+  EXPECT_EQ(entry(0), 0u);
+  EXPECT_EQ(entry(UINTPTR_MAX), 0u);
+  insert_pool({kBase, kSegment});
+  insert_pool({kBase + 7 * kWindow, kSegment});
+  for (unsigned bit = kAddressBits; bit < 64; ++bit) {
+    for (const std::uintptr_t base : {kBase, kBase + 7 * kWindow}) {
+      EXPECT_EQ(entry(base | std::uintptr_t{1} << bit), 0u) << bit;
+      EXPECT_EQ(entry(base | ~(kAddressLimit - 1)), 0u);
+    }
+  }
+  std::mt19937_64 random(11);
+  for (int i = 0; i < 100000; ++i) {
+    const std::uintptr_t at = random() >> random() % 30;
+    if (align_down(at, kSegment) == kBase || align_down(at, kSegment) == kBase + 7 * kWindow)
+      continue;
+    ASSERT_EQ(entry(at), 0u) << std::hex << at;
+  }
+}
+
+TEST_F(UnitEntriesTest, TheLowestAndHighestWindowsAreLikeOthers) {
+  for (const Extent& shape : {Extent{kSegment, kSegment}, Extent{kPageBytes, 2 * kSegment},
+                              Extent{kAddressLimit - 2 * kSegment, 2 * kSegment}}) {
+    Region& region = insert_pool(shape);
+    for (std::uintptr_t at = shape.base; at < shape.end(); at += kUnitBytes) {
+      const std::uintptr_t segment = align_down(at, kSegment);
+      const bool whole = segment >= shape.base && segment + kSegment <= shape.end();
+      ASSERT_EQ(entry(at), whole ? mark(at) : 0u) << std::hex << at;
+    }
+    EXPECT_EQ(entry(kAddressLimit), 0u);
+    remove(region);
+  }
+}
+
+TEST_F(UnitEntriesTest, OutOfTrustedMemoryLeavesNone) {
+  const Extent extent{kBase + kPageBytes, 3 * kSegment};
+  const Result<Region*> made = registry_.create(extent, {}, false);
+  ASSERT_TRUE(made.ok());
+  for (std::uintptr_t at = extent.base; at < extent.end(); at += kUnitBytes)
+    (*made)->unit_of(at)->store(mark(at), std::memory_order_relaxed);
+  // Neither the middle book nor the leaves at the edges can be had, then one more each time.
+  bool inserted = false;
+  for (std::size_t left = 0; !inserted; left += 16 << 10) {
+    port_.set_trusted_left(left);
+    const Status now = registry_.insert(**made);
+    inserted = now.ok();
+    if (inserted) break;
+    EXPECT_EQ(now.error(), Error::kOutOfTrustedMemory);
+    EXPECT_EQ(entry(extent.base + kSegment), 0u);
+    EXPECT_EQ(registry_.find(extent.base + kSegment), nullptr);
+    ASSERT_LT(left, std::size_t{1} << 20);
+  }
+  port_.set_trusted_left(SIZE_MAX / 2);
+  EXPECT_EQ(entry(kBase + kSegment), mark(kBase + kSegment));
+  EXPECT_EQ(entry(kBase + 3 * kSegment), 0u);
+}
+
+// Readers without a lock see an entry of the region that is there, or none.
+TEST_F(UnitEntriesTest, ReadersSeeEntriesOrNoneWhilePoolsComeAndGo) {
+  const Extent extent{kBase + kPageBytes, 2 * kSegment};
+  const std::uintptr_t address = kBase + kSegment + 5 * kUnitBytes;
+  std::atomic<bool> stop{false};
+  std::atomic<std::uint64_t> wrong{0};
+  std::thread reader([&] {
+    while (!stop) {
+      const UnitEntry seen = entry(address);
+      wrong += seen != 0 && seen != mark(address);
+    }
+  });
+  for (int round = 0; round < kRounds / 20; ++round) {
+    const Result<Region*> made = registry_.create(extent, {}, false);
+    ASSERT_TRUE(made.ok());
+    (*made)->unit_of(address)->store(mark(address), std::memory_order_release);
+    ASSERT_TRUE(registry_.insert(**made).ok());
+    remove(**made);
+  }
+  stop = true;
+  reader.join();
+  EXPECT_EQ(wrong, 0u);
+}
+
 TEST_F(RegistryTest, HugeRegionsNeedNoLeaves) {
   const std::size_t before = books_.used_bytes();
   Region& region = insert_mapping({kBase + kSegment, 100 * kGiB});

@@ -1,0 +1,201 @@
+// THREATS 56, without luck: the signal comes after each single instruction of a call, by the trap
+// flag, and its handler calls again.
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <ucontext.h>
+
+#include <functional>
+#include <thread>
+
+#include "support/fake_allocator.hpp"
+#include "support/sanitizers.hpp"
+
+namespace exclave {
+namespace {
+
+using namespace testing_support;
+
+constexpr greg_t kTrapFlag = 0x100;
+
+// Of the one thread that is stepped.
+volatile std::uint64_t steps = 0;
+volatile std::uint64_t target = 0;
+const std::function<void()>* nested = nullptr;
+
+void on_trap(int, siginfo_t*, void* context) {
+  steps = steps + 1;
+  if (steps != target) return;
+  static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_EFL] &= ~kTrapFlag;
+  (*nested)();
+}
+
+// Around the red zone.
+[[gnu::always_inline]] inline void set_trap_flag() {
+  __asm__ volatile(
+      "leaq -128(%%rsp), %%rsp\n pushfq\n orq $0x100, (%%rsp)\n popfq\n leaq 128(%%rsp), %%rsp" ::
+          : "memory", "cc");
+}
+[[gnu::always_inline]] inline void clear_trap_flag() {
+  __asm__ volatile(
+      "leaq -128(%%rsp), %%rsp\n pushfq\n andq $~0x100, (%%rsp)\n popfq\n leaq 128(%%rsp), "
+      "%%rsp" ::
+          : "memory", "cc");
+}
+
+class EveryInstructionTest : public FakeAllocatorTest {
+ protected:
+  void SetUp() override {
+    FakeAllocatorTest::SetUp();
+    if (kSanitized) GTEST_SKIP() << "a sanitizer puts signals off";
+    struct sigaction action {};
+    action.sa_sigaction = &on_trap;
+    action.sa_flags = SA_SIGINFO;
+    ASSERT_EQ(sigaction(SIGTRAP, &action, &before_), 0);
+    // Memory is there already: no call below reaches the host, where a nested call may do anything.
+    keeps_region_ = allocate(64);
+    allocator_->flush_thread();
+  }
+  void TearDown() override {
+    if (!kSanitized) {
+      EXPECT_EQ(free(keeps_region_), Error::kNone);
+      sigaction(SIGTRAP, &before_, nullptr);
+    }
+    FakeAllocatorTest::TearDown();
+  }
+
+  // Runs the body with `inside` after its n-th instruction. False: it has fewer.
+  static bool interrupted_at(std::uint64_t n, const std::function<void()>& body,
+                             const std::function<void()>& inside) {
+    nested = &inside;
+    steps = 0;
+    target = n;
+    set_trap_flag();
+    body();
+    clear_trap_flag();
+    return steps >= n;
+  }
+  // For n = 1, 2, ... until the body is through, or up to `most`.
+  static void each(const std::function<bool(std::uint64_t n)>& attempt,
+                   std::uint64_t most = UINT64_MAX) {
+    std::uint64_t n = 1;
+    while (n <= most && attempt(n) && !HasFatalFailure()) ++n;
+    EXPECT_GT(n, 20u) << "the trap flag has no effect here";
+  }
+
+  std::uintptr_t keeps_region_ = 0;
+  struct sigaction before_ {};
+};
+
+TEST_F(EveryInstructionTest, Threat56ANestedAllocationIsServedOrTold) {
+  for (const std::size_t size : {std::size_t{64}, std::size_t{100000}}) {
+    each([&](std::uint64_t n) {
+      // Something at hand for both.
+      const std::uintptr_t a = allocate(size);
+      const std::uintptr_t b = allocate(size);
+      EXPECT_EQ(free(a), Error::kNone);
+      EXPECT_EQ(free(b), Error::kNone);
+      std::uintptr_t outer = 0;
+      Result<untrusted_bytes> inner = Error::kNotFound;
+      const bool more = interrupted_at(
+          n, [&] { outer = allocate(size); }, [&] { inner = allocator_->allocate(size); });
+      EXPECT_NE(outer, 0u) << n;
+      EXPECT_EQ(free(outer), Error::kNone);
+      if (inner.ok()) {
+        EXPECT_NE(inner->address(), outer) << n;
+        EXPECT_EQ(free(inner->address()), Error::kNone);
+      } else {
+        EXPECT_EQ(inner.error(), more ? Error::kReentered : Error::kNotFound);
+      }
+      EXPECT_EQ(statistics().live_blocks, 1u) << n;
+      return more;
+    });
+  }
+  EXPECT_TRUE(misuses_.empty());
+}
+
+TEST_F(EveryInstructionTest, Threat56ANestedFreeOfAnotherBlockIsServedOrTold) {
+  for (const std::size_t size : {std::size_t{64}, std::size_t{100000}}) {
+    each([&](std::uint64_t n) {
+      const std::uintptr_t mine = allocate(size);
+      const std::uintptr_t other = allocate(size);
+      Error inner = Error::kNotFound;
+      Error outer = Error::kNotFound;
+      const bool more =
+          interrupted_at(n, [&] { outer = free(mine); }, [&] { inner = free(other); });
+      EXPECT_EQ(outer, Error::kNone) << n;
+      if (more && size == 64) {
+        EXPECT_EQ(inner, Error::kNone) << n;
+      }
+      if (inner != Error::kNone) {
+        EXPECT_EQ(free(other), Error::kNone) << n;
+      }
+      EXPECT_EQ(statistics().live_blocks, 1u) << n;
+      return more;
+    });
+  }
+  EXPECT_TRUE(misuses_.empty());
+  EXPECT_TRUE(allocator_->validate_books());
+}
+
+// Wherever the second free comes, the block is free once.
+TEST_F(EveryInstructionTest, Threat41ADoubleFreeInsideTheFreeHarmsNothing) {
+  for (const std::size_t size : {std::size_t{64}, std::size_t{100000}}) {
+    std::uint64_t untold = 0;
+    each([&](std::uint64_t n) {
+      const std::uintptr_t block = allocate(size);
+      Error inner = Error::kNotFound;
+      Error outer = Error::kNotFound;
+      const bool more =
+          interrupted_at(n, [&] { outer = free(block); }, [&] { inner = free(block); });
+      EXPECT_TRUE(outer == Error::kNone || inner == Error::kNone) << n;
+      untold += outer == Error::kNone && inner == Error::kNone;
+      const std::uintptr_t a = allocate(size);
+      const std::uintptr_t b = allocate(size);
+      EXPECT_NE(a, b) << n;
+      EXPECT_EQ(free(a), Error::kNone) << n;
+      EXPECT_EQ(free(b), Error::kNone) << n;
+      EXPECT_EQ(statistics().live_blocks, 1u) << n;
+      EXPECT_TRUE(allocator_->validate_books()) << n;
+      return more;
+    });
+    // Only between the look at the state and its change (docs/concurrency.md).
+    EXPECT_LE(untold, size == 64 ? 40u : 0u);
+  }
+}
+
+// The handler may be the first to call on this thread, and get its heap.
+TEST_F(EveryInstructionTest, Threat56AThreadsFirstCallLosesNoHeap) {
+  for (const bool frees : {false, true}) {
+    const std::uint64_t kMost = 300;
+    each(
+        [&](std::uint64_t n) {
+          bool more = false;
+          std::uintptr_t outer = 0;
+          Result<untrusted_bytes> inner = Error::kNotFound;
+          const std::uintptr_t block = allocate(64);
+          allocator_->flush_thread();
+          std::thread([&] {
+            const auto body = [&] { frees ? (void)free(block) : (void)(outer = allocate(64)); };
+            more = interrupted_at(n, body, [&] { inner = allocator_->allocate(64); });
+          }).join();
+          if (outer != 0) {
+            EXPECT_EQ(free(outer), Error::kNone) << n;
+          }
+          if (inner.ok()) {
+            EXPECT_EQ(free(inner->address()), Error::kNone) << n;
+          }
+          if (!frees) {
+            EXPECT_NE(outer, 0u) << n;
+            EXPECT_EQ(free(block), Error::kNone) << n;
+          }
+          allocator_->flush_thread();
+          EXPECT_EQ(statistics().cached_bytes, 0u) << "in a heap that is nobody's, at " << n;
+          EXPECT_EQ(statistics().live_blocks, 1u) << n;
+          return more && !HasFailure();
+        },
+        kMost);
+  }
+}
+
+}  // namespace
+}  // namespace exclave
