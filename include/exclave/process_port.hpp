@@ -16,7 +16,7 @@ class EXCLAVE_API ProcessPort {
     // overcommit) refuses so much.
     std::size_t book_bytes = std::size_t{16} << 30;
     std::size_t enclave_bytes = std::size_t{16} << 30;
-    bool huge_pages = true;  // ask for huge pages in untrusted memory
+    bool huge_pages = true;  // ask for huge pages in untrusted regions of at least 32 MiB
     // Back what host_reserve gives with one memfd, so that another process can map it:
     // shared_backing().
     bool shared = false;

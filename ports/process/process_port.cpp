@@ -22,6 +22,8 @@ using process::Guard;
 using process::PieceList;
 
 constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
+// Huge pages pay where there is much memory; little of it would only be rounded up by them.
+constexpr std::size_t kHugeFromBytes = std::size_t{32} << 20;
 constexpr std::size_t kBookWindowMost = std::size_t{32} << 30;
 constexpr std::size_t kWindowLeast = std::size_t{64} << 20;
 // Sparse: only pages that are touched take memory.
@@ -375,7 +377,7 @@ bool ProcessPort::entropy(void* memory, std::size_t bytes) noexcept {
 HostReply ProcessPort::host_reserve(std::size_t bytes, std::size_t alignment) noexcept {
   if (!is_page_multiple(bytes) || !is_power_of_two(alignment)) return {0, EINVAL};
   alignment = std::max(alignment, kPageBytes);
-  const bool huge = state_->huge_pages && bytes >= kHugePageBytes;
+  const bool huge = state_->huge_pages && bytes >= kHugeFromBytes;
   if (huge) alignment = std::max(alignment, kHugePageBytes);
   // The spare that is cut off again is never writable, so that it does not count as memory.
   const std::uintptr_t address = reserve_address_space(bytes, alignment, PROT_NONE);

@@ -15,16 +15,16 @@ struct Shape {
   unsigned index;     // its free list
 };
 
-// Exact cache lines up to 4 KiB, then four sizes for each doubling. Each book ends in a hidden link
-// for its free list: at the end, where no reader of a freed book looks.
+// Exact cache lines up to 4 KiB, then eight sizes for each doubling. Each book ends in a hidden
+// link for its free list: at the end, where no reader of a freed book looks.
 Shape shape_of(std::size_t bytes, unsigned exact_lines) noexcept {
   const std::uint64_t lines = ceil_div(bytes + sizeof(BookRef), kCacheLine);
   if (lines <= exact_lines) return {lines * kCacheLine, static_cast<unsigned>(lines)};
-  const unsigned shift = floor_log2(lines) - 2;
+  const unsigned shift = floor_log2(lines) - 3;
   const std::uint64_t rounded = align_up(lines, std::uint64_t{1} << shift);
-  const unsigned top = floor_log2(rounded) - 2;
-  const unsigned step = static_cast<unsigned>(rounded >> top) - 4;
-  return {rounded * kCacheLine, exact_lines + 1 + (top - 4) * 4 + step};
+  const unsigned top = floor_log2(rounded) - 3;
+  const unsigned step = static_cast<unsigned>(rounded >> top) - 8;
+  return {rounded * kCacheLine, exact_lines + 1 + (top - 3) * 8 + step};
 }
 
 BookRef* link_of(void* book, std::size_t bytes) noexcept {

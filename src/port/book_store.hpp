@@ -86,7 +86,7 @@ class BookStore {
     std::size_t bytes;
   };
   static constexpr unsigned kExactLines = 64;
-  static constexpr unsigned kSizes = kExactLines + 1 + 4 * 24;
+  static constexpr unsigned kSizes = kExactLines + 1 + 8 * 24;
 
   Chunk* reserve(std::size_t bytes) noexcept EXCLAVE_REQUIRES(lock_);
 

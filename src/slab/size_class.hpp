@@ -64,8 +64,9 @@ constexpr std::uint64_t slab_units(SizeClass c, std::uint32_t slabs) noexcept {
   const std::uint32_t bytes = size_class_bytes(c);
   if (bytes <= 1024) return slabs == 0 ? 4 : 8;
   const std::uint64_t first = bytes <= 16384 ? 4 : 16;
-  const std::uint64_t units = first << (slabs < 3 ? slabs : 3);
-  return units < 32 ? units : 32;
+  constexpr std::uint64_t kMost = 64;
+  const std::uint64_t units = first << (slabs < 4 ? slabs : 4);
+  return units < kMost ? units : kMost;
 }
 
 static_assert(size_class_of(1) == 0 && size_class_of(16) == 0 && size_class_of(17) == 1 &&

@@ -35,7 +35,7 @@ struct FreeSlot {
   std::atomic<SlotState>* state;
 };
 
-struct alignas(kCacheLine) Slab {
+struct Slab {
   static constexpr std::uint32_t kNoSlot = UINT32_MAX;
 
   // ---- Read without a lock by frees; fixed while the slab stands ----
@@ -47,12 +47,12 @@ struct alignas(kCacheLine) Slab {
   std::atomic<std::uint16_t> slots{0};
   std::atomic<SizeClass> size_class{0};
   // ---- The owner's ----
+  bool listed_full = false;
   std::uint16_t free_slots = 0;  // slots in state kFree
   std::uint16_t hint = 0;        // where the search for one starts
   BookRef region = 0;
   std::atomic<std::uint32_t> pages{0};
   BookRef next = 0, prev = 0;  // the heap's list
-  bool listed_full = false;
 
   std::atomic<SlotState>* states() noexcept {
     return reinterpret_cast<std::atomic<SlotState>*>(this + 1);
@@ -108,7 +108,7 @@ struct alignas(kCacheLine) Slab {
   std::uint32_t count(SlotState state) const noexcept;
 };
 
-static_assert(sizeof(Slab) == kCacheLine, "one line: a free reads all of it");
+static_assert(sizeof(Slab) == 48, "the first states share its line: small slabs are one line");
 
 static_assert(sizeof(std::atomic<SlotState>) == 1 && std::atomic<SlotState>::is_always_lock_free);
 

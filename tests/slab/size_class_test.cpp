@@ -62,7 +62,7 @@ TEST(SizeClassTest, WiderAlignmentGivesTheFirstClassWhoseSlotsAreAligned) {
 
 TEST(SizeClassTest, SlabsHoldSeveralSlotsAndWasteLittle) {
   for (SizeClass c = 0; c < kSizeClasses; ++c) {
-    const std::size_t bytes = slab_units(c, 3) * kUnitBytes;
+    const std::size_t bytes = slab_units(c, 4) * kUnitBytes;
     const std::uint32_t slots = slots_in(bytes, c);
     EXPECT_GE(slots, 8u);
     EXPECT_LE(slots, UINT16_MAX) << "slots are counted in 16 bits";

@@ -39,7 +39,7 @@ TEST_F(SlabTest, OpenFillsInTheBook) {
 
 TEST_F(SlabTest, EveryAddressOfEveryClassIsASlotExactlyWhereOneStarts) {
   for (SizeClass c = 0; c < kSizeClasses; ++c) {
-    for (const std::size_t bytes : {std::size_t{kPageBytes}, slab_units(c, 3) * kUnitBytes}) {
+    for (const std::size_t bytes : {std::size_t{kPageBytes}, slab_units(c, 4) * kUnitBytes}) {
       if (slots_in(bytes, c) == 0) continue;
       Slab& slab = make(c, bytes);
       std::uint32_t expected = 0;
@@ -66,7 +66,7 @@ TEST_F(SlabTest, EveryAddressOfEveryClassIsASlotExactlyWhereOneStarts) {
 // the last slot a state that is none.
 TEST_F(SlabTest, FindStateAgreesWithSlotAtAtEveryByte) {
   for (SizeClass c = 0; c < kSizeClasses; ++c) {
-    for (std::uint64_t units = 1; units <= slab_units(c, 3); units *= 2) {
+    for (std::uint64_t units = 1; units <= slab_units(c, 4); units *= 2) {
       const std::size_t bytes = units * kUnitBytes;
       if (slots_in(bytes, c) == 0) continue;
       Slab& slab = make(c, bytes);
@@ -94,8 +94,7 @@ TEST_F(SlabTest, WhatPadsTheStatesIsNoSlot) {
     const std::size_t bytes = slab_units(c, 0) * kUnitBytes;
     Slab& slab = make(c, bytes);
     const std::uint32_t slots = slab.slots;
-    const std::uint32_t states =
-        static_cast<std::uint32_t>(Slab::book_bytes(slots) - sizeof(Slab));
+    const std::uint32_t states = static_cast<std::uint32_t>(Slab::book_bytes(slots) - sizeof(Slab));
     ASSERT_GT(states, slots);
     for (std::uint32_t i = slots; i < states; ++i) ASSERT_EQ(slab.states()[i], SlotState::kNone);
     std::vector<FreeSlot> out(states);
@@ -108,7 +107,7 @@ TEST_F(SlabTest, WildAddressesAreNoSlots) {
   std::mt19937_64 random(2);
   for (const SizeClass c : {SizeClass{0}, SizeClass{8}, SizeClass{37}, SizeClass{70},
                             static_cast<SizeClass>(kSizeClasses - 1)}) {
-    const std::size_t bytes = slab_units(c, 3) * kUnitBytes;
+    const std::size_t bytes = slab_units(c, 4) * kUnitBytes;
     Slab& slab = make(c, bytes);
     for (const std::uintptr_t at : {std::uintptr_t{0}, kBase - 1, kBase + bytes, UINTPTR_MAX,
                                     kBase + (std::uintptr_t{1} << 32), kBase - slab.slot_bytes}) {
@@ -138,7 +137,7 @@ TEST_F(SlabTest, ABookThatWasGivenBackHasNoSlots) {
 
 TEST_F(SlabTest, TakeGivesEachSlotOnce) {
   for (const SizeClass c : {SizeClass{0}, SizeClass{11}, SizeClass{60}}) {
-    const std::size_t bytes = slab_units(c, 3) * kUnitBytes;
+    const std::size_t bytes = slab_units(c, 4) * kUnitBytes;
     Slab& slab = make(c, bytes);
     std::set<std::uintptr_t> blocks;
     std::vector<FreeSlot> out(100);
