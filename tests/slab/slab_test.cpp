@@ -94,8 +94,7 @@ TEST_F(SlabTest, WhatPadsTheStatesIsNoSlot) {
     const std::size_t bytes = slab_units(c, 0) * kUnitBytes;
     Slab& slab = make(c, bytes);
     const std::uint32_t slots = slab.slots;
-    const std::uint32_t states =
-        static_cast<std::uint32_t>(Slab::book_bytes(slots) - sizeof(Slab));
+    const std::uint32_t states = static_cast<std::uint32_t>(Slab::book_bytes(slots) - sizeof(Slab));
     ASSERT_GT(states, slots);
     for (std::uint32_t i = slots; i < states; ++i) ASSERT_EQ(slab.states()[i], SlotState::kNone);
     std::vector<FreeSlot> out(states);
