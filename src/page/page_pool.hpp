@@ -34,7 +34,7 @@ class PagePool {
   // their length. They join their buddies when something else is needed.
   void keep_runs(std::size_t bytes) noexcept EXCLAVE_EXCLUDES(lock_);
 
-  // Takes the region in, all pages free. Errors: kOutOfTrustedMemory, kReentered never.
+  // Takes the region in, all pages free. Errors: kOutOfTrustedMemory.
   Status add(Region& region) noexcept EXCLAVE_EXCLUDES(lock_);
   // Gives up the region and its page book, whatever stands in it.
   void remove(Region& region) noexcept EXCLAVE_EXCLUDES(lock_);
@@ -99,7 +99,7 @@ class PagePool {
     Extent extent{};
     bool free = false;
     bool pinned = false;
-    bool freed = false;  // while pinned
+    bool freed = false;  // while pinned, or kept at hand
     BookRef slab = 0;
   };
   Piece piece_at(Region& region, std::uintptr_t address) noexcept EXCLAVE_EXCLUDES(lock_);
