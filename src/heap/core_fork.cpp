@@ -2,9 +2,9 @@
 //
 // Every lock is taken before and given up after, in both processes, so nothing that a lock guards
 // is half done in the child. What other threads do without a lock, in their own heaps, cannot be
-// stopped: a heap that stood in the table at that moment is whole, and its slabs go to the orphans;
-// one in the middle of a call stays as it is: its blocks can be freed, its slabs are not used
-// again.
+// stopped: a heap whose thread was in no call at that moment is whole, and its slabs go to the
+// orphans; one in the middle of a call stays as it is: its blocks can be freed, its slabs are not
+// used again.
 #include "heap/core.hpp"
 #include "port/thread_slot.hpp"
 
@@ -80,7 +80,8 @@ void AllocatorCore::after_fork_in_child() noexcept {
       LockGuard guard(pool_lists_);
       heap->next_idle = idle_heaps_;
       idle_heaps_ = heap;
-    } else if (heaps_[label].load(std::memory_order_relaxed) == heap) {
+    } else if (homes_[label - 1] == heap &&
+               heaps_[label].load(std::memory_order_relaxed) != &busy_) {
       retire_heap_slow(*heap);
     }
   }

@@ -36,7 +36,7 @@ class PagePool {
   // All of them join their buddies now.
   void join_kept_runs() noexcept EXCLAVE_EXCLUDES(lock_);
 
-  // Takes the region in, all pages free. Errors: kOutOfTrustedMemory, kReentered never.
+  // Takes the region in, all pages free. Errors: kOutOfTrustedMemory.
   Status add(Region& region) noexcept EXCLAVE_EXCLUDES(lock_);
   // Gives up the region and its page book, whatever stands in it.
   void remove(Region& region) noexcept EXCLAVE_EXCLUDES(lock_);
@@ -98,7 +98,7 @@ class PagePool {
     Extent extent{};
     bool free = false;
     bool pinned = false;
-    bool freed = false;  // while pinned
+    bool freed = false;  // while pinned, or kept at hand
     BookRef slab = 0;
   };
   Piece piece_at(Region& region, std::uintptr_t address) noexcept EXCLAVE_EXCLUDES(lock_);

@@ -4,9 +4,8 @@
 //   nothing   0: no block or slab starts in it (free pages, or the inside of a block)
 //   slab      the reference of the slab that all of it belongs to, whose low bits are free for it
 //   runs      for each of its four pages: 0, or a block starts there, with its length in pages: 1
-//   to 14, or kLong, and then the
-//             next unit, which the block covers, holds the length; and whether the block is pinned,
-//             or freed while pinned
+//             to 14, or kLong, and then the next unit, which the block covers, holds the length;
+//             and whether the block is pinned, and whether it is freed (while pinned, or kept)
 //   length    see kLong
 //
 // The page lock guards runs and lengths; slab entries are read without a lock.

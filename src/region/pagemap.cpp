@@ -32,6 +32,13 @@ Status Pagemap::prepare(Extent range) noexcept {
   return is_aligned(range.end(), kSegmentBytes) ? Status{} : prepare_edge(range.end());
 }
 
+bool Pagemap::unit_entry_holds(std::uintptr_t address, Region& region) const noexcept {
+  const std::atomic<UnitEntry>* const unit = region.unit_of(address);
+  const bool whole = unit != nullptr &&
+                     region.extent().covers({align_down(address, kSegmentBytes), kSegmentBytes});
+  return unit_entry(books_.view(), address) == (whole ? unit->load(std::memory_order_relaxed) : 0);
+}
+
 void Pagemap::set(Extent range, Region* region) noexcept {
   const BookRef value = region == nullptr ? 0 : books_.ref(region);
   const bool has_units =

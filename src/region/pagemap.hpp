@@ -23,28 +23,20 @@ class Pagemap {
 
   // The region that the address' page belongs to, or null. The caller verifies what it finds: the
   // book may be reused at any moment.
-  Region* find(std::uintptr_t address) const noexcept {
+  [[gnu::always_inline]] Region* find(std::uintptr_t address) const noexcept {
     const BookView books = books_.view();
-    const BookRef region = find(books, address);
-    return region != 0 ? books.at<Region>(region) : nullptr;
-  }
-
-  // The same by reference; 0: none. On the path of every free.
-  [[gnu::always_inline]] BookRef find(BookView books, std::uintptr_t address) const noexcept {
-    if (EXCLAVE_UNLIKELY(address >= kAddressLimit)) return 0;
+    const Middle* const middle = middle_of(books, address);
+    if (EXCLAVE_UNLIKELY(middle == nullptr)) return nullptr;
     // Each acquire pairs with the release store in set or prepare: what the reference names is
     // filled in.
-    const BookRef middle = root_[address >> kRootShift].load(std::memory_order_acquire);
-    if (EXCLAVE_UNLIKELY(middle == 0)) return 0;
     std::uint32_t entry =
-        books.at<Middle>(middle)->entry[(address >> kMiddleShift) % kMiddleEntries].load(
-            std::memory_order_acquire);
+        middle->entry[(address >> kMiddleShift) % kMiddleEntries].load(std::memory_order_acquire);
     if (EXCLAVE_UNLIKELY((entry & kLeafTag) != 0)) {
       entry = books.at<Leaf>(entry & ~kLeafTag)
                   ->entry[(address >> kPageShift) % kLeafEntries]
                   .load(std::memory_order_acquire);
     }
-    return entry;
+    return entry != 0 ? books.at<Region>(entry) : nullptr;
   }
 
   // The entry of the address' unit, where its segment lies wholly in one pool region; else 0, which
@@ -63,6 +55,9 @@ class Pagemap {
     return books.at<std::atomic<UnitEntry>>(units)[(address >> kUnitShift) % kSegmentUnits].load(
         std::memory_order_acquire);
   }
+
+  // Does unit_entry say what it should at an address of the region? For validation.
+  bool unit_entry_holds(std::uintptr_t address, Region& region) const noexcept;
 
   // Makes sure that set on any page range within this one, with the same edges, cannot fail.
   // Errors: kOutOfTrustedMemory; what was made already stays and does no harm.
@@ -96,11 +91,12 @@ class Pagemap {
   Status prepare_edge(std::uintptr_t address) noexcept;
   // Null where nothing was ever entered. Acquire pairs with the release store in prepare.
   [[gnu::always_inline]] Middle* middle_of(BookView books, std::uintptr_t address) const noexcept {
+    if (EXCLAVE_UNLIKELY(address >= kAddressLimit)) return nullptr;
     const BookRef middle = root_[address >> kRootShift].load(std::memory_order_acquire);
-    return middle == 0 ? nullptr : books.at<Middle>(middle);
+    return EXCLAVE_UNLIKELY(middle == 0) ? nullptr : books.at<Middle>(middle);
   }
   [[gnu::always_inline]] BookRef units_far(BookView books, std::uintptr_t address) const noexcept {
-    const Middle* const middle = address < kAddressLimit ? middle_of(books, address) : nullptr;
+    const Middle* const middle = middle_of(books, address);
     return middle == nullptr ? 0
                              : middle->units[(address >> kMiddleShift) % kMiddleEntries].load(
                                    std::memory_order_acquire);

@@ -268,7 +268,7 @@ bool Registry::validate() noexcept {
     if (extent.base < end || !check_outside(extent, enclave_).ok() || !region->region_id())
       return false;
     for (std::uintptr_t page = extent.base; page < extent.end(); page += kPageBytes) {
-      if (pagemap_.find(page) != region) return false;
+      if (pagemap_.find(page) != region || !pagemap_.unit_entry_holds(page, *region)) return false;
     }
     if (Region* const before = pagemap_.find(extent.base - 1);
         before != nullptr && before->extent().end() != extent.base) {

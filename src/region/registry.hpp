@@ -1,7 +1,8 @@
 // What untrusted memory exists: every region, in order, none overlapping, none inside the enclave.
 //
 // Invariants (validate()): regions are disjoint page ranges outside the enclave; every page of each
-// stands in the pagemap under its region, and no other page does. Readers take no lock; writers
+// stands in the pagemap under its region, and no other page does; so do the unit entries of each
+// segment that lies in one pool. Readers take no lock; writers
 // hold lock(). The registry makes no host call. May be called by page/, heap/ and memcall/.
 #pragma once
 
@@ -25,9 +26,6 @@ class Registry {
 
   // The book that the address' page is entered under, unverified (see Pagemap::find).
   Region* find(std::uintptr_t address) const noexcept { return pagemap_.find(address); }
-  [[gnu::always_inline]] BookRef find(BookView books, std::uintptr_t address) const noexcept {
-    return pagemap_.find(books, address);
-  }
   // See Pagemap::unit_entry.
   [[gnu::always_inline]] UnitEntry unit_entry(BookView books,
                                               std::uintptr_t address) const noexcept {
@@ -43,7 +41,7 @@ class Registry {
 
   // ---- Life of a region ----
 
-  // A book for a region that is not inserted yet. Errors: kOutOfTrustedMemory; kNotFound never.
+  // A book for a region that is not inserted yet. Errors: kOutOfTrustedMemory.
   Result<Region*> create(Extent extent, const AttachOptions& options, bool grown) noexcept;
   // Gives the book back. Precondition: not inserted.
   void destroy(Region& region) noexcept;

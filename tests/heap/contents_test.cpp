@@ -175,6 +175,29 @@ TEST_F(ContentsTest, ScrubbedBlocksAreZeroAfterTheFree) {
   }
 }
 
+// Blocks that come again come scrubbed, from the stack of their class and from kept runs alike.
+TEST_F(ContentsTest, ScrubbedBlocksAreZeroWhenTheyComeAgain) {
+  start(scrubbing());
+  for (const std::size_t size : {64u, 5000u, 65536u, 100000u, 300000u}) {
+    untrusted_bytes before{};
+    for (int round = 0; round < 5; ++round) {
+      const untrusted_bytes block = *allocator_->allocate(size);
+      const std::size_t usable = *allocator_->usable_size(block);
+      if (round != 0) {
+        EXPECT_EQ(block, before) << size;
+      }
+      EXPECT_TRUE(zero(block, 0, usable)) << size;
+      std::memset(raw(block), 0xaa, usable);
+      // Freed with and without its size.
+      EXPECT_TRUE(
+          (round % 2 == 0 ? allocator_->deallocate(block) : allocator_->deallocate(block, size))
+              .ok());
+      EXPECT_EQ(allocator_->deallocate(block).error(), Error::kDoubleFree);
+      before = block;
+    }
+  }
+}
+
 TEST_F(ContentsTest, BadFreesScrubNothing) {
   start(scrubbing());
   const untrusted_bytes block = *allocator_->allocate(256);

@@ -120,8 +120,8 @@ TEST_F(EveryInstructionTest, Threat56ANestedFreeOfAnotherBlockIsServedOrTold) {
       const std::uintptr_t other = allocate(size);
       Error inner = Error::kNotFound;
       Error outer = Error::kNotFound;
-      const bool more =
-          interrupted_at(n, [&] { outer = free(mine); }, [&] { inner = free(other); });
+      const bool more = interrupted_at(
+          n, [&] { outer = free(mine); }, [&] { inner = free(other); });
       EXPECT_EQ(outer, Error::kNone) << n;
       if (more && size == 64) {
         EXPECT_EQ(inner, Error::kNone) << n;
@@ -145,8 +145,8 @@ TEST_F(EveryInstructionTest, Threat41ADoubleFreeInsideTheFreeHarmsNothing) {
       const std::uintptr_t block = allocate(size);
       Error inner = Error::kNotFound;
       Error outer = Error::kNotFound;
-      const bool more =
-          interrupted_at(n, [&] { outer = free(block); }, [&] { inner = free(block); });
+      const bool more = interrupted_at(
+          n, [&] { outer = free(block); }, [&] { inner = free(block); });
       EXPECT_TRUE(outer == Error::kNone || inner == Error::kNone) << n;
       untold += outer == Error::kNone && inner == Error::kNone;
       const std::uintptr_t a = allocate(size);
