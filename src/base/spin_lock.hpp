@@ -58,7 +58,7 @@ class EXCLAVE_CAPABILITY("mutex") SpinLock {
 
  private:
   std::atomic<bool> locked_{false};
-  LockRank rank_;
+  [[maybe_unused]] LockRank rank_;  // for the debug build
 };
 
 class EXCLAVE_SCOPED_CAPABILITY LockGuard {
