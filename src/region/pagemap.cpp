@@ -13,8 +13,10 @@ Status Pagemap::prepare_edge(std::uintptr_t address) noexcept {
   if (before & kLeafTag) return {};
   Leaf* const leaf = static_cast<Leaf*>(books_.allocate(BookKind::kPagemapLeaf, sizeof(Leaf)));
   if (leaf == nullptr) return Error::kOutOfTrustedMemory;
-  for (std::atomic<BookRef>& entry : leaf->entry) entry.store(before, std::memory_order_relaxed);
-  leaf->used = before != 0 ? kLeafEntries : 0;
+  if (before != 0) {
+    for (std::atomic<BookRef>& entry : leaf->entry) entry.store(before, std::memory_order_relaxed);
+    leaf->used = kLeafEntries;
+  }
   slot->store(books_.ref(leaf) | kLeafTag, std::memory_order_release);
   return {};
 }
@@ -44,11 +46,12 @@ void Pagemap::set(Extent range, Region* region) noexcept {
     const std::size_t index = (at >> kMiddleShift) % kMiddleEntries;
     std::atomic<std::uint32_t>* const slot = &middle->entry[index];
     const std::uint32_t before = slot->load(std::memory_order_relaxed);
-    Leaf* leaf = before & kLeafTag ? books_.at<Leaf>(before & ~kLeafTag) : nullptr;
+    Leaf* const leaf = before & kLeafTag ? books_.at<Leaf>(before & ~kLeafTag) : nullptr;
     if (stop - at == kSegmentBytes) {
       slot->store(value, std::memory_order_release);
       middle->units[index].store(has_units ? books_.ref(region->unit_of(at)) : 0,
                                  std::memory_order_release);
+      if (leaf != nullptr) books_.release(BookKind::kPagemapLeaf, leaf, sizeof(Leaf));
       if (has_units && near_.load(std::memory_order_relaxed) == nullptr) {
         near_.store(middle, std::memory_order_relaxed);
         // Release pairs with the acquire in unit_at.
@@ -63,12 +66,12 @@ void Pagemap::set(Extent range, Region* region) noexcept {
         entry.store(value, std::memory_order_release);
       }
       if (leaf->used == 0) {
+        // Where mappings come and go in a segment of their own, zeroing the leaf each time would
+        // cost more than all the rest.
         slot->store(0, std::memory_order_release);
-      } else {
-        leaf = nullptr;
+        books_.release_zero(BookKind::kPagemapLeaf, leaf, sizeof(Leaf));
       }
     }
-    if (leaf != nullptr) books_.release(BookKind::kPagemapLeaf, leaf, sizeof(Leaf));
     at = stop;
   }
 }
