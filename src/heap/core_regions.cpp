@@ -154,7 +154,6 @@ Status AllocatorCore::detach(Extent range, DetachMode mode) noexcept {
       id = region->region_id();
     } else if (role == Role::kForbidden) {
       registry_.remove_locked(*region);
-      region->links = {};  // a chain of one
       window = region;
     }
   }
@@ -165,7 +164,7 @@ Status AllocatorCore::detach(Extent range, DetachMode mode) noexcept {
     window = *taken;
   }
   while (window != nullptr) {
-    Region* const next = window->links.right;
+    Region* const next = window->next_taken;
     finish_region(gate, *window);
     window = next;
   }
@@ -415,8 +414,8 @@ Status AllocatorCore::look_at_mappings_locked(Extent range, bool holes_ok, Regio
   std::uintptr_t covered = range.base;
   bool elsewhere = false;
   for (std::uintptr_t at = range.base; at < range.end();) {
-    Region* const region = registry_.first_ending_after_locked(at);
-    if (region == nullptr || region->extent().base >= range.end()) break;
+    Region* const region = registry_.first_in_locked({at, range.end() - at});
+    if (region == nullptr) break;
     const Extent part = common(region->extent(), range);
     at = region->extent().end();
     if (region->role.load(std::memory_order_relaxed) != Role::kMapping) continue;
@@ -457,14 +456,14 @@ Result<Region*> AllocatorCore::take_mappings_out(Extent range, bool holes_ok) no
     Region* chain = nullptr;
     Region** link = &chain;
     for (std::uintptr_t at = first_at; at < range.end();) {
-      Region* const region = registry_.first_ending_after_locked(at);
-      if (region == nullptr || region->extent().base >= range.end()) break;
+      Region* const region = registry_.first_in_locked({at, range.end() - at});
+      if (region == nullptr) break;
       at = region->extent().end();
       if (region->role.load(std::memory_order_relaxed) != Role::kMapping) continue;
       registry_.remove_locked(*region);
-      region->links = {};
+      region->next_taken = nullptr;
       *link = region;
-      link = &region->links.right;
+      link = &region->next_taken;
     }
     return chain;
   }

@@ -5,6 +5,10 @@
 // one region's. Beside it stands where the segment's unit entries are, so that a free finds its
 // slab without touching the region's book. Its books grow with what is attached, not with address
 // space. Writers hold the registry's lock.
+//
+// It is also the order of the regions: the first one in a range is found by walking it, past 32 GiB
+// or 4 MiB at a step where nothing stands. A tree beside it would cost a cache miss or two for each
+// of its levels whenever a mapping comes or goes.
 #pragma once
 
 #include <atomic>
@@ -64,6 +68,12 @@ class Pagemap {
         std::memory_order_acquire);
   }
 
+  // The lowest region with a page in the range, or null. Precondition: the range lies below
+  // kAddressLimit; the registry's lock is held.
+  Region* first_in(Extent range) const noexcept;
+  // Do the counts agree with the entries?
+  bool validate() const noexcept;
+
   // Makes sure that set on any page range within this one, with the same edges, cannot fail.
   // Errors: kOutOfTrustedMemory; what was made already stays and does no harm.
   Status prepare(Extent range) noexcept;
@@ -91,9 +101,11 @@ class Pagemap {
   struct Middle {
     std::atomic<BookRef> units[kMiddleEntries];  // 0: not one pool region's
     std::atomic<std::uint32_t> entry[kMiddleEntries];
+    std::uint32_t used;  // entries that are not 0; guarded by the registry's lock
   };
 
   Status prepare_edge(std::uintptr_t address) noexcept;
+  static void set_entry(Middle& middle, std::uintptr_t address, std::uint32_t value) noexcept;
   // Null where nothing was ever entered. Acquire pairs with the release store in prepare.
   [[gnu::always_inline]] Middle* middle_of(BookView books, std::uintptr_t address) const noexcept {
     const BookRef middle = root_[address >> kRootShift].load(std::memory_order_acquire);

@@ -5,7 +5,6 @@
 #include <atomic>
 #include <cstdint>
 
-#include "base/ordered_tree.hpp"
 #include "base/units.hpp"
 #include "exclave/result.hpp"
 #include "port/book_store.hpp"
@@ -34,7 +33,7 @@ struct alignas(kCacheLine) Region {
   std::atomic<bool> draining{false};
 
   // ---- Guarded by the registry's lock ----
-  TreeLinks<Region> links{};
+  Region* next_taken = nullptr;  // of a chain of mappings that left the books
   std::uint32_t pins = 0;     // of the whole region
   std::uint32_t in_call = 0;  // a memory call is under way on it: its thread's slot + 1
 

@@ -35,7 +35,6 @@ class FactsWriter {
 void Registry::open(Extent enclave, std::uint64_t seed) noexcept {
   enclave_ = enclave;
   LockGuard guard(lock_);
-  tree_.seed(seed);
   pins_.seed(~seed);
 }
 
@@ -78,7 +77,7 @@ Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bo
   Region* const region = static_cast<Region*>(memory);
   region->sequence.store(static_cast<std::uint32_t>(generation * 2), std::memory_order_relaxed);
   FactsWriter writer(*region);
-  region->links = {};
+  region->next_taken = nullptr;
   region->pins = 0;
   region->in_call = 0;
   region->book_bytes = bytes;
@@ -128,10 +127,8 @@ Status Registry::put_back(Region& mapping) noexcept {
 Status Registry::insert_locked(Region& region) noexcept {
   const Extent extent = region.extent();
   if (Status legal = check_outside(extent, enclave_); !legal.ok()) return legal;
-  const Region* const next = first_ending_after_locked(extent.base);
-  if (next != nullptr && next->extent().overlaps(extent)) return Error::kOverlap;
+  if (first_in_locked(extent) != nullptr) return Error::kOverlap;
   if (Status room = pagemap_.prepare(extent); !room.ok()) return room;
-  tree_.insert(region);
   pagemap_.set(extent, &region);
   count_.store(count() + 1, std::memory_order_relaxed);
   return {};
@@ -144,18 +141,16 @@ void Registry::remove(Region& region) noexcept {
 
 void Registry::remove_locked(Region& region) noexcept {
   pagemap_.set(region.extent(), nullptr);
-  tree_.erase(region);
   count_.store(count() - 1, std::memory_order_relaxed);
 }
 
+// Exact, because every writer of the pagemap holds the lock.
 Region* Registry::region_at_locked(std::uintptr_t address) noexcept {
-  Region* const region = tree_.at_or_before(address);
-  return region != nullptr && region->extent().contains(address) ? region : nullptr;
+  return pagemap_.find(address);
 }
 
-Region* Registry::first_ending_after_locked(std::uintptr_t address) noexcept {
-  Region* const region = region_at_locked(address);
-  return region != nullptr ? region : tree_.at_or_after(address);
+Region* Registry::first_in_locked(Extent range) noexcept {
+  return pagemap_.first_in(range);
 }
 
 void Registry::resize_locked(Region& region, std::size_t size) noexcept {
@@ -187,7 +182,6 @@ Status Registry::split_locked(Region& mapping, std::uintptr_t at) noexcept {
   }
   pagemap_.set(high, &upper);
   resize_locked(mapping, low);
-  tree_.insert(upper);
   count_.store(count() + 1, std::memory_order_relaxed);
   return {};
 }
@@ -217,7 +211,6 @@ void Registry::set_draining_locked(Region& region, bool draining) noexcept {
 // The pagemap has leaves at both edges of `high` already, so setting it again cannot fail.
 void Registry::absorb_locked(Region& low, Region& high) noexcept {
   const Extent extent = high.extent();
-  tree_.erase(high);
   resize_locked(low, low.extent().size + extent.size);
   pagemap_.set(extent, &low);
   count_.store(count() - 1, std::memory_order_relaxed);
@@ -245,13 +238,13 @@ void Registry::join_locked(Region& mapping) noexcept {
 
 bool Registry::overlaps(Extent range) noexcept {
   LockGuard guard(lock_);
-  const Region* const next = first_ending_after_locked(range.base);
-  return next != nullptr && next->extent().overlaps(range);
+  return first_in_locked(range) != nullptr;
 }
 
 Result<RegionInfo> Registry::next(std::uintptr_t address) noexcept {
+  if (address >= kAddressLimit) return Error::kNotFound;
   LockGuard guard(lock_);
-  const Region* const region = first_ending_after_locked(address);
+  const Region* const region = first_in_locked({address, kAddressLimit - address});
   if (region == nullptr) return Error::kNotFound;
   Result<RegionInfo> found{RegionInfo{}};
   copy_facts(*region, *found);
@@ -260,24 +253,21 @@ Result<RegionInfo> Registry::next(std::uintptr_t address) noexcept {
 
 bool Registry::validate() noexcept {
   LockGuard guard(lock_);
-  if (tree_.validate() != static_cast<std::int64_t>(count()) || !pins_.validate()) return false;
-  std::uintptr_t end = 0;
-  for (Region* region = tree_.at_or_after(0); region != nullptr;) {
+  if (!pagemap_.validate() || !pins_.validate()) return false;
+  std::size_t regions = 0;
+  for (std::uintptr_t at = 0;; ++regions) {
+    const Region* const region = first_in_locked({at, kAddressLimit - at});
+    if (region == nullptr) return regions == count();
+    // Begins where it is first met, so no page of it was met before.
     const Extent extent = region->extent();
-    if (extent.base < end || !check_outside(extent, enclave_).ok() || !region->region_id())
+    if (extent.base < at || !check_outside(extent, enclave_).ok() || !region->region_id())
       return false;
+    if (pagemap_.find(extent.base - 1) == region) return false;
     for (std::uintptr_t page = extent.base; page < extent.end(); page += kPageBytes) {
       if (pagemap_.find(page) != region) return false;
     }
-    if (Region* const before = pagemap_.find(extent.base - 1);
-        before != nullptr && before->extent().end() != extent.base) {
-      return false;
-    }
-    end = extent.end();
-    region = tree_.at_or_after(end);
-    if (region == nullptr && pagemap_.find(end) != nullptr) return false;
+    at = extent.end();
   }
-  return true;
 }
 
 }  // namespace exclave

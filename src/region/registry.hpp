@@ -1,4 +1,5 @@
-// What untrusted memory exists: every region, in order, none overlapping, none inside the enclave.
+// What untrusted memory exists: every region, in the order of the pagemap, none overlapping, none
+// inside the enclave.
 //
 // Invariants (validate()): regions are disjoint page ranges outside the enclave; every page of each
 // stands in the pagemap under its region, and no other page does. Readers take no lock; writers
@@ -7,7 +8,6 @@
 
 #include <atomic>
 
-#include "base/ordered_tree.hpp"
 #include "base/spin_lock.hpp"
 #include "exclave/allocator.hpp"
 #include "region/pagemap.hpp"
@@ -60,8 +60,8 @@ class Registry {
 
   SpinLock& lock() noexcept EXCLAVE_RETURNS_LOCK(lock_) { return lock_; }
   Region* region_at_locked(std::uintptr_t address) noexcept EXCLAVE_REQUIRES(lock_);
-  // The region that holds the address, else the next one above it, else null.
-  Region* first_ending_after_locked(std::uintptr_t address) noexcept EXCLAVE_REQUIRES(lock_);
+  // The lowest region with a page in the range, or null. The range may be empty.
+  Region* first_in_locked(Extent range) noexcept EXCLAVE_REQUIRES(lock_);
   // Cuts a mapping so that `part` is a region of its own. Precondition: the mapping covers it.
   // Errors: kOutOfTrustedMemory, with every byte still in the books, perhaps in more pieces.
   Result<Region*> isolate_locked(Region& mapping, Extent part) noexcept EXCLAVE_REQUIRES(lock_);
@@ -82,16 +82,6 @@ class Registry {
   bool validate() noexcept EXCLAVE_EXCLUDES(lock_);
 
  private:
-  struct Traits {
-    static TreeLinks<Region>& links(Region& region) noexcept { return region.links; }
-    static const TreeLinks<Region>& links(const Region& region) noexcept { return region.links; }
-    static std::uintptr_t key(const Region& region) noexcept {
-      return region.base.load(std::memory_order_relaxed);
-    }
-    static void update(Region&) noexcept {}
-    static bool summary_holds(const Region&) noexcept { return true; }
-  };
-
   static void copy_facts(const Region& region, RegionInfo& info) noexcept;
   static Error look(const Region& region, std::uintptr_t address, std::size_t size,
                     RegionInfo& info) noexcept;
@@ -108,7 +98,6 @@ class Registry {
   Extent enclave_{};
   SpinLock lock_{LockRank::kRegistry};
   Pagemap pagemap_;
-  OrderedTree<Region, Traits> tree_ EXCLAVE_GUARDED_BY(lock_);
   PinTable pins_ EXCLAVE_GUARDED_BY(lock_);
   std::atomic<std::uint64_t> generation_{0};
   std::atomic<std::size_t> count_{0};
