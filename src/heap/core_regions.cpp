@@ -206,7 +206,7 @@ Status AllocatorCore::close_pool_locked(Pool& pool, Region** gone) noexcept {
   pool.shared.heap.dissolve_slow();
   pool.pages.remove(region);
   pools_.erase(pool);
-  if (Device* const device = devices_.at_or_before(region.device.load(std::memory_order_relaxed));
+  if (Device* const device = devices_.at_or_before(region.traits().device);
       device != nullptr) {
     for (Pool** link = &device->first; *link != nullptr; link = &(*link)->next) {
       if (*link != &pool) continue;

@@ -135,7 +135,7 @@ int protect_outside(AllocatorCore& core, Extent range, int bits) noexcept {
       piece = *isolated;
       piece->in_call = me;
       // Until the host has answered, only what holds before and after is promised.
-      before = piece->protection.load(std::memory_order_relaxed);
+      before = piece->traits().protection;
       registry.set_protection_locked(
           *piece,
           static_cast<Protection>(static_cast<unsigned>(before) & static_cast<unsigned>(wanted)));

@@ -38,9 +38,9 @@ void Registry::open(Extent enclave, std::uint64_t seed) noexcept {
   pins_.seed(~seed);
 }
 
-Error Registry::look_again_slow(std::uintptr_t address, std::size_t size,
-                                bool (*is_inside)(const void* context), const void* context,
-                                RegionInfo& info) const noexcept {
+Result<RegionInfo> Registry::query_slow(std::uintptr_t address, std::size_t size,
+                                        bool (*is_inside)(const void* context),
+                                        const void* context) const noexcept {
   for (;;) {
     const Region* const region = pagemap_.find(address);
     if (region == nullptr) return Error::kNotFound;
@@ -50,9 +50,12 @@ Error Registry::look_again_slow(std::uintptr_t address, std::size_t size,
       __builtin_ia32_pause();
       continue;
     }
-    const Error error = look(*region, address, size, info);
-    if (error != Error::kWouldBlock) return error;
-    // Unless the book went to another region, or the region was cut, between the two looks.
+    const RegionFacts facts = facts_of(*region);
+    if (region->sequence.load(std::memory_order_acquire) != sequence) continue;
+    if (holds(facts, address, size)) return facts.info();
+    // Not this one; unless the book went to another region between the look at the pagemap and the
+    // look at the book.
+    if (facts.id != 0 && address - facts.base < facts.size) return Error::kNotFound;
     if (pagemap_.find(address) == region &&
         region->sequence.load(std::memory_order_acquire) == sequence) {
       return Error::kNotFound;
@@ -68,7 +71,7 @@ Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bo
   if (units > UINT32_MAX) return Error::kOutOfTrustedMemory;
   const std::uint64_t generation = generation_.fetch_add(1, std::memory_order_relaxed) + 1;
   if (generation > kMaxGeneration) return Error::kOutOfTrustedMemory;
-  const std::size_t bytes = sizeof(Region) + units * sizeof(UnitEntry);
+  const std::size_t bytes = Region::book_bytes(units);
   void* const memory = books_.allocate(BookKind::kRegion, bytes);
   if (memory == nullptr) return Error::kOutOfTrustedMemory;
 
@@ -80,11 +83,12 @@ Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bo
   region->next_taken = nullptr;
   region->pins = 0;
   region->in_call = 0;
-  region->book_bytes = bytes;
   region->gone = options.gone;
   region->gone_context = options.gone_context;
-  region->largest_block = options.largest_block;
-  region->boundary = options.boundary;
+  if (pool) {
+    region->largest_block = options.largest_block;
+    region->boundary = options.boundary;
+  }
   region->page_pool.store(nullptr, std::memory_order_release);
   region->page_book = nullptr;
   region->pool.store(nullptr, std::memory_order_release);
@@ -92,11 +96,9 @@ Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bo
   region->base.store(extent.base, std::memory_order_release);
   region->size.store(extent.size, std::memory_order_release);
   region->device_base.store(options.device_base, std::memory_order_release);
-  region->device.store(options.device, std::memory_order_release);
   region->role.store(options.role, std::memory_order_release);
-  region->protection.store(options.protection, std::memory_order_release);
   region->grown.store(grown, std::memory_order_release);
-  region->draining.store(false, std::memory_order_release);
+  region->set_traits({options.role, options.protection, grown, false, options.device});
   region->unit_count.store(static_cast<std::uint32_t>(units), std::memory_order_release);
   region->id.store((generation << kIdRefBits) | (books_.ref(region) >> kBookTagBits),
                    std::memory_order_release);
@@ -109,7 +111,8 @@ void Registry::destroy(Region& region) noexcept {
     FactsWriter writer(region);
     region.id.store(0, std::memory_order_release);
   }
-  books_.release(BookKind::kRegion, &region, region.book_bytes);
+  books_.release(BookKind::kRegion, &region,
+                 Region::book_bytes(region.unit_count.load(std::memory_order_relaxed)));
 }
 
 Status Registry::insert(Region& region) noexcept {
@@ -166,8 +169,9 @@ Status Registry::split_locked(Region& mapping, std::uintptr_t at) noexcept {
   const Extent high{at, whole.size - low};
   AttachOptions options;
   options.role = Role::kMapping;
-  options.protection = mapping.protection.load(std::memory_order_relaxed);
-  options.device = mapping.device.load(std::memory_order_relaxed);
+  const RegionTraits traits = mapping.traits();
+  options.protection = traits.protection;
+  options.device = traits.device;
   const std::uint64_t device_base = mapping.device_base.load(std::memory_order_relaxed);
   options.device_base = device_base == kNoDeviceAddress ? kNoDeviceAddress : device_base + low;
   options.gone = mapping.gone;
@@ -199,13 +203,17 @@ Result<Region*> Registry::isolate_locked(Region& mapping, Extent part) noexcept 
 }
 
 void Registry::set_protection_locked(Region& region, Protection protection) noexcept {
+  RegionTraits traits = region.traits();
+  traits.protection = protection;
   FactsWriter writer(region);
-  region.protection.store(protection, std::memory_order_release);
+  region.set_traits(traits);
 }
 
 void Registry::set_draining_locked(Region& region, bool draining) noexcept {
+  RegionTraits traits = region.traits();
+  traits.draining = draining;
   FactsWriter writer(region);
-  region.draining.store(draining, std::memory_order_release);
+  region.set_traits(traits);
 }
 
 // The pagemap has leaves at both edges of `high` already, so setting it again cannot fail.
@@ -221,8 +229,8 @@ void Registry::join_locked(Region& mapping) noexcept {
   const auto one = [](const Region& a, const Region& b) noexcept {
     return a.extent().end() == b.extent().base && a.region_id() == b.region_id() &&
            a.in_call == 0 && b.in_call == 0 &&
-           a.protection.load(std::memory_order_relaxed) ==
-               b.protection.load(std::memory_order_relaxed);
+           a.traits().protection ==
+               b.traits().protection;
   };
   Region* low = &mapping;
   if (Region* const before = region_at_locked(mapping.extent().base - 1);
@@ -246,9 +254,7 @@ Result<RegionInfo> Registry::next(std::uintptr_t address) noexcept {
   LockGuard guard(lock_);
   const Region* const region = first_in_locked({address, kAddressLimit - address});
   if (region == nullptr) return Error::kNotFound;
-  Result<RegionInfo> found{RegionInfo{}};
-  copy_facts(*region, *found);
-  return found;
+  return facts_of(*region).info();
 }
 
 bool Registry::validate() noexcept {

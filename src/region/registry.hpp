@@ -82,13 +82,17 @@ class Registry {
   bool validate() noexcept EXCLAVE_EXCLUDES(lock_);
 
  private:
-  static void copy_facts(const Region& region, RegionInfo& info) noexcept;
-  static Error look(const Region& region, std::uintptr_t address, std::size_t size,
-                    RegionInfo& info) noexcept;
-  [[gnu::noinline, gnu::cold]] Error look_again_slow(std::uintptr_t address, std::size_t size,
-                                                     bool (*is_inside)(const void* context),
-                                                     const void* context,
-                                                     RegionInfo& info) const noexcept;
+  static RegionFacts facts_of(const Region& region) noexcept;
+  // Are these the facts of a region that stands, and does the range lie in it? (Size 0 stands for
+  // the single address.)
+  static bool holds(const RegionFacts& facts, std::uintptr_t address, std::size_t size) noexcept {
+    const std::uintptr_t offset = address - facts.base;
+    return facts.id != 0 && offset < facts.size && size <= facts.size - offset &&
+           facts.role() != Role::kForbidden;
+  }
+  [[gnu::noinline]] Result<RegionInfo> query_slow(std::uintptr_t address, std::size_t size,
+                                                  bool (*is_inside)(const void* context),
+                                                  const void* context) const noexcept;
   Status insert_locked(Region& region) noexcept EXCLAVE_REQUIRES(lock_);
   Status split_locked(Region& mapping, std::uintptr_t at) noexcept EXCLAVE_REQUIRES(lock_);
   void absorb_locked(Region& low, Region& high) noexcept EXCLAVE_REQUIRES(lock_);
@@ -105,50 +109,29 @@ class Registry {
 
 // ---- query ----
 
-// Into the answer itself: a copy of the whole afterwards would read these narrow stores back with
-// wide loads, which must wait until all of them are in the cache.
-[[gnu::always_inline]] inline void Registry::copy_facts(const Region& region,
-                                                        RegionInfo& info) noexcept {
-  // Acquire on each, so that the second look at the sequence comes after all of them.
-  info.id = {region.id.load(std::memory_order_acquire)};
-  info.extent = {region.base.load(std::memory_order_acquire),
-                 region.size.load(std::memory_order_acquire)};
-  info.role = region.role.load(std::memory_order_acquire);
-  info.protection = region.protection.load(std::memory_order_acquire);
-  info.grown = region.grown.load(std::memory_order_acquire);
-  info.draining = region.draining.load(std::memory_order_acquire);
-  info.device = region.device.load(std::memory_order_acquire);
-  info.device_base = region.device_base.load(std::memory_order_acquire);
+// Acquire on each, so that a second look at the sequence comes after all of them.
+[[gnu::always_inline]] inline RegionFacts Registry::facts_of(const Region& region) noexcept {
+  return {region.id.load(std::memory_order_acquire), region.base.load(std::memory_order_acquire),
+          region.size.load(std::memory_order_acquire),
+          region.traits_word.load(std::memory_order_acquire),
+          region.device_base.load(std::memory_order_acquire)};
 }
 
-// kWouldBlock: the facts move, or are of another region by now.
-[[gnu::always_inline]] inline Error Registry::look(const Region& region, std::uintptr_t address,
-                                                   std::size_t size, RegionInfo& info) noexcept {
-  // Acquire pairs with FactsWriter's release: the facts are at least as new as this sequence.
-  const std::uint32_t sequence = region.sequence.load(std::memory_order_acquire);
-  copy_facts(region, info);
-  const std::uintptr_t offset = address - info.extent.base;
-  if (EXCLAVE_UNLIKELY(sequence % 2 != 0 || !info.id || offset >= info.extent.size ||
-                       region.sequence.load(std::memory_order_relaxed) != sequence)) {
-    return Error::kWouldBlock;
-  }
-  return size > info.extent.size - offset || info.role == Role::kForbidden ? Error::kNotFound
-                                                                           : Error::kNone;
-}
-
-// One object for every way out, so that it is the caller's own.
+// Only the answer that is usual; whatever else there may be, query_slow finds out from the start.
 inline Result<RegionInfo> Registry::query(std::uintptr_t address, std::size_t size,
                                           bool (*is_inside)(const void* context),
                                           const void* context) const noexcept {
-  Result<RegionInfo> answer{RegionInfo{}};
-  size += size == 0;
-  const Region* const region = pagemap_.find(address);
-  Error error =
-      EXCLAVE_LIKELY(region != nullptr) ? look(*region, address, size, *answer) : Error::kNotFound;
-  if (EXCLAVE_UNLIKELY(error == Error::kWouldBlock))
-    error = look_again_slow(address, size, is_inside, context, *answer);
-  if (EXCLAVE_UNLIKELY(error != Error::kNone)) answer = error;
-  return answer;
+  const BookView books = books_.view();
+  if (const BookRef found = pagemap_.find(books, address); EXCLAVE_LIKELY(found != 0)) {
+    const Region& region = *books.at<Region>(found);
+    // Acquire pairs with FactsWriter's release: the facts are at least as new as this sequence.
+    const std::uint32_t sequence = region.sequence.load(std::memory_order_acquire);
+    const RegionFacts facts = facts_of(region);
+    const bool still = region.sequence.load(std::memory_order_relaxed) == sequence;
+    if (EXCLAVE_LIKELY(still && sequence % 2 == 0 && holds(facts, address, size)))
+      return facts.info();
+  }
+  return query_slow(address, size, is_inside, context);
 }
 
 }  // namespace exclave

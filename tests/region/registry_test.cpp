@@ -309,7 +309,7 @@ TEST_F(RegistryTest, CutsWithoutTrustedMemoryKeepEveryByte) {
     port_.set_trusted_left(0);
     while (books_.allocate(BookKind::kPagemapLeaf, 4096 + 4) != nullptr) {
     }
-    while (books_.allocate(BookKind::kRegion, sizeof(Region)) != nullptr) {
+    while (books_.allocate(BookKind::kRegion, Region::book_bytes(0)) != nullptr) {
     }
     const LockGuard guard(registry_.lock());
     Region* const mapping = registry_.region_at_locked(whole.base + kSegment);
