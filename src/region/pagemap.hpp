@@ -35,16 +35,17 @@ class Pagemap {
 
   // The same by reference; 0: none. On the path of every free.
   [[gnu::always_inline]] BookRef find(BookView books, std::uintptr_t address) const noexcept {
-    if (EXCLAVE_UNLIKELY(address >= kAddressLimit)) return 0;
+    const std::uintptr_t root = address >> kRootShift;
+    if (EXCLAVE_UNLIKELY(root >= kRootEntries)) return 0;
     // Each acquire pairs with the release store in set or prepare: what the reference names is
     // filled in.
-    const BookRef middle = root_[address >> kRootShift].load(std::memory_order_acquire);
+    const BookRef middle = root_[root].load(std::memory_order_acquire);
     if (EXCLAVE_UNLIKELY(middle == 0)) return 0;
     std::uint32_t entry =
         books.at<Middle>(middle)->entry[(address >> kMiddleShift) % kMiddleEntries].load(
             std::memory_order_acquire);
     if (EXCLAVE_UNLIKELY((entry & kLeafTag) != 0)) {
-      entry = books.at<Leaf>(entry & ~kLeafTag)
+      entry = books.at_tagged<Leaf>(entry, kLeafTag)
                   ->entry[(address >> kPageShift) % kLeafEntries]
                   .load(std::memory_order_acquire);
     }

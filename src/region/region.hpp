@@ -44,28 +44,28 @@ struct alignas(kCacheLine) Region {
   // ---- Read without a lock ----
   // Odd while the facts below change; readers try again when it moved. Publishes the facts to
   // Registry::query.
-  std::atomic<std::uint32_t> sequence{0};
-  std::atomic<std::uint32_t> unit_count{0};  // 0: not a pool
+  std::atomic<std::uint64_t> sequence{0};
   std::atomic<std::uint64_t> first_unit{0};
   std::atomic<std::uint64_t> id{0};  // 0: not in the registry
   std::atomic<std::uintptr_t> base{0};
   std::atomic<std::size_t> size{0};
   std::atomic<std::uint64_t> device_base{0};
   std::atomic<std::uint64_t> traits_word{0};  // RegionTraits
+  std::atomic<std::uint32_t> unit_count{0};   // 0: not a pool
 
   // ---- Guarded by the registry's lock ----
+  std::uint32_t in_call = 0;     // a memory call is under way on it: its thread's slot + 1
   Region* next_taken = nullptr;  // of a chain of mappings that left the books
   std::uint32_t pins = 0;        // of the whole region
-  std::uint32_t in_call = 0;     // a memory call is under way on it: its thread's slot + 1
 
   // ---- Fixed while the region stands ----
+  std::atomic<Role> role{Role::kPool};  // as in traits
+  std::atomic<bool> grown{false};       // as in traits
   void (*gone)(void* context, std::uint64_t region_id, std::uintptr_t base,
                std::size_t size) = nullptr;
   void* gone_context = nullptr;
   std::atomic<void*> page_pool{nullptr};  // pools: the PagePool whose lock guards page_book
   std::atomic<void*> pool{nullptr};       // attached pools: the heap room's Pool
-  std::atomic<Role> role{Role::kPool};    // as in traits
-  std::atomic<bool> grown{false};         // as in traits
   void* page_book = nullptr;              // pools: the page room's book
 
   // ---- Pools only: the book of another region ends here (book_bytes) ----

@@ -14,20 +14,22 @@ constexpr std::uint64_t kMaxGeneration = (std::uint64_t{1} << (64 - kIdRefBits))
 
 // Opens a write to facts that readers see; closed by the destructor. Readers retry while the
 // sequence is odd. Each fact is stored with release, so whoever sees it sees the odd sequence, too.
+// Each write to any region has its own number, so no sequence comes back, not in the book's next
+// life either: a host that stops a reader in the middle for hours gains nothing.
 class FactsWriter {
  public:
-  explicit FactsWriter(Region& region) noexcept : sequence_(region.sequence) {
-    value_ = sequence_.load(std::memory_order_relaxed);
-    sequence_.store(value_ + 1, std::memory_order_relaxed);
+  FactsWriter(Region& region, std::atomic<std::uint64_t>& writes) noexcept
+      : sequence_(region.sequence), number_(writes.fetch_add(1, std::memory_order_relaxed) + 1) {
+    sequence_.store(number_ * 2 - 1, std::memory_order_relaxed);
   }
   // Publishes the facts to query, which loads the sequence with acquire.
-  ~FactsWriter() { sequence_.store(value_ + 2, std::memory_order_release); }
+  ~FactsWriter() { sequence_.store(number_ * 2, std::memory_order_release); }
   FactsWriter(const FactsWriter&) = delete;
   FactsWriter& operator=(const FactsWriter&) = delete;
 
  private:
-  std::atomic<std::uint32_t>& sequence_;
-  std::uint32_t value_;
+  std::atomic<std::uint64_t>& sequence_;
+  const std::uint64_t number_;
 };
 
 }  // namespace
@@ -44,7 +46,7 @@ Result<RegionInfo> Registry::query_slow(std::uintptr_t address, std::size_t size
   for (;;) {
     const Region* const region = pagemap_.find(address);
     if (region == nullptr) return Error::kNotFound;
-    const std::uint32_t sequence = region->sequence.load(std::memory_order_acquire);
+    const std::uint64_t sequence = region->sequence.load(std::memory_order_acquire);
     if (sequence % 2 != 0) {
       if (is_inside != nullptr && is_inside(context)) return Error::kReentered;
       __builtin_ia32_pause();
@@ -76,10 +78,9 @@ Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bo
   if (memory == nullptr) return Error::kOutOfTrustedMemory;
 
   // The book may still be looked at by a late reader of its last life, so it is filled in through
-  // its atomics. The sequence starts at the generation: no two lives show the same one.
+  // its atomics.
   Region* const region = static_cast<Region*>(memory);
-  region->sequence.store(static_cast<std::uint32_t>(generation * 2), std::memory_order_relaxed);
-  FactsWriter writer(*region);
+  FactsWriter writer(*region, fact_writes_);
   region->next_taken = nullptr;
   region->pins = 0;
   region->in_call = 0;
@@ -108,7 +109,7 @@ Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bo
 void Registry::destroy(Region& region) noexcept {
   {
     // A late reader must not take half-zeroed facts for a region: without an id they are none.
-    FactsWriter writer(region);
+    FactsWriter writer(region, fact_writes_);
     region.id.store(0, std::memory_order_release);
   }
   books_.release(BookKind::kRegion, &region,
@@ -157,7 +158,7 @@ Region* Registry::first_in_locked(Extent range) noexcept {
 }
 
 void Registry::resize_locked(Region& region, std::size_t size) noexcept {
-  FactsWriter writer(region);
+  FactsWriter writer(region, fact_writes_);
   region.size.store(size, std::memory_order_release);
 }
 
@@ -181,7 +182,7 @@ Status Registry::split_locked(Region& mapping, std::uintptr_t at) noexcept {
   if (!made.ok()) return made.error();
   Region& upper = **made;
   {
-    FactsWriter writer(upper);
+    FactsWriter writer(upper, fact_writes_);
     upper.id.store(mapping.id.load(std::memory_order_relaxed), std::memory_order_release);
   }
   pagemap_.set(high, &upper);
@@ -205,14 +206,14 @@ Result<Region*> Registry::isolate_locked(Region& mapping, Extent part) noexcept 
 void Registry::set_protection_locked(Region& region, Protection protection) noexcept {
   RegionTraits traits = region.traits();
   traits.protection = protection;
-  FactsWriter writer(region);
+  FactsWriter writer(region, fact_writes_);
   region.set_traits(traits);
 }
 
 void Registry::set_draining_locked(Region& region, bool draining) noexcept {
   RegionTraits traits = region.traits();
   traits.draining = draining;
-  FactsWriter writer(region);
+  FactsWriter writer(region, fact_writes_);
   region.set_traits(traits);
 }
 

@@ -104,6 +104,7 @@ class Registry {
   Pagemap pagemap_;
   PinTable pins_ EXCLAVE_GUARDED_BY(lock_);
   std::atomic<std::uint64_t> generation_{0};
+  std::atomic<std::uint64_t> fact_writes_{0};  // numbers the writes to regions' facts
   std::atomic<std::size_t> count_{0};
 };
 
@@ -125,10 +126,12 @@ inline Result<RegionInfo> Registry::query(std::uintptr_t address, std::size_t si
   if (const BookRef found = pagemap_.find(books, address); EXCLAVE_LIKELY(found != 0)) {
     const Region& region = *books.at<Region>(found);
     // Acquire pairs with FactsWriter's release: the facts are at least as new as this sequence.
-    const std::uint32_t sequence = region.sequence.load(std::memory_order_acquire);
+    const std::uint64_t sequence = region.sequence.load(std::memory_order_acquire);
     const RegionFacts facts = facts_of(region);
-    const bool still = region.sequence.load(std::memory_order_relaxed) == sequence;
-    if (EXCLAVE_LIKELY(still && sequence % 2 == 0 && holds(facts, address, size)))
+    // An odd sequence is not equal to itself without the low bit, and none ever comes back.
+    const bool still =
+        region.sequence.load(std::memory_order_relaxed) == (sequence & ~std::uint64_t{1});
+    if (EXCLAVE_LIKELY(still && holds(facts, address, size)))
       return facts.info();
   }
   return query_slow(address, size, is_inside, context);
