@@ -66,12 +66,15 @@ void Pagemap::set(Extent range, Region* region) noexcept {
       }
     } else {
       EXCLAVE_CHECK(leaf != nullptr);
-      for (std::uintptr_t page = at; page < stop; page += kPageBytes) {
-        std::atomic<BookRef>& entry = leaf->entry[(page >> kPageShift) % kLeafEntries];
-        leaf->used -= entry.load(std::memory_order_relaxed) != 0;
-        leaf->used += value != 0;
-        entry.store(value, std::memory_order_release);
+      const std::size_t first = (at >> kPageShift) % kLeafEntries;
+      const std::size_t count = (stop - at) >> kPageShift;
+      std::uint32_t were_used = 0;
+      for (std::atomic<BookRef>* entry = &leaf->entry[first]; entry != &leaf->entry[first] + count;
+           ++entry) {
+        were_used += entry->load(std::memory_order_relaxed) != 0;
+        entry->store(value, std::memory_order_release);
       }
+      leaf->used += (value != 0 ? static_cast<std::uint32_t>(count) : 0) - were_used;
       if (leaf->used == 0) {
         // Where mappings come and go in a segment of their own, zeroing the leaf each time would
         // cost more than all the rest.
@@ -95,11 +98,11 @@ Region* Pagemap::first_in(Extent range) const noexcept {
         middle->entry[(at >> kMiddleShift) % kMiddleEntries].load(std::memory_order_relaxed);
     const std::uintptr_t segment_end = align_down(at, kSegmentBytes) + kSegmentBytes;
     if ((entry & kLeafTag) != 0) {
-      const Leaf& leaf = *books.at<Leaf>(entry & ~kLeafTag);
+      const Leaf& leaf = *books.at_tagged<Leaf>(entry, kLeafTag);
       const std::uintptr_t stop = segment_end < range.end() ? segment_end : range.end();
-      for (std::uintptr_t page = at; page < stop; page += kPageBytes) {
-        const BookRef found =
-            leaf.entry[(page >> kPageShift) % kLeafEntries].load(std::memory_order_relaxed);
+      const std::size_t last = ((stop - 1) >> kPageShift) % kLeafEntries;
+      for (std::size_t page = (at >> kPageShift) % kLeafEntries; page <= last; ++page) {
+        const BookRef found = leaf.entry[page].load(std::memory_order_relaxed);
         if (found != 0) return books.at<Region>(found);
       }
     } else if (entry != 0) {

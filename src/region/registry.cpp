@@ -57,7 +57,7 @@ Result<RegionInfo> Registry::query_slow(std::uintptr_t address, std::size_t size
     if (holds(facts, address, size)) return facts.info();
     // Not this one; unless the book went to another region between the look at the pagemap and the
     // look at the book.
-    if (facts.id != 0 && address - facts.base < facts.size) return Error::kNotFound;
+    if (address - facts.base < facts.size) return Error::kNotFound;
     if (pagemap_.find(address) == region &&
         region->sequence.load(std::memory_order_acquire) == sequence) {
       return Error::kNotFound;
@@ -108,9 +108,9 @@ Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bo
 
 void Registry::destroy(Region& region) noexcept {
   {
-    // A late reader must not take half-zeroed facts for a region: without an id they are none.
+    // A late reader must not take half-zeroed facts for a region: of no size they hold nothing.
     FactsWriter writer(region, fact_writes_);
-    region.id.store(0, std::memory_order_release);
+    region.size.store(0, std::memory_order_release);
   }
   books_.release(BookKind::kRegion, &region,
                  Region::book_bytes(region.unit_count.load(std::memory_order_relaxed)));

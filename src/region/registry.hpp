@@ -83,12 +83,11 @@ class Registry {
 
  private:
   static RegionFacts facts_of(const Region& region) noexcept;
-  // Are these the facts of a region that stands, and does the range lie in it? (Size 0 stands for
-  // the single address.)
+  // Does the range lie in that region? Size 0 stands for the single address. A region that is gone
+  // has no size.
   static bool holds(const RegionFacts& facts, std::uintptr_t address, std::size_t size) noexcept {
     const std::uintptr_t offset = address - facts.base;
-    return facts.id != 0 && offset < facts.size && size <= facts.size - offset &&
-           facts.role() != Role::kForbidden;
+    return offset < facts.size && size <= facts.size - offset && facts.role() != Role::kForbidden;
   }
   [[gnu::noinline]] Result<RegionInfo> query_slow(std::uintptr_t address, std::size_t size,
                                                   bool (*is_inside)(const void* context),
