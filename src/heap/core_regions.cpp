@@ -443,27 +443,26 @@ Result<Region*> AllocatorCore::take_mappings_out(Extent range, bool holes_ok) no
     if (first == nullptr) return static_cast<Region*>(nullptr);
 
     // Cut the edges. A cut moves no byte in or out of the books.
-    const std::uintptr_t first_at = common(first->extent(), range).base;
     if (last != first) {
       if (Result<Region*> cut = registry_.isolate_locked(*last, common(last->extent(), range));
           !cut.ok())
         return cut.error();
     }
-    if (Result<Region*> cut = registry_.isolate_locked(*first, common(first->extent(), range));
-        !cut.ok())
-      return cut.error();
+    const Result<Region*> lowest =
+        registry_.isolate_locked(*first, common(first->extent(), range));
+    if (!lowest.ok()) return lowest.error();
 
     Region* chain = nullptr;
     Region** link = &chain;
-    for (std::uintptr_t at = first_at; at < range.end();) {
-      Region* const region = registry_.first_in_locked({at, range.end() - at});
-      if (region == nullptr) break;
-      at = region->extent().end();
-      if (region->role.load(std::memory_order_relaxed) != Role::kMapping) continue;
-      registry_.remove_locked(*region);
-      region->next_taken = nullptr;
-      *link = region;
-      link = &region->next_taken;
+    for (Region* region = *lowest; region != nullptr;) {
+      const std::uintptr_t at = region->extent().end();
+      if (region->role.load(std::memory_order_relaxed) == Role::kMapping) {
+        registry_.remove_locked(*region);
+        region->next_taken = nullptr;
+        *link = region;
+        link = &region->next_taken;
+      }
+      region = at < range.end() ? registry_.first_in_locked({at, range.end() - at}) : nullptr;
     }
     return chain;
   }

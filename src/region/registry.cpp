@@ -14,22 +14,35 @@ constexpr std::uint64_t kMaxGeneration = (std::uint64_t{1} << (64 - kIdRefBits))
 
 // Opens a write to facts that readers see; closed by the destructor. Readers retry while the
 // sequence is odd. Each fact is stored with release, so whoever sees it sees the odd sequence, too.
-// Each write to any region has its own number, so no sequence comes back, not in the book's next
-// life either: a host that stops a reader in the middle for hours gains nothing.
+//
+// A sequence begins at its region's generation, times the writes that a generation has room for;
+// when these are used up, it goes on with a new generation. So none comes back, not in the book's
+// next life either: a host that stops a reader in the middle for hours gains nothing.
 class FactsWriter {
  public:
-  FactsWriter(Region& region, std::atomic<std::uint64_t>& writes) noexcept
-      : sequence_(region.sequence), number_(writes.fetch_add(1, std::memory_order_relaxed) + 1) {
-    sequence_.store(number_ * 2 - 1, std::memory_order_relaxed);
+  FactsWriter(Region& region, std::atomic<std::uint64_t>& generation) noexcept
+      : sequence_(region.sequence),
+        generation_(generation),
+        value_(sequence_.load(std::memory_order_relaxed)) {
+    sequence_.store(value_ + 1, std::memory_order_relaxed);
   }
   // Publishes the facts to query, which loads the sequence with acquire.
-  ~FactsWriter() { sequence_.store(number_ * 2, std::memory_order_release); }
+  ~FactsWriter() {
+    std::uint64_t next = value_ + 2;
+    if (EXCLAVE_UNLIKELY(next % first_of(1) == 0))
+      next = first_of(generation_.fetch_add(1, std::memory_order_relaxed) + 1);
+    sequence_.store(next, std::memory_order_release);
+  }
+  static constexpr std::uint64_t first_of(std::uint64_t generation) noexcept {
+    return generation << kIdRefBits;
+  }
   FactsWriter(const FactsWriter&) = delete;
   FactsWriter& operator=(const FactsWriter&) = delete;
 
  private:
   std::atomic<std::uint64_t>& sequence_;
-  const std::uint64_t number_;
+  std::atomic<std::uint64_t>& generation_;
+  const std::uint64_t value_;
 };
 
 }  // namespace
@@ -80,7 +93,8 @@ Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bo
   // The book may still be looked at by a late reader of its last life, so it is filled in through
   // its atomics.
   Region* const region = static_cast<Region*>(memory);
-  FactsWriter writer(*region, fact_writes_);
+  region->sequence.store(FactsWriter::first_of(generation), std::memory_order_relaxed);
+  FactsWriter writer(*region, generation_);
   region->next_taken = nullptr;
   region->pins = 0;
   region->in_call = 0;
@@ -107,11 +121,11 @@ Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bo
 }
 
 void Registry::destroy(Region& region) noexcept {
-  {
-    // A late reader must not take half-zeroed facts for a region: of no size they hold nothing.
-    FactsWriter writer(region, fact_writes_);
-    region.size.store(0, std::memory_order_release);
-  }
+  // A late reader must not take half-zeroed facts for a region: while the sequence is odd it tries
+  // again, and where the sequence is zero already, there is no size.
+  region.sequence.store(region.sequence.load(std::memory_order_relaxed) + 1,
+                        std::memory_order_relaxed);
+  region.size.store(0, std::memory_order_release);
   books_.release(BookKind::kRegion, &region,
                  Region::book_bytes(region.unit_count.load(std::memory_order_relaxed)));
 }
@@ -158,7 +172,7 @@ Region* Registry::first_in_locked(Extent range) noexcept {
 }
 
 void Registry::resize_locked(Region& region, std::size_t size) noexcept {
-  FactsWriter writer(region, fact_writes_);
+  FactsWriter writer(region, generation_);
   region.size.store(size, std::memory_order_release);
 }
 
@@ -182,7 +196,7 @@ Status Registry::split_locked(Region& mapping, std::uintptr_t at) noexcept {
   if (!made.ok()) return made.error();
   Region& upper = **made;
   {
-    FactsWriter writer(upper, fact_writes_);
+    FactsWriter writer(upper, generation_);
     upper.id.store(mapping.id.load(std::memory_order_relaxed), std::memory_order_release);
   }
   pagemap_.set(high, &upper);
@@ -206,14 +220,14 @@ Result<Region*> Registry::isolate_locked(Region& mapping, Extent part) noexcept 
 void Registry::set_protection_locked(Region& region, Protection protection) noexcept {
   RegionTraits traits = region.traits();
   traits.protection = protection;
-  FactsWriter writer(region, fact_writes_);
+  FactsWriter writer(region, generation_);
   region.set_traits(traits);
 }
 
 void Registry::set_draining_locked(Region& region, bool draining) noexcept {
   RegionTraits traits = region.traits();
   traits.draining = draining;
-  FactsWriter writer(region, fact_writes_);
+  FactsWriter writer(region, generation_);
   region.set_traits(traits);
 }
 

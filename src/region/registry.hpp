@@ -103,7 +103,6 @@ class Registry {
   Pagemap pagemap_;
   PinTable pins_ EXCLAVE_GUARDED_BY(lock_);
   std::atomic<std::uint64_t> generation_{0};
-  std::atomic<std::uint64_t> fact_writes_{0};  // numbers the writes to regions' facts
   std::atomic<std::size_t> count_{0};
 };
 
