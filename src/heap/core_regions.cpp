@@ -206,8 +206,7 @@ Status AllocatorCore::close_pool_locked(Pool& pool, Region** gone) noexcept {
   pool.shared.heap.dissolve_slow();
   pool.pages.remove(region);
   pools_.erase(pool);
-  if (Device* const device = devices_.at_or_before(region.traits().device);
-      device != nullptr) {
+  if (Device* const device = devices_.at_or_before(region.traits().device); device != nullptr) {
     for (Pool** link = &device->first; *link != nullptr; link = &(*link)->next) {
       if (*link != &pool) continue;
       *link = pool.next;
@@ -448,8 +447,7 @@ Result<Region*> AllocatorCore::take_mappings_out(Extent range, bool holes_ok) no
           !cut.ok())
         return cut.error();
     }
-    const Result<Region*> lowest =
-        registry_.isolate_locked(*first, common(first->extent(), range));
+    const Result<Region*> lowest = registry_.isolate_locked(*first, common(first->extent(), range));
     if (!lowest.ok()) return lowest.error();
 
     Region* chain = nullptr;

@@ -15,8 +15,9 @@ struct Shape {
   unsigned index;     // its free list
 };
 
-// Exact cache lines up to 4 KiB and one (a leaf of the pagemap), then four sizes for each doubling. Each book ends in a hidden link
-// for its free list: at the end, where no reader of a freed book looks.
+// Exact cache lines up to 4 KiB and one (a leaf of the pagemap), then four sizes for each doubling.
+// Each book ends in a hidden link for its free list: at the end, where no reader of a freed book
+// looks.
 Shape shape_of(std::size_t bytes, unsigned exact_lines) noexcept {
   const std::uint64_t lines = ceil_div(bytes + sizeof(BookRef), kCacheLine);
   if (lines <= exact_lines) return {lines * kCacheLine, static_cast<unsigned>(lines)};

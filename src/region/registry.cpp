@@ -243,9 +243,7 @@ void Registry::absorb_locked(Region& low, Region& high) noexcept {
 void Registry::join_locked(Region& mapping) noexcept {
   const auto one = [](const Region& a, const Region& b) noexcept {
     return a.extent().end() == b.extent().base && a.region_id() == b.region_id() &&
-           a.in_call == 0 && b.in_call == 0 &&
-           a.traits().protection ==
-               b.traits().protection;
+           a.in_call == 0 && b.in_call == 0 && a.traits().protection == b.traits().protection;
   };
   Region* low = &mapping;
   if (Region* const before = region_at_locked(mapping.extent().base - 1);

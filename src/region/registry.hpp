@@ -129,8 +129,7 @@ inline Result<RegionInfo> Registry::query(std::uintptr_t address, std::size_t si
     // An odd sequence is not equal to itself without the low bit, and none ever comes back.
     const bool still =
         region.sequence.load(std::memory_order_relaxed) == (sequence & ~std::uint64_t{1});
-    if (EXCLAVE_LIKELY(still && holds(facts, address, size)))
-      return facts.info();
+    if (EXCLAVE_LIKELY(still && holds(facts, address, size))) return facts.info();
   }
   return query_slow(address, size, is_inside, context);
 }
