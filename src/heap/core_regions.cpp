@@ -432,6 +432,15 @@ Status AllocatorCore::look_at_mappings_locked(Extent range, bool holes_ok, Regio
 Result<Region*> AllocatorCore::take_mappings_out(Extent range, bool holes_ok) noexcept {
   for (;;) {
     LockGuard guard(registry_.lock());
+    // The usual case, in short: all of one mapping, and nothing in its way.
+    if (Region* const only = registry_.region_at_locked(range.base);
+        only != nullptr && only->extent() == range &&
+        only->role.load(std::memory_order_relaxed) == Role::kMapping && only->in_call == 0 &&
+        !registry_.pins_locked().overlaps(range)) {
+      registry_.remove_locked(*only);
+      only->next_taken = nullptr;
+      return only;
+    }
     // First look, then change: nothing has happened if anything stands in the way.
     Region* first = nullptr;
     Region* last = nullptr;
