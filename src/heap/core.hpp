@@ -64,7 +64,7 @@ class AllocatorCore {
   Result<std::uint64_t> device_address(std::uintptr_t address) const noexcept;
 
   // ---- For the memory calls (core_regions.cpp) ----
-  // A chain of mappings that left the books, in ascending order, by Region::links.right.
+  // A chain of mappings that left the books, in ascending order, by Region::next_taken.
   // Takes every page of mappings in the range out of the books. holes_ok: skip what is not a
   // mapping; else kNotFound. Errors, without change: kNotFound, kPinned, kBusy (a call of this very
   // thread is under way there), kOutOfTrustedMemory.

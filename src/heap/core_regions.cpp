@@ -154,7 +154,6 @@ Status AllocatorCore::detach(Extent range, DetachMode mode) noexcept {
       id = region->region_id();
     } else if (role == Role::kForbidden) {
       registry_.remove_locked(*region);
-      region->links = {};  // a chain of one
       window = region;
     }
   }
@@ -165,7 +164,7 @@ Status AllocatorCore::detach(Extent range, DetachMode mode) noexcept {
     window = *taken;
   }
   while (window != nullptr) {
-    Region* const next = window->links.right;
+    Region* const next = window->next_taken;
     finish_region(gate, *window);
     window = next;
   }
@@ -207,8 +206,7 @@ Status AllocatorCore::close_pool_locked(Pool& pool, Region** gone) noexcept {
   pool.shared.heap.dissolve_slow();
   pool.pages.remove(region);
   pools_.erase(pool);
-  if (Device* const device = devices_.at_or_before(region.device.load(std::memory_order_relaxed));
-      device != nullptr) {
+  if (Device* const device = devices_.at_or_before(region.traits().device); device != nullptr) {
     for (Pool** link = &device->first; *link != nullptr; link = &(*link)->next) {
       if (*link != &pool) continue;
       *link = pool.next;
@@ -415,8 +413,8 @@ Status AllocatorCore::look_at_mappings_locked(Extent range, bool holes_ok, Regio
   std::uintptr_t covered = range.base;
   bool elsewhere = false;
   for (std::uintptr_t at = range.base; at < range.end();) {
-    Region* const region = registry_.first_ending_after_locked(at);
-    if (region == nullptr || region->extent().base >= range.end()) break;
+    Region* const region = registry_.first_in_locked({at, range.end() - at});
+    if (region == nullptr) break;
     const Extent part = common(region->extent(), range);
     at = region->extent().end();
     if (region->role.load(std::memory_order_relaxed) != Role::kMapping) continue;
@@ -434,6 +432,15 @@ Status AllocatorCore::look_at_mappings_locked(Extent range, bool holes_ok, Regio
 Result<Region*> AllocatorCore::take_mappings_out(Extent range, bool holes_ok) noexcept {
   for (;;) {
     LockGuard guard(registry_.lock());
+    // The usual case, in short: all of one mapping, and nothing in its way.
+    if (Region* const only = registry_.region_at_locked(range.base);
+        only != nullptr && only->extent() == range &&
+        only->role.load(std::memory_order_relaxed) == Role::kMapping && only->in_call == 0 &&
+        !registry_.pins_locked().overlaps(range)) {
+      registry_.remove_locked(*only);
+      only->next_taken = nullptr;
+      return only;
+    }
     // First look, then change: nothing has happened if anything stands in the way.
     Region* first = nullptr;
     Region* last = nullptr;
@@ -444,27 +451,25 @@ Result<Region*> AllocatorCore::take_mappings_out(Extent range, bool holes_ok) no
     if (first == nullptr) return static_cast<Region*>(nullptr);
 
     // Cut the edges. A cut moves no byte in or out of the books.
-    const std::uintptr_t first_at = common(first->extent(), range).base;
     if (last != first) {
       if (Result<Region*> cut = registry_.isolate_locked(*last, common(last->extent(), range));
           !cut.ok())
         return cut.error();
     }
-    if (Result<Region*> cut = registry_.isolate_locked(*first, common(first->extent(), range));
-        !cut.ok())
-      return cut.error();
+    const Result<Region*> lowest = registry_.isolate_locked(*first, common(first->extent(), range));
+    if (!lowest.ok()) return lowest.error();
 
     Region* chain = nullptr;
     Region** link = &chain;
-    for (std::uintptr_t at = first_at; at < range.end();) {
-      Region* const region = registry_.first_ending_after_locked(at);
-      if (region == nullptr || region->extent().base >= range.end()) break;
-      at = region->extent().end();
-      if (region->role.load(std::memory_order_relaxed) != Role::kMapping) continue;
-      registry_.remove_locked(*region);
-      region->links = {};
-      *link = region;
-      link = &region->links.right;
+    for (Region* region = *lowest; region != nullptr;) {
+      const std::uintptr_t at = region->extent().end();
+      if (region->role.load(std::memory_order_relaxed) == Role::kMapping) {
+        registry_.remove_locked(*region);
+        region->next_taken = nullptr;
+        *link = region;
+        link = &region->next_taken;
+      }
+      region = at < range.end() ? registry_.first_in_locked({at, range.end() - at}) : nullptr;
     }
     return chain;
   }

@@ -85,7 +85,7 @@ int unmap_mappings(AllocatorCore& core, AllocatorCore::Gate& gate, Extent range)
   if (!taken.ok()) return error_number(taken.error());
   int result = 0;
   for (Region* mapping = *taken; mapping != nullptr;) {
-    Region* const next = mapping->links.right;
+    Region* const next = mapping->next_taken;
     const int error = core.host_unmap(gate, mapping->extent());
     if (error == 0) {
       core.finish_region(gate, *mapping);
@@ -135,7 +135,7 @@ int protect_outside(AllocatorCore& core, Extent range, int bits) noexcept {
       piece = *isolated;
       piece->in_call = me;
       // Until the host has answered, only what holds before and after is promised.
-      before = piece->protection.load(std::memory_order_relaxed);
+      before = piece->traits().protection;
       registry.set_protection_locked(
           *piece,
           static_cast<Protection>(static_cast<unsigned>(before) & static_cast<unsigned>(wanted)));
@@ -161,8 +161,8 @@ int check_fixed(Registry& registry, Extent range, bool replace) noexcept {
   if (!check_outside(range, registry.enclave()).ok()) return -kEINVAL;
   LockGuard guard(registry.lock());
   for (std::uintptr_t at = range.base; at < range.end();) {
-    Region* const region = registry.first_ending_after_locked(at);
-    if (region == nullptr || region->extent().base >= range.end()) break;
+    Region* const region = registry.first_in_locked({at, range.end() - at});
+    if (region == nullptr) break;
     if (region->role.load(std::memory_order_relaxed) != Role::kMapping)
       return replace ? -kEBUSY : -kEEXIST;
     if (!replace) return -kEEXIST;
@@ -187,7 +187,7 @@ class Replacement {
       return 0;
     });
     for (Region* mapping = chain_; mapping != nullptr;) {
-      Region* const next = mapping->links.right;
+      Region* const next = mapping->next_taken;
       if (!core_.registry().put_back(*mapping).ok()) core_.finish_region(gate_, *mapping);
       mapping = next;
     }
@@ -207,7 +207,7 @@ class Replacement {
     filled_to_ = target_.base;
     while (chain_ != nullptr) {
       Region& mapping = *chain_;
-      chain_ = mapping.links.right;
+      chain_ = mapping.next_taken;
       core_.finish_region(gate_, mapping);
     }
   }
@@ -235,7 +235,7 @@ class Replacement {
   template <class F>
   int for_each_gap(F visit) noexcept {
     std::uintptr_t at = target_.base;
-    for (const Region* mapping = chain_;; mapping = mapping->links.right) {
+    for (const Region* mapping = chain_;; mapping = mapping->next_taken) {
       const Extent next = mapping != nullptr ? mapping->extent() : Extent{target_.end(), 0};
       if (next.base > at) {
         if (const int error = visit(Extent{at, next.base - at}); error != 0) return error;

@@ -15,8 +15,9 @@ struct Shape {
   unsigned index;     // its free list
 };
 
-// Exact cache lines up to 4 KiB, then eight sizes for each doubling. Each book ends in a hidden
-// link for its free list: at the end, where no reader of a freed book looks.
+// Exact cache lines up to 4 KiB and one (a leaf of the pagemap), then eight sizes for each
+// doubling. Each book ends in a hidden link for its free list: at the end, where no reader of a
+// freed book looks.
 Shape shape_of(std::size_t bytes, unsigned exact_lines) noexcept {
   const std::uint64_t lines = ceil_div(bytes + sizeof(BookRef), kCacheLine);
   if (lines <= exact_lines) return {lines * kCacheLine, static_cast<unsigned>(lines)};
@@ -113,6 +114,11 @@ void BookStore::release(BookKind kind, void* book, std::size_t bytes) noexcept {
   for (std::size_t i = 0; i < shape.bytes / sizeof(std::uint64_t); ++i) {
     __atomic_store_n(&words[i], std::uint64_t{0}, __ATOMIC_RELEASE);
   }
+  release_zero(kind, book, bytes);
+}
+
+void BookStore::release_zero(BookKind kind, void* book, std::size_t bytes) noexcept {
+  const Shape shape = shape_of(bytes, kExactLines);
   LockGuard guard(lock_);
   BookRef& head = free_[static_cast<unsigned>(kind)][shape.index];
   *link_of(book, shape.bytes) = head;

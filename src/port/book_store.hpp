@@ -65,6 +65,8 @@ class BookStore {
   void* allocate(BookKind kind, std::size_t bytes) noexcept EXCLAVE_EXCLUDES(lock_);
   // bytes as allocated. Zeroes the book at once, so that late readers find nothing.
   void release(BookKind kind, void* book, std::size_t bytes) noexcept EXCLAVE_EXCLUDES(lock_);
+  // The same for a book that is all zero already.
+  void release_zero(BookKind kind, void* book, std::size_t bytes) noexcept EXCLAVE_EXCLUDES(lock_);
 
   template <class T>
   T* at(BookRef ref) const noexcept {
@@ -85,7 +87,7 @@ class BookStore {
     Chunk* next;
     std::size_t bytes;
   };
-  static constexpr unsigned kExactLines = 64;
+  static constexpr unsigned kExactLines = 65;
   static constexpr unsigned kSizes = kExactLines + 1 + 8 * 24;
 
   Chunk* reserve(std::size_t bytes) noexcept EXCLAVE_REQUIRES(lock_);

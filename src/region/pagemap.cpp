@@ -4,18 +4,28 @@
 
 namespace exclave {
 
+void Pagemap::set_entry(Middle& middle, std::uintptr_t address, std::uint32_t value) noexcept {
+  std::atomic<std::uint32_t>& entry = middle.entry[(address >> kMiddleShift) % kMiddleEntries];
+  middle.used -= entry.load(std::memory_order_relaxed) != 0;
+  middle.used += value != 0;
+  // Pairs with the acquire in find: what the reference names is filled in.
+  entry.store(value, std::memory_order_release);
+}
+
 // The segment that holds this address is covered in part only, so it needs a leaf.
 Status Pagemap::prepare_edge(std::uintptr_t address) noexcept {
   if (is_aligned(address, kSegmentBytes)) return {};
-  std::atomic<std::uint32_t>* const slot =
-      &middle_of(books_.view(), address)->entry[(address >> kMiddleShift) % kMiddleEntries];
-  const std::uint32_t before = slot->load(std::memory_order_relaxed);
+  Middle& middle = *middle_of(books_.view(), address);
+  const std::uint32_t before =
+      middle.entry[(address >> kMiddleShift) % kMiddleEntries].load(std::memory_order_relaxed);
   if (before & kLeafTag) return {};
   Leaf* const leaf = static_cast<Leaf*>(books_.allocate(BookKind::kPagemapLeaf, sizeof(Leaf)));
   if (leaf == nullptr) return Error::kOutOfTrustedMemory;
-  for (std::atomic<BookRef>& entry : leaf->entry) entry.store(before, std::memory_order_relaxed);
-  leaf->used = before != 0 ? kLeafEntries : 0;
-  slot->store(books_.ref(leaf) | kLeafTag, std::memory_order_release);
+  if (before != 0) {
+    for (std::atomic<BookRef>& entry : leaf->entry) entry.store(before, std::memory_order_relaxed);
+    leaf->used = kLeafEntries;
+  }
+  set_entry(middle, address, books_.ref(leaf) | kLeafTag);
   return {};
 }
 
@@ -49,13 +59,13 @@ void Pagemap::set(Extent range, Region* region) noexcept {
     const std::uintptr_t stop = segment_end < range.end() ? segment_end : range.end();
     Middle* const middle = middle_of(books_.view(), at);
     const std::size_t index = (at >> kMiddleShift) % kMiddleEntries;
-    std::atomic<std::uint32_t>* const slot = &middle->entry[index];
-    const std::uint32_t before = slot->load(std::memory_order_relaxed);
-    Leaf* leaf = before & kLeafTag ? books_.at<Leaf>(before & ~kLeafTag) : nullptr;
+    const std::uint32_t before = middle->entry[index].load(std::memory_order_relaxed);
+    Leaf* const leaf = before & kLeafTag ? books_.at<Leaf>(before & ~kLeafTag) : nullptr;
     if (stop - at == kSegmentBytes) {
-      slot->store(value, std::memory_order_release);
+      set_entry(*middle, at, value);
       middle->units[index].store(has_units ? books_.ref(region->unit_of(at)) : 0,
                                  std::memory_order_release);
+      if (leaf != nullptr) books_.release(BookKind::kPagemapLeaf, leaf, sizeof(Leaf));
       if (has_units && near_.load(std::memory_order_relaxed) == nullptr) {
         near_.store(middle, std::memory_order_relaxed);
         // Release pairs with the acquire in unit_entry.
@@ -63,21 +73,73 @@ void Pagemap::set(Extent range, Region* region) noexcept {
       }
     } else {
       EXCLAVE_CHECK(leaf != nullptr);
-      for (std::uintptr_t page = at; page < stop; page += kPageBytes) {
-        std::atomic<BookRef>& entry = leaf->entry[(page >> kPageShift) % kLeafEntries];
-        leaf->used -= entry.load(std::memory_order_relaxed) != 0;
-        leaf->used += value != 0;
-        entry.store(value, std::memory_order_release);
+      const std::size_t first = (at >> kPageShift) % kLeafEntries;
+      const std::size_t count = (stop - at) >> kPageShift;
+      std::uint32_t were_used = 0;
+      for (std::atomic<BookRef>* entry = &leaf->entry[first]; entry != &leaf->entry[first] + count;
+           ++entry) {
+        were_used += entry->load(std::memory_order_relaxed) != 0;
+        entry->store(value, std::memory_order_release);
       }
+      leaf->used += (value != 0 ? static_cast<std::uint32_t>(count) : 0) - were_used;
       if (leaf->used == 0) {
-        slot->store(0, std::memory_order_release);
-      } else {
-        leaf = nullptr;
+        // Where mappings come and go in a segment of their own, zeroing the leaf each time would
+        // cost more than all the rest.
+        set_entry(*middle, at, 0);
+        books_.release_zero(BookKind::kPagemapLeaf, leaf, sizeof(Leaf));
       }
     }
-    if (leaf != nullptr) books_.release(BookKind::kPagemapLeaf, leaf, sizeof(Leaf));
     at = stop;
   }
+}
+
+Region* Pagemap::first_in(Extent range) const noexcept {
+  const BookView books = books_.view();
+  for (std::uintptr_t at = range.base; at < range.end();) {
+    const Middle* const middle = middle_of(books, at);
+    if (middle == nullptr || middle->used == 0) {
+      at = ((at >> kRootShift) + 1) << kRootShift;
+      continue;
+    }
+    const std::uint32_t entry =
+        middle->entry[(at >> kMiddleShift) % kMiddleEntries].load(std::memory_order_relaxed);
+    const std::uintptr_t segment_end = align_down(at, kSegmentBytes) + kSegmentBytes;
+    if ((entry & kLeafTag) != 0) {
+      const Leaf& leaf = *books.at_tagged<Leaf>(entry, kLeafTag);
+      const std::uintptr_t stop = segment_end < range.end() ? segment_end : range.end();
+      const std::size_t last = ((stop - 1) >> kPageShift) % kLeafEntries;
+      for (std::size_t page = (at >> kPageShift) % kLeafEntries; page <= last; ++page) {
+        const BookRef found = leaf.entry[page].load(std::memory_order_relaxed);
+        if (found != 0) return books.at<Region>(found);
+      }
+    } else if (entry != 0) {
+      return books.at<Region>(entry);
+    }
+    at = segment_end;
+  }
+  return nullptr;
+}
+
+bool Pagemap::validate() const noexcept {
+  const auto count = [](const auto& entries) noexcept {
+    std::uint32_t used = 0;
+    for (const auto& entry : entries) used += entry.load(std::memory_order_relaxed) != 0;
+    return used;
+  };
+  const BookView books = books_.view();
+  for (const std::atomic<BookRef>& root : root_) {
+    const BookRef ref = root.load(std::memory_order_relaxed);
+    if (ref == 0) continue;
+    const Middle& middle = *books.at<Middle>(ref);
+    if (count(middle.entry) != middle.used) return false;
+    for (const std::atomic<std::uint32_t>& entry : middle.entry) {
+      const std::uint32_t tagged = entry.load(std::memory_order_relaxed);
+      if ((tagged & kLeafTag) == 0) continue;
+      const Leaf& leaf = *books.at<Leaf>(tagged & ~kLeafTag);
+      if (count(leaf.entry) != leaf.used) return false;
+    }
+  }
+  return true;
 }
 
 }  // namespace exclave

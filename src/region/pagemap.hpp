@@ -5,6 +5,10 @@
 // one region's. Beside it stands where the segment's unit entries are, so that a free finds its
 // slab without touching the region's book. Its books grow with what is attached, not with address
 // space. Writers hold the registry's lock.
+//
+// It is also the order of the regions: the first one in a range is found by walking it, past 32 GiB
+// or 4 MiB at a step where nothing stands. A tree beside it would cost a cache miss or two for each
+// of its levels whenever a mapping comes or goes.
 #pragma once
 
 #include <atomic>
@@ -25,18 +29,27 @@ class Pagemap {
   // book may be reused at any moment.
   [[gnu::always_inline]] Region* find(std::uintptr_t address) const noexcept {
     const BookView books = books_.view();
-    const Middle* const middle = middle_of(books, address);
-    if (EXCLAVE_UNLIKELY(middle == nullptr)) return nullptr;
+    const BookRef region = find(books, address);
+    return region != 0 ? books.at<Region>(region) : nullptr;
+  }
+
+  // The same by reference; 0: none. On the path of every free.
+  [[gnu::always_inline]] BookRef find(BookView books, std::uintptr_t address) const noexcept {
+    const std::uintptr_t root = address >> kRootShift;
+    if (EXCLAVE_UNLIKELY(root >= kRootEntries)) return 0;
     // Each acquire pairs with the release store in set or prepare: what the reference names is
     // filled in.
+    const BookRef middle = root_[root].load(std::memory_order_acquire);
+    if (EXCLAVE_UNLIKELY(middle == 0)) return 0;
     std::uint32_t entry =
-        middle->entry[(address >> kMiddleShift) % kMiddleEntries].load(std::memory_order_acquire);
+        books.at<Middle>(middle)->entry[(address >> kMiddleShift) % kMiddleEntries].load(
+            std::memory_order_acquire);
     if (EXCLAVE_UNLIKELY((entry & kLeafTag) != 0)) {
-      entry = books.at<Leaf>(entry & ~kLeafTag)
+      entry = books.at_tagged<Leaf>(entry, kLeafTag)
                   ->entry[(address >> kPageShift) % kLeafEntries]
                   .load(std::memory_order_acquire);
     }
-    return entry != 0 ? books.at<Region>(entry) : nullptr;
+    return entry;
   }
 
   // The entry of the address' unit, where its segment lies wholly in one pool region; else 0, which
@@ -58,6 +71,11 @@ class Pagemap {
 
   // Does unit_entry say what it should at an address of the region? For validation.
   bool unit_entry_holds(std::uintptr_t address, Region& region) const noexcept;
+  // The lowest region with a page in the range, or null. Precondition: the range lies below
+  // kAddressLimit; the registry's lock is held.
+  Region* first_in(Extent range) const noexcept;
+  // Do the counts agree with the entries?
+  bool validate() const noexcept;
 
   // Makes sure that set on any page range within this one, with the same edges, cannot fail.
   // Errors: kOutOfTrustedMemory; what was made already stays and does no harm.
@@ -86,9 +104,11 @@ class Pagemap {
   struct Middle {
     std::atomic<BookRef> units[kMiddleEntries];  // 0: not one pool region's
     std::atomic<std::uint32_t> entry[kMiddleEntries];
+    std::uint32_t used;  // entries that are not 0; guarded by the registry's lock
   };
 
   Status prepare_edge(std::uintptr_t address) noexcept;
+  static void set_entry(Middle& middle, std::uintptr_t address, std::uint32_t value) noexcept;
   // Null where nothing was ever entered. Acquire pairs with the release store in prepare.
   [[gnu::always_inline]] Middle* middle_of(BookView books, std::uintptr_t address) const noexcept {
     if (EXCLAVE_UNLIKELY(address >= kAddressLimit)) return nullptr;

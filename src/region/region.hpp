@@ -3,9 +3,10 @@
 #pragma once
 
 #include <atomic>
+#include <bit>
+#include <cstddef>
 #include <cstdint>
 
-#include "base/ordered_tree.hpp"
 #include "base/units.hpp"
 #include "exclave/result.hpp"
 #include "port/book_store.hpp"
@@ -16,41 +17,72 @@ namespace exclave {
 // starts here.
 using UnitEntry = std::uint32_t;
 
+// What query tells of a region beside where it lies, packed as in RegionInfo.
+struct RegionTraits {
+  Role role = Role::kPool;
+  Protection protection = Protection::kNone;
+  bool grown = false;
+  bool draining = false;
+  DeviceTag device = 0;
+};
+
+// RegionInfo as five words. query copies it as such, because byte by byte it would be the greater
+// part of its work.
+struct RegionFacts {
+  std::uint64_t id, base, size, traits, device_base;
+
+  RegionInfo info() const noexcept { return std::bit_cast<RegionInfo>(*this); }
+  Role role() const noexcept { return static_cast<Role>(traits & 0xff); }
+};
+static_assert(offsetof(RegionInfo, extent) == offsetof(RegionFacts, base) &&
+              offsetof(RegionInfo, role) == offsetof(RegionFacts, traits) &&
+              offsetof(RegionInfo, device) - offsetof(RegionInfo, role) ==
+                  offsetof(RegionTraits, device) &&
+              offsetof(RegionInfo, device_base) == offsetof(RegionFacts, device_base));
+
 struct alignas(kCacheLine) Region {
   // ---- Read without a lock ----
   // Odd while the facts below change; readers try again when it moved. Publishes the facts to
   // Registry::query.
-  std::atomic<std::uint32_t> sequence{0};
-  std::atomic<std::uint32_t> unit_count{0};  // 0: not a pool
+  std::atomic<std::uint64_t> sequence{0};
   std::atomic<std::uint64_t> first_unit{0};
   std::atomic<std::uint64_t> id{0};  // 0: not in the registry
   std::atomic<std::uintptr_t> base{0};
   std::atomic<std::size_t> size{0};
   std::atomic<std::uint64_t> device_base{0};
-  std::atomic<DeviceTag> device{0};
-  std::atomic<Role> role{Role::kPool};
-  std::atomic<Protection> protection{Protection::kNone};
-  std::atomic<bool> grown{false};
-  std::atomic<bool> draining{false};
+  std::atomic<std::uint64_t> traits_word{0};  // RegionTraits
+  std::atomic<std::uint32_t> unit_count{0};   // 0: not a pool
 
   // ---- Guarded by the registry's lock ----
-  TreeLinks<Region> links{};
-  std::uint32_t pins = 0;     // of the whole region
-  std::uint32_t in_call = 0;  // a memory call is under way on it: its thread's slot + 1
+  std::uint32_t in_call = 0;     // a memory call is under way on it: its thread's slot + 1
+  Region* next_taken = nullptr;  // of a chain of mappings that left the books
+  std::uint32_t pins = 0;        // of the whole region
 
   // ---- Fixed while the region stands ----
-  std::size_t book_bytes = 0;
+  std::atomic<Role> role{Role::kPool};  // as in traits
+  std::atomic<bool> grown{false};       // as in traits
   void (*gone)(void* context, std::uint64_t region_id, std::uintptr_t base,
                std::size_t size) = nullptr;
   void* gone_context = nullptr;
+  std::atomic<void*> page_pool{nullptr};  // pools: the PagePool whose lock guards page_book
+  std::atomic<void*> pool{nullptr};       // attached pools: the heap room's Pool
+  void* page_book = nullptr;              // pools: the page room's book
+
+  // ---- Pools only: the book of another region ends here (book_bytes) ----
   std::size_t largest_block = 0;
   std::size_t boundary = 0;
-  std::atomic<void*> page_pool{nullptr};  // pools: the PagePool whose lock guards page_book
-  void* page_book = nullptr;              // pools: the page room's book
-  std::atomic<void*> pool{nullptr};       // attached pools: the heap room's Pool
+
+  // There may be a million mappings, so their books are two cache lines.
+  static constexpr std::size_t book_bytes(std::uint64_t units) noexcept;
 
   Extent extent() const noexcept {
     return {base.load(std::memory_order_relaxed), size.load(std::memory_order_relaxed)};
+  }
+  RegionTraits traits() const noexcept {
+    return std::bit_cast<RegionTraits>(traits_word.load(std::memory_order_relaxed));
+  }
+  void set_traits(RegionTraits traits) noexcept {
+    traits_word.store(std::bit_cast<std::uint64_t>(traits), std::memory_order_release);
   }
   RegionId region_id() const noexcept { return {id.load(std::memory_order_relaxed)}; }
 
@@ -71,5 +103,10 @@ struct alignas(kCacheLine) Region {
     return index < unit_count.load(std::memory_order_acquire) ? &units()[index] : nullptr;
   }
 };
+
+constexpr std::size_t Region::book_bytes(std::uint64_t units) noexcept {
+  return units == 0 ? offsetof(Region, largest_block) : sizeof(Region) + units * sizeof(UnitEntry);
+}
+static_assert(Region::book_bytes(0) + sizeof(BookRef) <= 2 * kCacheLine);
 
 }  // namespace exclave

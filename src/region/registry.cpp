@@ -14,20 +14,35 @@ constexpr std::uint64_t kMaxGeneration = (std::uint64_t{1} << (64 - kIdRefBits))
 
 // Opens a write to facts that readers see; closed by the destructor. Readers retry while the
 // sequence is odd. Each fact is stored with release, so whoever sees it sees the odd sequence, too.
+//
+// A sequence begins at its region's generation, times the writes that a generation has room for;
+// when these are used up, it goes on with a new generation. So none comes back, not in the book's
+// next life either: a host that stops a reader in the middle for hours gains nothing.
 class FactsWriter {
  public:
-  explicit FactsWriter(Region& region) noexcept : sequence_(region.sequence) {
-    value_ = sequence_.load(std::memory_order_relaxed);
+  FactsWriter(Region& region, std::atomic<std::uint64_t>& generation) noexcept
+      : sequence_(region.sequence),
+        generation_(generation),
+        value_(sequence_.load(std::memory_order_relaxed)) {
     sequence_.store(value_ + 1, std::memory_order_relaxed);
   }
   // Publishes the facts to query, which loads the sequence with acquire.
-  ~FactsWriter() { sequence_.store(value_ + 2, std::memory_order_release); }
+  ~FactsWriter() {
+    std::uint64_t next = value_ + 2;
+    if (EXCLAVE_UNLIKELY(next % first_of(1) == 0))
+      next = first_of(generation_.fetch_add(1, std::memory_order_relaxed) + 1);
+    sequence_.store(next, std::memory_order_release);
+  }
+  static constexpr std::uint64_t first_of(std::uint64_t generation) noexcept {
+    return generation << kIdRefBits;
+  }
   FactsWriter(const FactsWriter&) = delete;
   FactsWriter& operator=(const FactsWriter&) = delete;
 
  private:
-  std::atomic<std::uint32_t>& sequence_;
-  std::uint32_t value_;
+  std::atomic<std::uint64_t>& sequence_;
+  std::atomic<std::uint64_t>& generation_;
+  const std::uint64_t value_;
 };
 
 }  // namespace
@@ -35,25 +50,27 @@ class FactsWriter {
 void Registry::open(Extent enclave, std::uint64_t seed) noexcept {
   enclave_ = enclave;
   LockGuard guard(lock_);
-  tree_.seed(seed);
   pins_.seed(~seed);
 }
 
-Error Registry::look_again_slow(std::uintptr_t address, std::size_t size,
-                                bool (*is_inside)(const void* context), const void* context,
-                                RegionInfo& info) const noexcept {
+Result<RegionInfo> Registry::query_slow(std::uintptr_t address, std::size_t size,
+                                        bool (*is_inside)(const void* context),
+                                        const void* context) const noexcept {
   for (;;) {
     const Region* const region = pagemap_.find(address);
     if (region == nullptr) return Error::kNotFound;
-    const std::uint32_t sequence = region->sequence.load(std::memory_order_acquire);
+    const std::uint64_t sequence = region->sequence.load(std::memory_order_acquire);
     if (sequence % 2 != 0) {
       if (is_inside != nullptr && is_inside(context)) return Error::kReentered;
       __builtin_ia32_pause();
       continue;
     }
-    const Error error = look(*region, address, size, info);
-    if (error != Error::kWouldBlock) return error;
-    // Unless the book went to another region, or the region was cut, between the two looks.
+    const RegionFacts facts = facts_of(*region);
+    if (region->sequence.load(std::memory_order_acquire) != sequence) continue;
+    if (holds(facts, address, size)) return facts.info();
+    // Not this one; unless the book went to another region between the look at the pagemap and the
+    // look at the book.
+    if (address - facts.base < facts.size) return Error::kNotFound;
     if (pagemap_.find(address) == region &&
         region->sequence.load(std::memory_order_acquire) == sequence) {
       return Error::kNotFound;
@@ -70,23 +87,24 @@ Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bo
   if (units > UINT32_MAX) return Error::kOutOfTrustedMemory;
   const std::uint64_t generation = generation_.fetch_add(1, std::memory_order_relaxed) + 1;
   if (generation > kMaxGeneration) return Error::kOutOfTrustedMemory;
-  const std::size_t bytes = sizeof(Region) + units * sizeof(UnitEntry);
+  const std::size_t bytes = Region::book_bytes(units);
   void* const memory = books_.allocate(BookKind::kRegion, bytes);
   if (memory == nullptr) return Error::kOutOfTrustedMemory;
 
   // The book may still be looked at by a late reader of its last life, so it is filled in through
-  // its atomics. The sequence starts at the generation: no two lives show the same one.
+  // its atomics.
   Region* const region = static_cast<Region*>(memory);
-  region->sequence.store(static_cast<std::uint32_t>(generation * 2), std::memory_order_relaxed);
-  FactsWriter writer(*region);
-  region->links = {};
+  region->sequence.store(FactsWriter::first_of(generation), std::memory_order_relaxed);
+  FactsWriter writer(*region, generation_);
+  region->next_taken = nullptr;
   region->pins = 0;
   region->in_call = 0;
-  region->book_bytes = bytes;
   region->gone = options.gone;
   region->gone_context = options.gone_context;
-  region->largest_block = options.largest_block;
-  region->boundary = options.boundary;
+  if (pool) {
+    region->largest_block = options.largest_block;
+    region->boundary = options.boundary;
+  }
   region->page_pool.store(nullptr, std::memory_order_release);
   region->page_book = nullptr;
   region->pool.store(nullptr, std::memory_order_release);
@@ -94,11 +112,9 @@ Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bo
   region->base.store(extent.base, std::memory_order_release);
   region->size.store(extent.size, std::memory_order_release);
   region->device_base.store(options.device_base, std::memory_order_release);
-  region->device.store(options.device, std::memory_order_release);
   region->role.store(options.role, std::memory_order_release);
-  region->protection.store(options.protection, std::memory_order_release);
   region->grown.store(grown, std::memory_order_release);
-  region->draining.store(false, std::memory_order_release);
+  region->set_traits({options.role, options.protection, grown, false, options.device});
   region->unit_count.store(static_cast<std::uint32_t>(units), std::memory_order_release);
   region->id.store((generation << kIdRefBits) | (books_.ref(region) >> kBookTagBits),
                    std::memory_order_release);
@@ -106,12 +122,13 @@ Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bo
 }
 
 void Registry::destroy(Region& region) noexcept {
-  {
-    // A late reader must not take half-zeroed facts for a region: without an id they are none.
-    FactsWriter writer(region);
-    region.id.store(0, std::memory_order_release);
-  }
-  books_.release(BookKind::kRegion, &region, region.book_bytes);
+  // A late reader must not take half-zeroed facts for a region: while the sequence is odd it tries
+  // again, and where the sequence is zero already, there is no size.
+  region.sequence.store(region.sequence.load(std::memory_order_relaxed) + 1,
+                        std::memory_order_relaxed);
+  region.size.store(0, std::memory_order_release);
+  books_.release(BookKind::kRegion, &region,
+                 Region::book_bytes(region.unit_count.load(std::memory_order_relaxed)));
 }
 
 Status Registry::insert(Region& region) noexcept {
@@ -129,10 +146,8 @@ Status Registry::put_back(Region& mapping) noexcept {
 Status Registry::insert_locked(Region& region) noexcept {
   const Extent extent = region.extent();
   if (Status legal = check_outside(extent, enclave_); !legal.ok()) return legal;
-  const Region* const next = first_ending_after_locked(extent.base);
-  if (next != nullptr && next->extent().overlaps(extent)) return Error::kOverlap;
+  if (first_in_locked(extent) != nullptr) return Error::kOverlap;
   if (Status room = pagemap_.prepare(extent); !room.ok()) return room;
-  tree_.insert(region);
   pagemap_.set(extent, &region);
   count_.store(count() + 1, std::memory_order_relaxed);
   return {};
@@ -145,22 +160,20 @@ void Registry::remove(Region& region) noexcept {
 
 void Registry::remove_locked(Region& region) noexcept {
   pagemap_.set(region.extent(), nullptr);
-  tree_.erase(region);
   count_.store(count() - 1, std::memory_order_relaxed);
 }
 
+// Exact, because every writer of the pagemap holds the lock.
 Region* Registry::region_at_locked(std::uintptr_t address) noexcept {
-  Region* const region = tree_.at_or_before(address);
-  return region != nullptr && region->extent().contains(address) ? region : nullptr;
+  return pagemap_.find(address);
 }
 
-Region* Registry::first_ending_after_locked(std::uintptr_t address) noexcept {
-  Region* const region = region_at_locked(address);
-  return region != nullptr ? region : tree_.at_or_after(address);
+Region* Registry::first_in_locked(Extent range) noexcept {
+  return pagemap_.first_in(range);
 }
 
 void Registry::resize_locked(Region& region, std::size_t size) noexcept {
-  FactsWriter writer(region);
+  FactsWriter writer(region, generation_);
   region.size.store(size, std::memory_order_release);
 }
 
@@ -172,8 +185,9 @@ Status Registry::split_locked(Region& mapping, std::uintptr_t at) noexcept {
   const Extent high{at, whole.size - low};
   AttachOptions options;
   options.role = Role::kMapping;
-  options.protection = mapping.protection.load(std::memory_order_relaxed);
-  options.device = mapping.device.load(std::memory_order_relaxed);
+  const RegionTraits traits = mapping.traits();
+  options.protection = traits.protection;
+  options.device = traits.device;
   const std::uint64_t device_base = mapping.device_base.load(std::memory_order_relaxed);
   options.device_base = device_base == kNoDeviceAddress ? kNoDeviceAddress : device_base + low;
   options.gone = mapping.gone;
@@ -183,12 +197,11 @@ Status Registry::split_locked(Region& mapping, std::uintptr_t at) noexcept {
   if (!made.ok()) return made.error();
   Region& upper = **made;
   {
-    FactsWriter writer(upper);
+    FactsWriter writer(upper, generation_);
     upper.id.store(mapping.id.load(std::memory_order_relaxed), std::memory_order_release);
   }
   pagemap_.set(high, &upper);
   resize_locked(mapping, low);
-  tree_.insert(upper);
   count_.store(count() + 1, std::memory_order_relaxed);
   return {};
 }
@@ -206,19 +219,22 @@ Result<Region*> Registry::isolate_locked(Region& mapping, Extent part) noexcept 
 }
 
 void Registry::set_protection_locked(Region& region, Protection protection) noexcept {
-  FactsWriter writer(region);
-  region.protection.store(protection, std::memory_order_release);
+  RegionTraits traits = region.traits();
+  traits.protection = protection;
+  FactsWriter writer(region, generation_);
+  region.set_traits(traits);
 }
 
 void Registry::set_draining_locked(Region& region, bool draining) noexcept {
-  FactsWriter writer(region);
-  region.draining.store(draining, std::memory_order_release);
+  RegionTraits traits = region.traits();
+  traits.draining = draining;
+  FactsWriter writer(region, generation_);
+  region.set_traits(traits);
 }
 
 // The pagemap has leaves at both edges of `high` already, so setting it again cannot fail.
 void Registry::absorb_locked(Region& low, Region& high) noexcept {
   const Extent extent = high.extent();
-  tree_.erase(high);
   resize_locked(low, low.extent().size + extent.size);
   pagemap_.set(extent, &low);
   count_.store(count() - 1, std::memory_order_relaxed);
@@ -228,9 +244,7 @@ void Registry::absorb_locked(Region& low, Region& high) noexcept {
 void Registry::join_locked(Region& mapping) noexcept {
   const auto one = [](const Region& a, const Region& b) noexcept {
     return a.extent().end() == b.extent().base && a.region_id() == b.region_id() &&
-           a.in_call == 0 && b.in_call == 0 &&
-           a.protection.load(std::memory_order_relaxed) ==
-               b.protection.load(std::memory_order_relaxed);
+           a.in_call == 0 && b.in_call == 0 && a.traits().protection == b.traits().protection;
   };
   Region* low = &mapping;
   if (Region* const before = region_at_locked(mapping.extent().base - 1);
@@ -246,39 +260,34 @@ void Registry::join_locked(Region& mapping) noexcept {
 
 bool Registry::overlaps(Extent range) noexcept {
   LockGuard guard(lock_);
-  const Region* const next = first_ending_after_locked(range.base);
-  return next != nullptr && next->extent().overlaps(range);
+  return first_in_locked(range) != nullptr;
 }
 
 Result<RegionInfo> Registry::next(std::uintptr_t address) noexcept {
+  if (address >= kAddressLimit) return Error::kNotFound;
   LockGuard guard(lock_);
-  const Region* const region = first_ending_after_locked(address);
+  const Region* const region = first_in_locked({address, kAddressLimit - address});
   if (region == nullptr) return Error::kNotFound;
-  Result<RegionInfo> found{RegionInfo{}};
-  copy_facts(*region, *found);
-  return found;
+  return facts_of(*region).info();
 }
 
 bool Registry::validate() noexcept {
   LockGuard guard(lock_);
-  if (tree_.validate() != static_cast<std::int64_t>(count()) || !pins_.validate()) return false;
-  std::uintptr_t end = 0;
-  for (Region* region = tree_.at_or_after(0); region != nullptr;) {
+  if (!pagemap_.validate() || !pins_.validate()) return false;
+  std::size_t regions = 0;
+  for (std::uintptr_t at = 0;; ++regions) {
+    Region* const region = first_in_locked({at, kAddressLimit - at});
+    if (region == nullptr) return regions == count();
+    // Begins where it is first met, so no page of it was met before.
     const Extent extent = region->extent();
-    if (extent.base < end || !check_outside(extent, enclave_).ok() || !region->region_id())
+    if (extent.base < at || !check_outside(extent, enclave_).ok() || !region->region_id())
       return false;
+    if (pagemap_.find(extent.base - 1) == region) return false;
     for (std::uintptr_t page = extent.base; page < extent.end(); page += kPageBytes) {
       if (pagemap_.find(page) != region || !pagemap_.unit_entry_holds(page, *region)) return false;
     }
-    if (Region* const before = pagemap_.find(extent.base - 1);
-        before != nullptr && before->extent().end() != extent.base) {
-      return false;
-    }
-    end = extent.end();
-    region = tree_.at_or_after(end);
-    if (region == nullptr && pagemap_.find(end) != nullptr) return false;
+    at = extent.end();
   }
-  return true;
 }
 
 }  // namespace exclave

@@ -1,4 +1,5 @@
-// What untrusted memory exists: every region, in order, none overlapping, none inside the enclave.
+// What untrusted memory exists: every region, in the order of the pagemap, none overlapping, none
+// inside the enclave.
 //
 // Invariants (validate()): regions are disjoint page ranges outside the enclave; every page of each
 // stands in the pagemap under its region, and no other page does; so do the unit entries of each
@@ -8,7 +9,6 @@
 
 #include <atomic>
 
-#include "base/ordered_tree.hpp"
 #include "base/spin_lock.hpp"
 #include "exclave/allocator.hpp"
 #include "region/pagemap.hpp"
@@ -58,8 +58,8 @@ class Registry {
 
   SpinLock& lock() noexcept EXCLAVE_RETURNS_LOCK(lock_) { return lock_; }
   Region* region_at_locked(std::uintptr_t address) noexcept EXCLAVE_REQUIRES(lock_);
-  // The region that holds the address, else the next one above it, else null.
-  Region* first_ending_after_locked(std::uintptr_t address) noexcept EXCLAVE_REQUIRES(lock_);
+  // The lowest region with a page in the range, or null. The range may be empty.
+  Region* first_in_locked(Extent range) noexcept EXCLAVE_REQUIRES(lock_);
   // Cuts a mapping so that `part` is a region of its own. Precondition: the mapping covers it.
   // Errors: kOutOfTrustedMemory, with every byte still in the books, perhaps in more pieces.
   Result<Region*> isolate_locked(Region& mapping, Extent part) noexcept EXCLAVE_REQUIRES(lock_);
@@ -80,23 +80,16 @@ class Registry {
   bool validate() noexcept EXCLAVE_EXCLUDES(lock_);
 
  private:
-  struct Traits {
-    static TreeLinks<Region>& links(Region& region) noexcept { return region.links; }
-    static const TreeLinks<Region>& links(const Region& region) noexcept { return region.links; }
-    static std::uintptr_t key(const Region& region) noexcept {
-      return region.base.load(std::memory_order_relaxed);
-    }
-    static void update(Region&) noexcept {}
-    static bool summary_holds(const Region&) noexcept { return true; }
-  };
-
-  static void copy_facts(const Region& region, RegionInfo& info) noexcept;
-  static Error look(const Region& region, std::uintptr_t address, std::size_t size,
-                    RegionInfo& info) noexcept;
-  [[gnu::noinline, gnu::cold]] Error look_again_slow(std::uintptr_t address, std::size_t size,
-                                                     bool (*is_inside)(const void* context),
-                                                     const void* context,
-                                                     RegionInfo& info) const noexcept;
+  static RegionFacts facts_of(const Region& region) noexcept;
+  // Does the range lie in that region? Size 0 stands for the single address. A region that is gone
+  // has no size.
+  static bool holds(const RegionFacts& facts, std::uintptr_t address, std::size_t size) noexcept {
+    const std::uintptr_t offset = address - facts.base;
+    return offset < facts.size && size <= facts.size - offset && facts.role() != Role::kForbidden;
+  }
+  [[gnu::noinline]] Result<RegionInfo> query_slow(std::uintptr_t address, std::size_t size,
+                                                  bool (*is_inside)(const void* context),
+                                                  const void* context) const noexcept;
   Status insert_locked(Region& region) noexcept EXCLAVE_REQUIRES(lock_);
   Status split_locked(Region& mapping, std::uintptr_t at) noexcept EXCLAVE_REQUIRES(lock_);
   void absorb_locked(Region& low, Region& high) noexcept EXCLAVE_REQUIRES(lock_);
@@ -106,7 +99,6 @@ class Registry {
   Extent enclave_{};
   SpinLock lock_{LockRank::kRegistry};
   Pagemap pagemap_;
-  OrderedTree<Region, Traits> tree_ EXCLAVE_GUARDED_BY(lock_);
   PinTable pins_ EXCLAVE_GUARDED_BY(lock_);
   std::atomic<std::uint64_t> generation_{0};
   std::atomic<std::size_t> count_{0};
@@ -114,50 +106,30 @@ class Registry {
 
 // ---- query ----
 
-// Into the answer itself: a copy of the whole afterwards would read these narrow stores back with
-// wide loads, which must wait until all of them are in the cache.
-[[gnu::always_inline]] inline void Registry::copy_facts(const Region& region,
-                                                        RegionInfo& info) noexcept {
-  // Acquire on each, so that the second look at the sequence comes after all of them.
-  info.id = {region.id.load(std::memory_order_acquire)};
-  info.extent = {region.base.load(std::memory_order_acquire),
-                 region.size.load(std::memory_order_acquire)};
-  info.role = region.role.load(std::memory_order_acquire);
-  info.protection = region.protection.load(std::memory_order_acquire);
-  info.grown = region.grown.load(std::memory_order_acquire);
-  info.draining = region.draining.load(std::memory_order_acquire);
-  info.device = region.device.load(std::memory_order_acquire);
-  info.device_base = region.device_base.load(std::memory_order_acquire);
+// Acquire on each, so that a second look at the sequence comes after all of them.
+[[gnu::always_inline]] inline RegionFacts Registry::facts_of(const Region& region) noexcept {
+  return {region.id.load(std::memory_order_acquire), region.base.load(std::memory_order_acquire),
+          region.size.load(std::memory_order_acquire),
+          region.traits_word.load(std::memory_order_acquire),
+          region.device_base.load(std::memory_order_acquire)};
 }
 
-// kWouldBlock: the facts move, or are of another region by now.
-[[gnu::always_inline]] inline Error Registry::look(const Region& region, std::uintptr_t address,
-                                                   std::size_t size, RegionInfo& info) noexcept {
-  // Acquire pairs with FactsWriter's release: the facts are at least as new as this sequence.
-  const std::uint32_t sequence = region.sequence.load(std::memory_order_acquire);
-  copy_facts(region, info);
-  const std::uintptr_t offset = address - info.extent.base;
-  if (EXCLAVE_UNLIKELY(sequence % 2 != 0 || !info.id || offset >= info.extent.size ||
-                       region.sequence.load(std::memory_order_relaxed) != sequence)) {
-    return Error::kWouldBlock;
-  }
-  return size > info.extent.size - offset || info.role == Role::kForbidden ? Error::kNotFound
-                                                                           : Error::kNone;
-}
-
-// One object for every way out, so that it is the caller's own.
+// Only the answer that is usual; whatever else there may be, query_slow finds out from the start.
 inline Result<RegionInfo> Registry::query(std::uintptr_t address, std::size_t size,
                                           bool (*is_inside)(const void* context),
                                           const void* context) const noexcept {
-  Result<RegionInfo> answer{RegionInfo{}};
-  size += size == 0;
-  const Region* const region = pagemap_.find(address);
-  Error error =
-      EXCLAVE_LIKELY(region != nullptr) ? look(*region, address, size, *answer) : Error::kNotFound;
-  if (EXCLAVE_UNLIKELY(error == Error::kWouldBlock))
-    error = look_again_slow(address, size, is_inside, context, *answer);
-  if (EXCLAVE_UNLIKELY(error != Error::kNone)) answer = error;
-  return answer;
+  const BookView books = books_.view();
+  if (const BookRef found = pagemap_.find(books, address); EXCLAVE_LIKELY(found != 0)) {
+    const Region& region = *books.at<Region>(found);
+    // Acquire pairs with FactsWriter's release: the facts are at least as new as this sequence.
+    const std::uint64_t sequence = region.sequence.load(std::memory_order_acquire);
+    const RegionFacts facts = facts_of(region);
+    // An odd sequence is not equal to itself without the low bit, and none ever comes back.
+    const bool still =
+        region.sequence.load(std::memory_order_relaxed) == (sequence & ~std::uint64_t{1});
+    if (EXCLAVE_LIKELY(still && holds(facts, address, size))) return facts.info();
+  }
+  return query_slow(address, size, is_inside, context);
 }
 
 }  // namespace exclave

@@ -47,6 +47,16 @@ TEST_F(BookStoreTest, ReleasedBookComesBackZeroed) {
   }
 }
 
+TEST_F(BookStoreTest, BookOfZerosGoesBackAsItIs) {
+  void* const book = books_.allocate(BookKind::kPagemapLeaf, 4100);
+  books_.release_zero(BookKind::kPagemapLeaf, book, 4100);
+  EXPECT_TRUE(all_zero(book, 4100));
+  EXPECT_EQ(books_.used_bytes(), 0u);
+  EXPECT_EQ(books_.allocate(BookKind::kPagemapLeaf, 4100), book);
+  EXPECT_TRUE(all_zero(book, 4100));
+  EXPECT_EQ(books_.used_bytes(), 65 * kCacheLine);
+}
+
 TEST_F(BookStoreTest, FreeLinkDoesNotTouchTheBooksOwnBytes) {
   // Many free books of one size: each names the next one, behind what readers look at.
   std::vector<void*> books;
