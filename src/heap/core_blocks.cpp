@@ -357,7 +357,7 @@ Result<untrusted_bytes> AllocatorCore::reallocate(std::uintptr_t block, std::siz
   if (!plan.ok()) return plan.error();
   const Result<Found> found = look_up(block);
   if (!found.ok()) return report(found.error(), block, size).error();
-  const bool attached = !found->region->grown.load(std::memory_order_relaxed);
+  const bool attached = !found->region->traits().grown;
   if (is_aligned(block, alignment)) {
     // In place: the size class is the same, or the tail pages can go.
     if (plan->size_class != kSizeClasses && found->usable == size_class_bytes(plan->size_class))
@@ -693,8 +693,7 @@ Status AllocatorCore::deallocate_nested(std::uintptr_t block, const SizePlan* pl
 
 Status AllocatorCore::free_pages(Gate& gate, std::uintptr_t block) noexcept {
   Region* const region = registry_.find(block);
-  if (region == nullptr || region->role.load(std::memory_order_relaxed) != Role::kPool)
-    return Error::kForeignFree;
+  if (region == nullptr || region->traits().role != Role::kPool) return Error::kForeignFree;
   bool kept = false;
   Pool* const pool = static_cast<Pool*>(region->pool.load(std::memory_order_acquire));
   if (pool == nullptr) return grown_.free_block(*region, block, &kept);
@@ -762,7 +761,7 @@ Result<AllocatorCore::Found> AllocatorCore::look_up(std::uintptr_t block) noexce
 // Is this what a request of the plan would have been given here?
 bool AllocatorCore::fits_plan(const Found& found, const SizePlan& plan) const noexcept {
   if (plan.size_class == kSizeClasses) {
-    const bool grown = found.region->grown.load(std::memory_order_relaxed);
+    const bool grown = found.region->traits().grown;
     return is_aligned(found.usable, kPageBytes) &&
            (grown ? may_serve_run(found.usable / kPageBytes, plan.pages)
                   : found.usable == plan.pages * kPageBytes);
@@ -770,7 +769,7 @@ bool AllocatorCore::fits_plan(const Found& found, const SizePlan& plan) const no
   const std::size_t bytes = size_class_bytes(plan.size_class);
   if (found.usable == bytes) return true;
   // Attached pools: powers of two under a boundary, or whole pages where no slab had room.
-  if (found.region->grown.load(std::memory_order_relaxed)) return false;
+  if (found.region->traits().grown) return false;
   return (found.region->boundary != 0 && found.usable == std::size_t{1} << ceil_log2(bytes)) ||
          found.usable == pages_for(bytes) * kPageBytes;
 }

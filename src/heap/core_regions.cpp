@@ -147,8 +147,8 @@ Status AllocatorCore::detach(Extent range, DetachMode mode) noexcept {
   {
     LockGuard guard(registry_.lock());
     Region* const region = registry_.region_at_locked(range.base);
-    if (region == nullptr || region->grown.load(std::memory_order_relaxed)) return Error::kNotFound;
-    const Role role = region->role.load(std::memory_order_relaxed);
+    if (region == nullptr || region->traits().grown) return Error::kNotFound;
+    const Role role = region->traits().role;
     if (role != Role::kMapping && region->extent() != range) return Error::kNotFound;
     if (role == Role::kPool) {
       id = region->region_id();
@@ -285,7 +285,7 @@ Result<PinId> AllocatorCore::pin(Extent range) noexcept {
   LockGuard guard(registry_.lock());
   Region* const region = registry_.region_at_locked(range.base);
   if (region == nullptr) return Error::kNotFound;
-  switch (region->role.load(std::memory_order_relaxed)) {
+  switch (region->traits().role) {
     case Role::kForbidden:
       return Error::kNotFound;
     case Role::kMapping: {
@@ -294,8 +294,7 @@ Result<PinId> AllocatorCore::pin(Extent range) noexcept {
       const Extent pages{first, align_up(end, kPageBytes) - first};
       for (std::uintptr_t at = pages.base; at < pages.end();) {
         Region* const piece = registry_.region_at_locked(at);
-        if (piece == nullptr || piece->role.load(std::memory_order_relaxed) != Role::kMapping)
-          return Error::kNotFound;
+        if (piece == nullptr || piece->traits().role != Role::kMapping) return Error::kNotFound;
         at = piece->extent().end();
       }
       return registry_.pins_locked().add(pages, false);
@@ -304,7 +303,7 @@ Result<PinId> AllocatorCore::pin(Extent range) noexcept {
       break;
   }
   if (!region->extent().covers(range)) return Error::kNotFound;
-  const bool whole = range == region->extent() && !region->grown.load(std::memory_order_relaxed);
+  const bool whole = range == region->extent() && !region->traits().grown;
   const Result<PinId> pin = registry_.pins_locked().add(range, whole);
   if (!pin.ok()) return pin;
   if (whole) {
@@ -368,7 +367,7 @@ Status AllocatorCore::unpin(PinId id) noexcept {
     pool = static_cast<Pool*>(region->pool.load(std::memory_order_acquire));
     if (pin->whole_pool) {
       region->pins -= 1;
-    } else if (region->role.load(std::memory_order_relaxed) == Role::kPool) {
+    } else if (region->traits().role == Role::kPool) {
       std::atomic<SlotState>* state = nullptr;
       const Extent block = block_around(*region, pin->extent.base, &state);
       EXCLAVE_CHECK(!block.empty());
@@ -417,7 +416,7 @@ Status AllocatorCore::look_at_mappings_locked(Extent range, bool holes_ok, Regio
     if (region == nullptr) break;
     const Extent part = common(region->extent(), range);
     at = region->extent().end();
-    if (region->role.load(std::memory_order_relaxed) != Role::kMapping) continue;
+    if (region->traits().role != Role::kMapping) continue;
     if (registry_.pins_locked().overlaps(part)) return Error::kPinned;
     if (region->in_call == me) return Error::kBusy;
     elsewhere |= region->in_call != 0;
@@ -434,9 +433,8 @@ Result<Region*> AllocatorCore::take_mappings_out(Extent range, bool holes_ok) no
     LockGuard guard(registry_.lock());
     // The usual case, in short: all of one mapping, and nothing in its way.
     if (Region* const only = registry_.region_at_locked(range.base);
-        only != nullptr && only->extent() == range &&
-        only->role.load(std::memory_order_relaxed) == Role::kMapping && only->in_call == 0 &&
-        !registry_.pins_locked().overlaps(range)) {
+        only != nullptr && only->extent() == range && only->traits().role == Role::kMapping &&
+        only->in_call == 0 && !registry_.pins_locked().overlaps(range)) {
       registry_.remove_locked(*only);
       only->next_taken = nullptr;
       return only;
@@ -463,7 +461,7 @@ Result<Region*> AllocatorCore::take_mappings_out(Extent range, bool holes_ok) no
     Region** link = &chain;
     for (Region* region = *lowest; region != nullptr;) {
       const std::uintptr_t at = region->extent().end();
-      if (region->role.load(std::memory_order_relaxed) == Role::kMapping) {
+      if (region->traits().role == Role::kMapping) {
         registry_.remove_locked(*region);
         region->next_taken = nullptr;
         *link = region;

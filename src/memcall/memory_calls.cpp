@@ -122,8 +122,7 @@ int protect_outside(AllocatorCore& core, Extent range, int bits) noexcept {
     {
       LockGuard guard(registry.lock());
       Region* const mapping = registry.region_at_locked(at);
-      if (mapping == nullptr || mapping->role.load(std::memory_order_relaxed) != Role::kMapping)
-        return -kENOMEM;
+      if (mapping == nullptr || mapping->traits().role != Role::kMapping) return -kENOMEM;
       if (mapping->in_call == me) return -kEBUSY;
       if (mapping->in_call != 0)
         continue;  // another thread's call is at the host; it ends by itself
@@ -163,8 +162,7 @@ int check_fixed(Registry& registry, Extent range, bool replace) noexcept {
   for (std::uintptr_t at = range.base; at < range.end();) {
     Region* const region = registry.first_in_locked({at, range.end() - at});
     if (region == nullptr) break;
-    if (region->role.load(std::memory_order_relaxed) != Role::kMapping)
-      return replace ? -kEBUSY : -kEEXIST;
+    if (region->traits().role != Role::kMapping) return replace ? -kEBUSY : -kEEXIST;
     if (!replace) return -kEEXIST;
     at = region->extent().end();
   }

@@ -59,8 +59,6 @@ struct alignas(kCacheLine) Region {
   std::uint32_t pins = 0;        // of the whole region
 
   // ---- Fixed while the region stands ----
-  std::atomic<Role> role{Role::kPool};  // as in traits
-  std::atomic<bool> grown{false};       // as in traits
   void (*gone)(void* context, std::uint64_t region_id, std::uintptr_t base,
                std::size_t size) = nullptr;
   void* gone_context = nullptr;

@@ -112,8 +112,6 @@ Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bo
   region->base.store(extent.base, std::memory_order_release);
   region->size.store(extent.size, std::memory_order_release);
   region->device_base.store(options.device_base, std::memory_order_release);
-  region->role.store(options.role, std::memory_order_release);
-  region->grown.store(grown, std::memory_order_release);
   region->set_traits({options.role, options.protection, grown, false, options.device});
   region->unit_count.store(static_cast<std::uint32_t>(units), std::memory_order_release);
   region->id.store((generation << kIdRefBits) | (books_.ref(region) >> kBookTagBits),
@@ -208,8 +206,7 @@ Status Registry::split_locked(Region& mapping, std::uintptr_t at) noexcept {
 
 Result<Region*> Registry::isolate_locked(Region& mapping, Extent part) noexcept {
   const Extent whole = mapping.extent();
-  EXCLAVE_DCHECK(whole.covers(part) &&
-                 mapping.role.load(std::memory_order_relaxed) == Role::kMapping);
+  EXCLAVE_DCHECK(whole.covers(part) && mapping.traits().role == Role::kMapping);
   if (part.end() != whole.end()) {
     if (Status cut = split_locked(mapping, part.end()); !cut.ok()) return cut.error();
   }
