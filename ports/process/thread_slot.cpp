@@ -20,8 +20,21 @@ namespace {
 constexpr std::uint32_t kWords = kMaxThreadSlots / 64;
 static_assert(kMaxThreadSlots % 64 == 0);
 
-// A set bit is a slot in use. A claim acquires what the giving back released: the heap that the
-// last owner left.
+// Allocators keep a word for each slot, which its thread writes in every call, side by side. So
+// slots are given out eight apart, and only from the 129th thread on do two of them share a cache
+// line.
+constexpr std::uint32_t kApart = 8;
+constexpr std::uint32_t slot_of_rank(std::uint32_t rank) noexcept {
+  return rank % (kMaxThreadSlots / kApart) * kApart + rank / (kMaxThreadSlots / kApart);
+}
+constexpr std::uint32_t rank_of_slot(std::uint32_t slot) noexcept {
+  return slot / kApart + slot % kApart * (kMaxThreadSlots / kApart);
+}
+static_assert(slot_of_rank(1) == kApart && slot_of_rank(kMaxThreadSlots - 1) < kMaxThreadSlots &&
+              rank_of_slot(slot_of_rank(777)) == 777);
+
+// By rank: a set bit is a slot in use. A claim acquires what the giving back released: the heap
+// that the last owner left.
 std::atomic<std::uint64_t> g_slots_in_use[kWords];
 
 std::uint32_t claim_lowest_slot() noexcept {
@@ -32,7 +45,7 @@ std::uint32_t claim_lowest_slot() noexcept {
       if (g_slots_in_use[i].compare_exchange_weak(seen, seen | (std::uint64_t{1} << bit),
                                                   std::memory_order_acquire,
                                                   std::memory_order_relaxed)) {
-        return i * 64 + bit;
+        return slot_of_rank(i * 64 + bit);
       }
     }
   }
@@ -40,7 +53,8 @@ std::uint32_t claim_lowest_slot() noexcept {
 }
 
 void give_back_slot(std::uint32_t slot) noexcept {
-  g_slots_in_use[slot / 64].fetch_and(~(std::uint64_t{1} << (slot % 64)),
+  const std::uint32_t rank = rank_of_slot(slot);
+  g_slots_in_use[rank / 64].fetch_and(~(std::uint64_t{1} << (rank % 64)),
                                       std::memory_order_release);
 }
 
@@ -171,8 +185,8 @@ void ProcessPort::forget_other_threads() noexcept {
   for (Hook* hook = g_hooks; hook != nullptr; hook = hook->next) hook->running = 0;
   const std::uint32_t word = detail::thread_slot_word;
   for (std::uint32_t i = 0; i < kWords; ++i) {
-    const bool mine = word != 0 && (word - 1) / 64 == i;
-    g_slots_in_use[i].store(mine ? std::uint64_t{1} << ((word - 1) % 64) : 0,
+    const std::uint32_t rank = word != 0 ? rank_of_slot(word - 1) : kMaxThreadSlots;
+    g_slots_in_use[i].store(rank / 64 == i ? std::uint64_t{1} << (rank % 64) : 0,
                             std::memory_order_relaxed);
   }
 }

@@ -1,9 +1,9 @@
 // The thread-slot half of the Port contract, for a Linux process: one thread-local load and a
 // predicted branch. Included by port/thread_slot.hpp, which says what the contract is.
 //
-// A slot is a small index that no other live thread has: the lowest free one, given out at the
-// first question and taken back when the thread ends. Compiled into the core, so it needs nothing
-// but <cstdint>.
+// A slot is a small index that no other live thread has: the first free one of 0, 8, 16, ..., 1, 9,
+// ..., given out at the first question and taken back when the thread ends. Compiled into the core,
+// so it needs nothing but <cstdint>.
 #pragma once
 
 #include <cstdint>

@@ -282,8 +282,10 @@ class AllocatorCore {
   // pools are open to all. Guarded by pool_lists_ when written.
   std::atomic<std::size_t> small_fast_bytes_{kMaxSmallBytes};
   bool scrub_ = false;
-  // By thread slot + 1. none_: that thread has no heap yet; busy_: it is inside a call.
-  std::atomic<Heap*> heaps_[kMaxThreadSlots + 1];
+  // On lines that nothing else is on, for each thread writes its entry in every call (ports give
+  // out slots eight apart). By thread slot + 1. none_: that thread has no heap yet; busy_: it is
+  // inside a call.
+  alignas(kCacheLine) std::atomic<Heap*> heaps_[kMaxThreadSlots + 1];
   // By thread slot: the heap that its thread was given; null: none. A signal handler may have been
   // the first to get one, after the interrupted call read none_ from the table and before it stored
   // busy_ there, and so the table forgot it. Only written while the table says busy_.

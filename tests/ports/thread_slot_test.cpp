@@ -68,7 +68,8 @@ TEST(ThreadSlot, IsUniqueAmongLiveThreadsAndTheLowestFree) {
   }
   gate.wait_for(kThreads);
   EXPECT_EQ(slots.size(), kThreads + 1);
-  EXPECT_EQ(*slots.rbegin(), kThreads) << "there was a lower free one";
+  EXPECT_EQ(*slots.rbegin(), 8 * kThreads) << "there was a lower free one";
+  for (const std::uint32_t slot : slots) EXPECT_EQ(slot % 8, 0u) << "two share a cache line";
   gate.open();
   for (auto& thread : threads) thread.join();
 }
