@@ -21,7 +21,7 @@ import sys
 import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent))
-from run import PEERS, loader_path  # noqa: E402
+from driver import PEERS, library_path  # noqa: E402
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -100,7 +100,7 @@ def allocators(library):
     """Name: what to preload. The peers that are not installed are left out."""
     found = {"glibc": None, "exclave": os.path.abspath(library)}
     for name, soname, package in PEERS:
-        if path := loader_path(soname):
+        if path := library_path(soname):
             found[name] = path
         else:
             print(f"without {name}: package {package} is not installed")

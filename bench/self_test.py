@@ -11,6 +11,7 @@ import tempfile
 import count
 import driver
 import plan
+import real_programs
 import report_html
 import results
 import samples
@@ -90,6 +91,7 @@ def main():
     asked = results.Results(document)
     with contextlib.redirect_stdout(io.StringIO()) as told:
         tables.print_all(asked)
+        preloads = real_programs.allocators("ours.so")
     # A page of a few workloads only, too.
     few = {"machine": machine, "runs": [r for r in document["runs"] if r["workload"] == "query"]}
     checks = {
@@ -97,6 +99,7 @@ def main():
         "verdict": asked.verdict() == f"exclave is ahead of every peer in all {len(plan.PAIRS)} workloads",
         "every workload has runs": {r["workload"] for r in document["runs"]} == set(plan.ALL),
         "tables warn": "others used 50 %" in told.getvalue(),
+        "real programs have contenders": preloads["glibc"] is None and preloads["exclave"].endswith("/ours.so"),
         "page names all": all(f"<h3>{w}</h3>" in report_html.page(document) for w in plan.PAIRS),
         "page escapes": "<cpu>" not in report_html.page(document),
         **{f"golden: {name}": well for name, well in golden_verdicts().items()},
