@@ -26,7 +26,8 @@ constexpr std::uint64_t round_run(std::uint64_t pages) noexcept {
 // The class whose runs are just long enough. Precondition: has_run_class(pages).
 constexpr unsigned run_class_of(std::uint64_t pages) noexcept {
   const unsigned shift = floor_log2(pages - 1) - 2;
-  return static_cast<unsigned>((shift - 2) * 4 + ((pages - 1) >> shift) - 4);
+  const unsigned step = static_cast<unsigned>((pages - 1) >> shift);  // 4 to 7
+  return (shift - 2) * 4 + step - 4;
 }
 
 constexpr std::uint64_t run_class_pages(unsigned run_class) noexcept {
