@@ -71,6 +71,7 @@ Status AllocatorCore::open() noexcept {
     pools_.seed(seed + 2);
   }
   grown_.keep_runs(config_.keep_free_bytes);
+  grown_.map_slabs();
   return register_thread_exit(&on_thread_exit, this) ? Status{} : Error::kOutOfTrustedMemory;
 }
 

@@ -198,8 +198,11 @@ class AllocatorCore {
 
   // ---- Frees ----
   [[gnu::noinline]] Status deallocate_slow(std::uintptr_t block) noexcept;
-  bool free_remote_live(Heap& mine, Slab& slab, std::uintptr_t block) noexcept;
-  bool keep_run(std::uintptr_t block) noexcept;
+  bool free_slot_live(Heap& mine, Slab& slab, std::uintptr_t block) noexcept;
+  // The slab and slot that an address names, or none. Safe with any address.
+  SlotRef find_slot(std::uintptr_t address) const noexcept {
+    return Heap::find_slot(books_, registry_, grown_, address);
+  }
   void trim_to_config() noexcept;
   Status deallocate_told(std::uintptr_t block, const std::size_t* size,
                          std::size_t alignment) noexcept;

@@ -73,9 +73,9 @@ Status AllocatorCore::deallocate(std::uintptr_t block) noexcept {
   std::atomic<Heap*>& mine = this->mine();
   Heap* const heap = enter(mine);
   const BookView books = books_.view();
-  const UnitEntry entry = registry_.unit_entry(books, block);
-  if (EXCLAVE_LIKELY(is_slab(entry))) {
-    Slab& slab = *slab_of<Slab>(books, entry);
+  const BookRef found = grown_.slab_at(block);
+  if (EXCLAVE_LIKELY(found != 0)) {
+    Slab& slab = *books.at<Slab>(found);
     // What this thread's own heap owns nobody else changes, so the rest needs no second look.
     if (EXCLAVE_LIKELY(slab.owner.load(std::memory_order_acquire) == heap->fast_owner())) {
       std::atomic<SlotState>* state = nullptr;
@@ -114,9 +114,13 @@ Status AllocatorCore::deallocate_slow(std::uintptr_t block) noexcept {
   bool done = false;
   // A nested call may take no lock and touch no heap.
   if (is_own(heap) && !scrub_) {
-    const UnitEntry entry = registry_.unit_entry(books_.view(), block);
-    done = is_slab(entry) ? free_remote_live(*heap, *slab_of<Slab>(books_.view(), entry), block)
-                          : keep_run(block);
+    if (const BookRef mapped = grown_.slab_at(block); mapped != 0) {
+      done = free_slot_live(*heap, *books_.at<Slab>(mapped), block);
+    } else if (Region* const region = registry_.find(block); region != nullptr) {
+      Slab* const slab = Heap::find_slab_in(books_, *region, block);
+      done = slab != nullptr ? free_slot_live(*heap, *slab, block)
+                             : is_aligned(block, kPageBytes) && grown_.keep_block(*region, block);
+    }
   }
   leave(mine, heap);
   if (!done) return deallocate_told(block, nullptr, kDefaultAlignment);
@@ -124,22 +128,18 @@ Status AllocatorCore::deallocate_slow(std::uintptr_t block) noexcept {
   return {};
 }
 
-// A live block of another thread's heap.
-bool AllocatorCore::free_remote_live(Heap& mine, Slab& slab, std::uintptr_t block) noexcept {
+// A live block of a thread's heap: of this one where it lies in a small slab, or finds the stack
+// full; or of another.
+bool AllocatorCore::free_slot_live(Heap& mine, Slab& slab, std::uintptr_t block) noexcept {
   const SlotRef found{&slab, slab.slot_at(block)};
   const BookRef owner = slab.owner.load(std::memory_order_acquire);
-  if (found.slot == Slab::kNoSlot || owner == 0 || owner == mine.self() ||
+  if (found.slot == Slab::kNoSlot || owner == 0 ||
       slab.states()[found.slot].load(std::memory_order_relaxed) != SlotState::kLive) {
     return false;
   }
+  if (owner == mine.self()) return free_own(mine, found, block).ok();
   Heap& theirs = *books_.at<Heap>(owner);
   return theirs.shared() == nullptr && free_remote(mine, theirs, found, block).ok();
-}
-
-// A large block of grown memory.
-bool AllocatorCore::keep_run(std::uintptr_t block) noexcept {
-  Region* const region = is_aligned(block, kPageBytes) ? registry_.find(block) : nullptr;
-  return region != nullptr && grown_.keep_block(*region, block);
 }
 
 void AllocatorCore::trim_to_config() noexcept {
@@ -201,7 +201,7 @@ Result<untrusted_bytes> AllocatorCore::allocate_small_slow(Gate& gate, SizeClass
   for (;;) {
     if (std::uintptr_t block = 0; heap.pop(c, &block)) return pointer(block);
     if (heap.refill_slow(c) || adopt_orphan(heap, c)) continue;
-    const Status added = heap.add_slab_slow(c, nullptr);
+    const Status added = heap.add_slab_slow(c, nullptr, false);
     if (added.ok()) {
       if (heap.refill_slow(c)) continue;
       return Error::kOutOfTrustedMemory;  // a slab, and no room for a stack to serve it from
@@ -212,7 +212,7 @@ Result<untrusted_bytes> AllocatorCore::allocate_small_slow(Gate& gate, SizeClass
     if (grown.ok()) continue;
     // Last of all, what this thread keeps for other sizes.
     heap.flush_slow();
-    if (heap.refill_slow(c) || (heap.add_slab_slow(c, nullptr).ok() && heap.refill_slow(c)))
+    if (heap.refill_slow(c) || (heap.add_slab_slow(c, nullptr, true).ok() && heap.refill_slow(c)))
       continue;
     return grown.error();
   }
@@ -285,14 +285,15 @@ Result<untrusted_bytes> AllocatorCore::allocate_in_locked(Pool& pool, std::size_
   std::uintptr_t block = 0;
   if (const SizeClass c = plan->size_class; c != kSizeClasses) {
     bool found = heap.pop(c, &block);
-    if (!found &&
-        (heap.refill_slow(c) || (heap.add_slab_slow(c, &region).ok() && heap.refill_slow(c)))) {
+    if (!found && (heap.refill_slow(c) ||
+                   (heap.add_slab_slow(c, &region, true).ok() && heap.refill_slow(c)))) {
       found = heap.pop(c, &block);
     }
     if (!found) {
       // What other classes keep may make room.
       heap.flush_slow();
-      if (heap.add_slab_slow(c, &region).ok() && heap.refill_slow(c)) (void)heap.pop(c, &block);
+      if (heap.add_slab_slow(c, &region, true).ok() && heap.refill_slow(c))
+        (void)heap.pop(c, &block);
     }
   }
   if (block == 0) {
@@ -520,7 +521,7 @@ Status AllocatorCore::free_block(Gate& gate, std::uintptr_t block, const SizePla
       if (plan != nullptr && !fits_plan(*live, *plan)) return Error::kWrongSize;
       if (scrub_ && !live->pinned) detail::fill_zero_bytes(block, live->usable);
     }
-    const SlotRef found = Heap::find_slot(books_, registry_, block);
+    const SlotRef found = find_slot(block);
     if (found.slab == nullptr) return free_pages(gate, block);
     if (found.slot == Slab::kNoSlot) return Error::kInteriorFree;
     const BookRef owner_ref = found.slab->owner.load(std::memory_order_acquire);
@@ -566,7 +567,7 @@ Status AllocatorCore::free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t
   {
     LockGuard guard(shared.lock);
     // Verified again under the lock: the slab may have gone or changed hands.
-    const SlotRef found = Heap::find_slot(books_, registry_, block);
+    const SlotRef found = find_slot(block);
     if (found.slot == Slab::kNoSlot ||
         found.slab->owner.load(std::memory_order_acquire) != shared.heap.self()) {
       *moved = true;
@@ -596,7 +597,7 @@ Status AllocatorCore::free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t
 // Whoever frees a block that is free already may find its slab given back and cut anew before the
 // state is marked. The mark holds the slab in place, so this second look is final.
 bool AllocatorCore::still_stands(const SlotRef& found, std::uintptr_t block) const noexcept {
-  const SlotRef now = Heap::find_slot(books_, registry_, block);
+  const SlotRef now = find_slot(block);
   return now.slab == found.slab && now.slot == found.slot;
 }
 
@@ -654,7 +655,7 @@ void AllocatorCore::settle_abandoned(Heap& heap) noexcept {
   for (Batch* batch = heap.take_inbox(); batch != nullptr;) {
     Batch* const next = batch->next;
     for (std::uint32_t i = 0; i < batch->count; ++i) {
-      const SlotRef found = Heap::find_slot(books_, registry_, batch->blocks[i]);
+      const SlotRef found = find_slot(batch->blocks[i]);
       if (found.slot == Slab::kNoSlot) continue;  // freed twice at once, and its slab is gone
       std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
       if (state->load(std::memory_order_acquire) == SlotState::kRemote)
@@ -668,7 +669,7 @@ void AllocatorCore::settle_abandoned(Heap& heap) noexcept {
 // In a signal handler, inside another call of this thread: no lock, no list, only the state byte.
 Status AllocatorCore::deallocate_nested(std::uintptr_t block, const SizePlan* plan) noexcept {
   Region* const region = registry_.find(block);
-  const SlotRef found = Heap::find_slot(books_, registry_, block);
+  const SlotRef found = find_slot(block);
   if (region == nullptr || found.slab == nullptr) return Error::kReentered;
   if (found.slot == Slab::kNoSlot) return Error::kInteriorFree;
   if (plan != nullptr &&
@@ -742,7 +743,7 @@ Result<AllocatorCore::Found> AllocatorCore::live_pages(Region& region,
 Result<AllocatorCore::Found> AllocatorCore::find_live(std::uintptr_t block) const noexcept {
   Region* const region = registry_.find(block);
   if (region == nullptr || region->unit_of(block) == nullptr) return Error::kForeignFree;
-  const SlotRef found = Heap::find_slot(books_, registry_, block);
+  const SlotRef found = find_slot(block);
   return found.slab != nullptr ? live_slot(*region, found) : live_pages(*region, block);
 }
 
@@ -751,7 +752,7 @@ Result<AllocatorCore::Found> AllocatorCore::find_live(std::uintptr_t block) cons
 Result<AllocatorCore::Found> AllocatorCore::look_up(std::uintptr_t block) noexcept {
   Region* const region = registry_.find(block);
   if (region == nullptr || region->unit_of(block) == nullptr) return Error::kForeignFree;
-  const SlotRef found = Heap::find_slot(books_, registry_, block);
+  const SlotRef found = find_slot(block);
   if (found.slab != nullptr) return live_slot(*region, found);
   Gate gate(*this);
   if (!gate.status().ok()) return gate.status().error();

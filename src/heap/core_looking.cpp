@@ -143,7 +143,7 @@ bool AllocatorCore::validate() noexcept {
 
 // Slots of the slab at the address that no caller and no pin holds.
 std::uint32_t AllocatorCore::free_and_cached(std::uintptr_t address) const noexcept {
-  const SlotRef found = Heap::find_slot(books_, registry_, address);
+  const SlotRef found = find_slot(address);
   return found.slab->count(SlotState::kFree) + found.slab->count(SlotState::kCached);
 }
 

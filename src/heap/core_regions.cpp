@@ -321,7 +321,7 @@ Result<PinId> AllocatorCore::pin(Extent range) noexcept {
 Extent AllocatorCore::block_around(Region& region, std::uintptr_t address,
                                    std::atomic<SlotState>** state) noexcept {
   *state = nullptr;
-  const SlotRef found = Heap::find_slot(books_, registry_, address);
+  const SlotRef found = find_slot(address);
   if (found.slab != nullptr) {
     const std::uintptr_t offset = address - found.slab->base.load(std::memory_order_relaxed);
     const std::uint32_t bytes = found.slab->slot_bytes.load(std::memory_order_relaxed);

@@ -19,28 +19,30 @@ std::size_t max_slots(SizeClass c) noexcept {
 
 }  // namespace
 
-SlotRef Heap::find_slot(const BookStore& books, const Registry& registry,
+SlotRef Heap::find_slot(const BookStore& books, const Registry& registry, const PagePool& mapped,
                         std::uintptr_t address) noexcept {
-  UnitEntry entry = registry.unit_entry(books.view(), address);
-  if (EXCLAVE_UNLIKELY(entry == 0)) {
-    Region* const region = registry.find(address);
-    if (region == nullptr) return {};
-    const std::atomic<UnitEntry>* const unit = region->unit_of(address);
-    if (unit == nullptr) return {};
-    // Acquire pairs with publish_slab.
-    entry = unit->load(std::memory_order_acquire);
+  if (const BookRef ref = mapped.slab_at(address); EXCLAVE_LIKELY(ref != 0)) {
+    Slab* const slab = books.at<Slab>(ref);
+    return {slab, slab->slot_at(address)};
   }
-  if (!is_slab(entry)) return {};
-  Slab* const slab = exclave::slab_of<Slab>(books.view(), entry);
-  return {slab, slab->slot_at(address)};
+  Region* const region = registry.find(address);
+  Slab* const slab = region != nullptr ? find_slab_in(books, *region, address) : nullptr;
+  return slab != nullptr ? SlotRef{slab, slab->slot_at(address)} : SlotRef{};
+}
+
+Slab* Heap::find_slab_in(const BookStore& books, Region& region, std::uintptr_t address) noexcept {
+  const std::atomic<UnitEntry>* const unit = region.unit_of(address);
+  if (unit == nullptr) return nullptr;
+  // Acquire pairs with publish_slab.
+  const UnitEntry entry = unit->load(std::memory_order_acquire);
+  return is_slab(entry) ? exclave::slab_of<Slab>(books.view(), entry) : nullptr;
 }
 
 Slab& Heap::slab_of(std::uintptr_t block) noexcept {
   // What stands on a stack is a slot of ours, so its slab is all that is asked for.
-  if (const UnitEntry entry = registry_.unit_entry(books_.view(), block);
-      EXCLAVE_LIKELY(is_slab(entry)))
-    return *exclave::slab_of<Slab>(books_.view(), entry);
-  const SlotRef found = find_slot(books_, registry_, block);
+  if (const BookRef slab = pages_.slab_at(block); EXCLAVE_LIKELY(slab != 0))
+    return *books_.at<Slab>(slab);
+  const SlotRef found = find_slot(books_, registry_, pages_, block);
   EXCLAVE_CHECK(found.slab != nullptr);
   return *found.slab;
 }
@@ -167,7 +169,7 @@ bool Heap::refill_slow(SizeClass c) noexcept {
   return taken != 0;
 }
 
-Status Heap::add_slab_slow(SizeClass c, Region* only_region) noexcept {
+Status Heap::add_slab_slow(SizeClass c, Region* only_region, bool scarce) noexcept {
   if (!has_stack(c)) return Error::kOutOfTrustedMemory;
   Result<PageRun> run = Error::kOutOfMemory;
   const std::size_t slot_bytes = size_class_bytes(c);
@@ -175,7 +177,9 @@ Status Heap::add_slab_slow(SizeClass c, Region* only_region) noexcept {
   // a slot and a half.
   constexpr std::size_t kLeastSlots = 4;
   const std::size_t cap = only_region != nullptr ? only_region->extent().size / 64 : SIZE_MAX;
-  for (std::uint64_t units = slab_units(c, slabs_[c].count); !run.ok() && units != 0; units /= 2) {
+  const std::uint64_t fewest = scarce ? 1 : SlabMap::kGrainBytes / kUnitBytes;
+  for (std::uint64_t units = slab_units(c, slabs_[c].count); !run.ok() && units >= fewest;
+       units /= 2) {
     const bool least = units == 1 || units / 2 * kUnitBytes < kLeastSlots * slot_bytes;
     if (units * kUnitBytes < slot_bytes) break;
     if (units * kUnitBytes > cap && !least) continue;
@@ -298,7 +302,7 @@ void Heap::defer(const BookStore& books, Slab& slab, std::atomic<SlotState>* sta
 // A block that came by batch: to the stack if there is room, else to its slab; or on to its new
 // owner.
 void Heap::take_back(std::uintptr_t block) noexcept {
-  const SlotRef found = find_slot(books_, registry_, block);
+  const SlotRef found = find_slot(books_, registry_, pages_, block);
   // kRemote holds the slab in place. But the owner may have freed it itself at the same moment:
   // then one of the two was a double free, and the slab may be gone.
   std::atomic<SlotState>* const state =
@@ -378,7 +382,7 @@ bool Heap::validate() noexcept {
         cached != static_cast<std::uint64_t>(stack.top - stack.bottom))
       return false;
     for (const FreeSlot* slot = stack.bottom; slot != stack.top; ++slot) {
-      const SlotRef found = find_slot(books_, registry_, slot->block);
+      const SlotRef found = find_slot(books_, registry_, pages_, slot->block);
       if (found.slab == nullptr || found.slot == Slab::kNoSlot ||
           &found.slab->states()[found.slot] != slot->state ||
           slot->state->load(std::memory_order_relaxed) != SlotState::kCached) {

@@ -94,8 +94,9 @@ class alignas(kCacheLine) Heap {
   // One slot straight to its slab.
   void give_back(Slab& slab, std::atomic<SlotState>* state) noexcept;
   // A fresh slab, as large as can be had. only_region: an attached pool's region, whose edges will
-  // do, too. Errors: kOutOfMemory, kOutOfTrustedMemory.
-  Status add_slab_slow(SizeClass c, Region* only_region) noexcept;
+  // do, too. Slabs of less than a grain of the slab map are freed into more slowly, so they are
+  // made only where `scarce`. Errors: kOutOfMemory, kOutOfTrustedMemory.
+  Status add_slab_slow(SizeClass c, Region* only_region, bool scarce) noexcept;
   // Takes over a slab with free slots from a shared heap whose lock is held. False: it has none of
   // the class.
   bool adopt_slow(Heap& from, SizeClass c) noexcept;
@@ -163,8 +164,11 @@ class alignas(kCacheLine) Heap {
   bool has_slabs() const noexcept;
 
   // The slab and slot that an address names, or none. Safe with any address.
-  static SlotRef find_slot(const BookStore& books, const Registry& registry,
+  static SlotRef find_slot(const BookStore& books, const Registry& registry, const PagePool& mapped,
                            std::uintptr_t address) noexcept;
+  // The slab, by the region's own entries; null: none.
+  static Slab* find_slab_in(const BookStore& books, Region& region,
+                            std::uintptr_t address) noexcept;
 
  private:
   // top moves between bottom and limit; all null until first used.

@@ -85,6 +85,8 @@ Status PagePool::add(Region& region) noexcept {
   push(all_, *book, &Book::everything);
   place(*book);
   note_idle(*book);
+  bytes_ += extent.size;
+  if (maps_slabs_) slab_map_.cover(extent, bytes_);
   return {};
 }
 
@@ -97,6 +99,7 @@ void PagePool::remove_locked(Region& region) noexcept {
   Book& book = book_of(region);
   displace(book);
   pull(book, &Book::everything);
+  bytes_ -= region.extent().size;
   if (book.by_idleness.back != nullptr) {
     pull(book, &Book::by_idleness);
     idle_bytes_.store(idle_bytes_.load(std::memory_order_relaxed) - region.extent().size,
@@ -449,6 +452,11 @@ Result<PageBlock> PagePool::unpin_block(Region& region, std::uintptr_t address) 
 
 // ---- Slabs ----
 
+void PagePool::map_slabs() noexcept {
+  LockGuard guard(lock_);
+  maps_slabs_ = true;
+}
+
 Result<PageRun> PagePool::allocate_slab(std::uint64_t units) noexcept {
   LockGuard guard(lock_);
   const std::uint64_t pages = units * kPagesPerUnit;
@@ -476,21 +484,25 @@ Result<PageRun> PagePool::allocate_edge_slab(Region& region) noexcept {
   return Error::kOutOfMemory;
 }
 
-void PagePool::publish_slab(const PageRun& run, BookRef slab) noexcept {
+// 0: none.
+void PagePool::set_units_locked(const PageRun& run, BookRef slab) noexcept {
   std::atomic<UnitEntry>* unit = run.region->unit_of(run.extent.base);
   const std::uint64_t units =
       ((run.extent.end() - 1) >> kUnitShift) - (run.extent.base >> kUnitShift) + 1;
   // Release pairs with the acquire of the frees' look-up: the slab's book is filled in.
   for (std::uint64_t i = 0; i < units; ++i)
-    unit[i].store(make_slab_unit(slab), std::memory_order_release);
+    unit[i].store(slab != 0 ? make_slab_unit(slab) : 0, std::memory_order_release);
+  slab_map_.enter(run.extent, slab);
+}
+
+void PagePool::publish_slab(const PageRun& run, BookRef slab) noexcept {
+  LockGuard guard(lock_);
+  set_units_locked(run, slab);
 }
 
 void PagePool::free_slab(const PageRun& run) noexcept {
   LockGuard guard(lock_);
-  std::atomic<UnitEntry>* unit = run.region->unit_of(run.extent.base);
-  const std::uint64_t units =
-      ((run.extent.end() - 1) >> kUnitShift) - (run.extent.base >> kUnitShift) + 1;
-  for (std::uint64_t i = 0; i < units; ++i) unit[i].store(0, std::memory_order_relaxed);
+  set_units_locked(run, 0);
   free_locked(*run.region, run.extent.base >> kPageShift, run.extent.size / kPageBytes);
 }
 
@@ -540,6 +552,21 @@ bool PagePool::kept_holds_locked(std::uint64_t* count) noexcept {
   return bytes == kept_bytes_ && bytes <= keep_limit_;
 }
 
+// A grain of the window that lies in one slab names it; any other nothing.
+bool PagePool::slab_map_holds_locked(Region& region) noexcept {
+  const Extent extent = region.extent();
+  for (std::uintptr_t at = align_up(extent.base, SlabMap::kGrainBytes);
+       at < extent.end() && extent.end() - at >= SlabMap::kGrainBytes; at += SlabMap::kGrainBytes) {
+    if (!slab_map_.covers(at)) continue;
+    const UnitEntry entry = region.unit_of(at)->load(std::memory_order_relaxed);
+    bool whole = is_slab(entry);
+    for (std::size_t in = kUnitBytes; in < SlabMap::kGrainBytes; in += kUnitBytes)
+      whole = whole && region.unit_of(at + in)->load(std::memory_order_relaxed) == entry;
+    if (slab_map_.find(at) != (whole ? slab_ref(entry) : 0)) return false;
+  }
+  return true;
+}
+
 bool PagePool::validate() noexcept {
   LockGuard guard(lock_);
   std::size_t idle = 0;
@@ -550,7 +577,7 @@ bool PagePool::validate() noexcept {
     Region& region = *book->region;
     const Extent extent = region.extent();
     if (!book->buddy->validate() || book->list != book->buddy->orders_free() ||
-        &book_of(region) != book)
+        &book_of(region) != book || !slab_map_holds_locked(region))
       return false;
     const std::uint64_t first = extent.base >> kPageShift;
     for (std::uintptr_t at = extent.base; at < extent.end();) {

@@ -10,6 +10,7 @@
 #include "base/spin_lock.hpp"
 #include "page/buddy.hpp"
 #include "page/run_class.hpp"
+#include "page/slab_map.hpp"
 #include "page/unit_entry.hpp"
 #include "region/region.hpp"
 
@@ -29,12 +30,19 @@ struct PageBlock {
 
 class PagePool {
  public:
-  explicit PagePool(BookStore& books) noexcept : books_(books) {}
+  explicit PagePool(BookStore& books) noexcept : books_(books), slab_map_(books) {}
   // From now on freed runs of up to so many bytes are kept at hand, as they are, for requests of
   // their length. They join their buddies when something else is needed.
   void keep_runs(std::size_t bytes) noexcept EXCLAVE_EXCLUDES(lock_);
   // All of them join their buddies now.
   void join_kept_runs() noexcept EXCLAVE_EXCLUDES(lock_);
+
+  // From now on large slabs are found by slab_at, too. Precondition: no region yet.
+  void map_slabs() noexcept EXCLAVE_EXCLUDES(lock_);
+  // The slab that the address lies in; 0 says nothing. No lock; safe with any address.
+  [[gnu::always_inline]] BookRef slab_at(std::uintptr_t address) const noexcept {
+    return slab_map_.find(address);
+  }
 
   // Takes the region in, all pages free. Errors: kOutOfTrustedMemory.
   Status add(Region& region) noexcept EXCLAVE_EXCLUDES(lock_);
@@ -80,7 +88,7 @@ class PagePool {
   // All pages of a partial unit at an edge of the only region. Errors: kOutOfMemory.
   Result<PageRun> allocate_edge_slab(Region& region) noexcept EXCLAVE_EXCLUDES(lock_);
   // Makes the slab findable. The caller has filled in its book.
-  void publish_slab(const PageRun& run, BookRef slab) noexcept;
+  void publish_slab(const PageRun& run, BookRef slab) noexcept EXCLAVE_EXCLUDES(lock_);
   void free_slab(const PageRun& run) noexcept EXCLAVE_EXCLUDES(lock_);
 
   // ---- Whole regions ----
@@ -151,7 +159,13 @@ class PagePool {
   void erase_block(Region& region, std::uint64_t page, std::uint64_t pages) noexcept
       EXCLAVE_REQUIRES(lock_);
 
+  void set_units_locked(const PageRun& run, BookRef slab) noexcept EXCLAVE_REQUIRES(lock_);
+  bool slab_map_holds_locked(Region& region) noexcept EXCLAVE_REQUIRES(lock_);
+
   BookStore& books_;
+  SlabMap slab_map_;  // written under the lock
+  bool maps_slabs_ EXCLAVE_GUARDED_BY(lock_) = false;
+  std::size_t bytes_ EXCLAVE_GUARDED_BY(lock_) = 0;  // of all regions
   SpinLock lock_{LockRank::kPages};
   KeptRuns kept_[kRunClasses] EXCLAVE_GUARDED_BY(lock_) = {};
   std::uint32_t kept_classes_ EXCLAVE_GUARDED_BY(lock_) = 0;  // bit c: kept_[c] is not empty

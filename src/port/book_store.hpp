@@ -24,7 +24,8 @@ enum class BookKind : std::uint8_t {
   kRegion,  // with its unit entries
   kSlab,    // with its slot states
   kHeap,
-  kPlain,  // only ever reached under a lock
+  kSlabMap,  // never released: readers may stay in it
+  kPlain,    // only ever reached under a lock
   kCount,
 };
 

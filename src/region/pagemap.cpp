@@ -42,17 +42,8 @@ Status Pagemap::prepare(Extent range) noexcept {
   return is_aligned(range.end(), kSegmentBytes) ? Status{} : prepare_edge(range.end());
 }
 
-bool Pagemap::unit_entry_holds(std::uintptr_t address, Region& region) const noexcept {
-  const std::atomic<UnitEntry>* const unit = region.unit_of(address);
-  const bool whole = unit != nullptr &&
-                     region.extent().covers({align_down(address, kSegmentBytes), kSegmentBytes});
-  return unit_entry(books_.view(), address) == (whole ? unit->load(std::memory_order_relaxed) : 0);
-}
-
 void Pagemap::set(Extent range, Region* region) noexcept {
   const BookRef value = region == nullptr ? 0 : books_.ref(region);
-  const bool has_units =
-      region != nullptr && region->unit_count.load(std::memory_order_relaxed) != 0;
   std::uintptr_t at = range.base;
   while (at < range.end()) {
     const std::uintptr_t segment_end = align_down(at, kSegmentBytes) + kSegmentBytes;
@@ -63,14 +54,7 @@ void Pagemap::set(Extent range, Region* region) noexcept {
     Leaf* const leaf = before & kLeafTag ? books_.at<Leaf>(before & ~kLeafTag) : nullptr;
     if (stop - at == kSegmentBytes) {
       set_entry(*middle, at, value);
-      middle->units[index].store(has_units ? books_.ref(region->unit_of(at)) : 0,
-                                 std::memory_order_release);
       if (leaf != nullptr) books_.release(BookKind::kPagemapLeaf, leaf, sizeof(Leaf));
-      if (has_units && near_.load(std::memory_order_relaxed) == nullptr) {
-        near_.store(middle, std::memory_order_relaxed);
-        // Release pairs with the acquire in unit_entry.
-        near_first_.store(at >> kMiddleShift & ~(kMiddleEntries - 1), std::memory_order_release);
-      }
     } else {
       EXCLAVE_CHECK(leaf != nullptr);
       const std::size_t first = (at >> kPageShift) % kLeafEntries;

@@ -2,9 +2,8 @@
 //
 // A radix tree of 12 + 13 + 10 bits of page number. An entry of the middle level covers a segment
 // of 4 MiB and names a region, or a leaf with an entry for each page where the segment is not all
-// one region's. Beside it stands where the segment's unit entries are, so that a free finds its
-// slab without touching the region's book. Its books grow with what is attached, not with address
-// space. Writers hold the registry's lock.
+// one region's. Its books grow with what is attached, not with address space. Writers hold the
+// registry's lock.
 //
 // It is also the order of the regions: the first one in a range is found by walking it, past 32 GiB
 // or 4 MiB at a step where nothing stands. A tree beside it would cost a cache miss or two for each
@@ -33,7 +32,7 @@ class Pagemap {
     return region != 0 ? books.at<Region>(region) : nullptr;
   }
 
-  // The same by reference; 0: none. On the path of every free.
+  // The same by reference; 0: none. On the path of every query.
   [[gnu::always_inline]] BookRef find(BookView books, std::uintptr_t address) const noexcept {
     const std::uintptr_t root = address >> kRootShift;
     if (EXCLAVE_UNLIKELY(root >= kRootEntries)) return 0;
@@ -52,25 +51,6 @@ class Pagemap {
     return entry;
   }
 
-  // The entry of the address' unit, where its segment lies wholly in one pool region; else 0, which
-  // says nothing. The book may be reused at any moment. On the path of every free.
-  [[gnu::always_inline]] UnitEntry unit_entry(BookView books,
-                                              std::uintptr_t address) const noexcept {
-    const std::uint64_t segment =
-        (address >> kMiddleShift) - near_first_.load(std::memory_order_acquire);
-    // Each acquire pairs with a release in set: the entries are filled in.
-    const BookRef units =
-        EXCLAVE_LIKELY(segment < kMiddleEntries)
-            ? near_.load(std::memory_order_relaxed)->units[segment].load(std::memory_order_acquire)
-            : units_far(books, address);
-    if (EXCLAVE_UNLIKELY(units == 0)) return 0;
-    // Acquire pairs with PagePool::publish_slab.
-    return books.at<std::atomic<UnitEntry>>(units)[(address >> kUnitShift) % kSegmentUnits].load(
-        std::memory_order_acquire);
-  }
-
-  // Does unit_entry say what it should at an address of the region? For validation.
-  bool unit_entry_holds(std::uintptr_t address, Region& region) const noexcept;
   // The lowest region with a page in the range, or null. Precondition: the range lies below
   // kAddressLimit; the registry's lock is held.
   Region* first_in(Extent range) const noexcept;
@@ -91,18 +71,13 @@ class Pagemap {
   static constexpr std::size_t kMiddleEntries = 8192;
   static constexpr std::size_t kRootEntries = std::size_t{1} << (kAddressBits - kRootShift);
   static constexpr std::size_t kSegmentBytes = std::size_t{1} << kMiddleShift;
-  static constexpr std::size_t kSegmentUnits = kSegmentBytes / kUnitBytes;
   static constexpr std::uint32_t kLeafTag = 1;  // a book's reference is even
-
-  // So far from every segment that no difference to it is small.
-  static constexpr std::uint64_t kNowhere = std::uint64_t{1} << 63;
 
   struct Leaf {
     std::atomic<BookRef> entry[kLeafEntries];
     std::uint32_t used;  // entries that are not 0; guarded by the registry's lock
   };
   struct Middle {
-    std::atomic<BookRef> units[kMiddleEntries];  // 0: not one pool region's
     std::atomic<std::uint32_t> entry[kMiddleEntries];
     std::uint32_t used;  // entries that are not 0; guarded by the registry's lock
   };
@@ -115,18 +90,8 @@ class Pagemap {
     const BookRef middle = root_[address >> kRootShift].load(std::memory_order_acquire);
     return EXCLAVE_UNLIKELY(middle == 0) ? nullptr : books.at<Middle>(middle);
   }
-  [[gnu::always_inline]] BookRef units_far(BookView books, std::uintptr_t address) const noexcept {
-    const Middle* const middle = middle_of(books, address);
-    return middle == nullptr ? 0
-                             : middle->units[(address >> kMiddleShift) % kMiddleEntries].load(
-                                   std::memory_order_acquire);
-  }
 
   BookStore& books_;
-  // The middle book that the first pool region needed: most blocks lie within its 32 GiB. Set once,
-  // the book before the first segment.
-  std::atomic<std::uint64_t> near_first_{kNowhere};
-  std::atomic<Middle*> near_{nullptr};
   std::atomic<BookRef> root_[kRootEntries] = {};
 };
 

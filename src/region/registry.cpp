@@ -80,9 +80,7 @@ Result<RegionInfo> Registry::query_slow(std::uintptr_t address, std::size_t size
 
 Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bool grown) noexcept {
   const bool pool = options.role == Role::kPool;
-  // From an even unit, so that each segment's entries start at a word and have a reference
-  // (Pagemap::unit_entry).
-  const std::uint64_t first_unit = extent.base >> kUnitShift & ~std::uint64_t{1};
+  const std::uint64_t first_unit = extent.base >> kUnitShift;
   const std::uint64_t units = pool ? ((extent.end() - 1) >> kUnitShift) - first_unit + 1 : 0;
   if (units > UINT32_MAX) return Error::kOutOfTrustedMemory;
   const std::uint64_t generation = generation_.fetch_add(1, std::memory_order_relaxed) + 1;
@@ -281,7 +279,7 @@ bool Registry::validate() noexcept {
       return false;
     if (pagemap_.find(extent.base - 1) == region) return false;
     for (std::uintptr_t page = extent.base; page < extent.end(); page += kPageBytes) {
-      if (pagemap_.find(page) != region || !pagemap_.unit_entry_holds(page, *region)) return false;
+      if (pagemap_.find(page) != region) return false;
     }
     at = extent.end();
   }

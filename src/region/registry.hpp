@@ -2,8 +2,7 @@
 // inside the enclave.
 //
 // Invariants (validate()): regions are disjoint page ranges outside the enclave; every page of each
-// stands in the pagemap under its region, and no other page does; so do the unit entries of each
-// segment that lies in one pool. Readers take no lock; writers
+// stands in the pagemap under its region, and no other page does. Readers take no lock; writers
 // hold lock(). The registry makes no host call. May be called by page/, heap/ and memcall/.
 #pragma once
 
@@ -26,11 +25,6 @@ class Registry {
 
   // The book that the address' page is entered under, unverified (see Pagemap::find).
   Region* find(std::uintptr_t address) const noexcept { return pagemap_.find(address); }
-  // See Pagemap::unit_entry.
-  [[gnu::always_inline]] UnitEntry unit_entry(BookView books,
-                                              std::uintptr_t address) const noexcept {
-    return pagemap_.unit_entry(books, address);
-  }
   // The region in which the range wholly lies, as it stood at one moment during the call. Errors:
   // kNotFound.
   // When is_inside says so while the region is being changed, the change may be one that this very

@@ -406,8 +406,9 @@ class AllocatorModel {
     ASSERT_TRUE(usable.ok());
     std::size_t expected = block.usable;
     if (pages) {
-      const std::uint64_t run = region->grown ? round_run(pages_for(size)) : pages_for(size);
-      expected = std::min(expected, run * kPageBytes);
+      // To its class' length, unless it was given to the page when memory was short.
+      const std::size_t rounded = round_run(pages_for(size)) * kPageBytes;
+      expected = region->grown && rounded <= block.usable ? rounded : pages_for(size) * kPageBytes;
     }
     EXPECT_EQ(*usable, expected);
     decide(*usable);
