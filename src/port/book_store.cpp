@@ -5,10 +5,9 @@
 namespace exclave {
 namespace {
 
-constexpr std::size_t kFirstChunk = std::size_t{64} << 10;
-constexpr std::size_t kLargestChunk = std::size_t{256} << 10;
+constexpr std::size_t kChunk = std::size_t{64} << 10;
 // Larger books get a chunk of their own, so that the tail of a shared chunk wastes little.
-constexpr std::size_t kOwnChunk = std::size_t{32} << 10;
+constexpr std::size_t kOwnChunk = std::size_t{16} << 10;
 
 struct Shape {
   std::size_t bytes;  // what is really taken
@@ -93,8 +92,7 @@ void* BookStore::allocate(BookKind kind, std::size_t bytes) noexcept {
     book = reinterpret_cast<std::uintptr_t>(chunk) + kCacheLine;
   } else {
     if (bump_end_ - bump_ < shape.bytes) {
-      const std::size_t want = reserved_bytes() < kLargestChunk ? kFirstChunk : kLargestChunk;
-      Chunk* const chunk = reserve(want);
+      Chunk* const chunk = reserve(kChunk);
       if (chunk == nullptr) return nullptr;
       bump_ = reinterpret_cast<std::uintptr_t>(chunk) + kCacheLine;
       bump_end_ = reinterpret_cast<std::uintptr_t>(chunk) + chunk->bytes;
