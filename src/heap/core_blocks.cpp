@@ -595,10 +595,15 @@ Status AllocatorCore::free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t
 }
 
 // Whoever frees a block that is free already may find its slab given back and cut anew before the
-// state is marked. The mark holds the slab in place, so this second look is final.
+// state is marked kRemote. The mark holds the slab in place, so this second look is final; if it is
+// another block's by now, the mark is taken off.
 bool AllocatorCore::still_stands(const SlotRef& found, std::uintptr_t block) const noexcept {
   const SlotRef now = find_slot(block);
-  return now.slab == found.slab && now.slot == found.slot;
+  if (now.slab == found.slab && now.slot == found.slot) return true;
+  SlotState marked = SlotState::kRemote;
+  found.slab->states()[found.slot].compare_exchange_strong(marked, SlotState::kLive,
+                                                           std::memory_order_acq_rel);
+  return false;
 }
 
 Status AllocatorCore::free_remote(Heap& mine, Heap& owner, const SlotRef& found,
@@ -610,10 +615,7 @@ Status AllocatorCore::free_remote(Heap& mine, Heap& owner, const SlotRef& found,
   if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel)) {
     return free_unless_live(state);
   }
-  if (!still_stands(found, block)) {
-    state->store(SlotState::kLive, std::memory_order_release);
-    return Error::kDoubleFree;
-  }
+  if (!still_stands(found, block)) return Error::kDoubleFree;
   Heap::Outbox& box = mine.outbox_for(owner.self());
   if (box.batch != nullptr && box.owner != owner.self()) {
     send(*books_.at<Heap>(box.owner), *box.batch);
@@ -623,8 +625,7 @@ Status AllocatorCore::free_remote(Heap& mine, Heap& owner, const SlotRef& found,
     box.batch = static_cast<Batch*>(books_.allocate(BookKind::kPlain, sizeof(Batch)));
     box.owner = owner.self();
     if (box.batch == nullptr) {
-      Heap::defer(books_, *found.slab, state);
-      return {};
+      return Heap::defer(books_, *found.slab, state) ? Status{} : Error::kDoubleFree;
     }
   }
   box.batch->blocks[box.batch->count++] = block;
@@ -657,9 +658,7 @@ void AllocatorCore::settle_abandoned(Heap& heap) noexcept {
     for (std::uint32_t i = 0; i < batch->count; ++i) {
       const SlotRef found = find_slot(batch->blocks[i]);
       if (found.slot == Slab::kNoSlot) continue;  // freed twice at once, and its slab is gone
-      std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
-      if (state->load(std::memory_order_acquire) == SlotState::kRemote)
-        Heap::defer(books_, *found.slab, state);
+      (void)Heap::defer(books_, *found.slab, &found.slab->states()[found.slot]);
     }
     books_.release(BookKind::kPlain, batch, sizeof(Batch));
     batch = next;
@@ -681,15 +680,11 @@ Status AllocatorCore::deallocate_nested(std::uintptr_t block, const SizePlan* pl
   if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel)) {
     return free_unless_live(state);
   }
-  if (!still_stands(found, block)) {
-    state->store(SlotState::kLive, std::memory_order_release);
-    return Error::kDoubleFree;
-  }
+  if (!still_stands(found, block)) return Error::kDoubleFree;
   if (scrub_) {
     detail::fill_zero_bytes(block, found.slab->slot_bytes.load(std::memory_order_relaxed));
   }
-  Heap::defer(books_, *found.slab, state);
-  return {};
+  return Heap::defer(books_, *found.slab, state) ? Status{} : Error::kDoubleFree;
 }
 
 Status AllocatorCore::free_pages(Gate& gate, std::uintptr_t block) noexcept {
@@ -711,6 +706,55 @@ Status AllocatorCore::free_pages(Gate& gate, std::uintptr_t block) noexcept {
   }
   finish_drain(gate, *pool, id);
   return {};
+}
+
+void AllocatorCore::free_unpinned_slot(Gate& gate, std::uintptr_t block) noexcept {
+  for (;;) {
+    const SlotRef found = find_slot(block);
+    if (found.slot == Slab::kNoSlot) return;
+    const BookRef owner_ref = found.slab->owner.load(std::memory_order_acquire);
+    if (owner_ref == 0) return;
+    Heap& owner = *books_.at<Heap>(owner_ref);
+    std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
+    SharedHeap* const shared = owner.shared();
+    if (shared == nullptr) {  // a thread's: the slot holds the slab in place
+      if (owner_ref == gate.heap().self()) {
+        owner.give_back(*found.slab, state);
+      } else {
+        (void)Heap::defer(books_, *found.slab, state);
+      }
+      return;
+    }
+    LockGuard guard(shared->lock);
+    const SlotRef now = find_slot(block);
+    if (now.slot == Slab::kNoSlot ||
+        now.slab->owner.load(std::memory_order_acquire) != shared->heap.self()) {
+      continue;
+    }
+    // Not this one, when the pool was revoked and attached again.
+    if (now.slab->states()[now.slot].load(std::memory_order_relaxed) != SlotState::kRemote) return;
+    shared->heap.give_back(*now.slab, &now.slab->states()[now.slot]);
+    if (shared->pool != nullptr) {
+      shared->pool->live -= 1;
+      count_folded_locked(*shared->pool, shared->heap);
+    }
+    return;
+  }
+}
+
+void AllocatorCore::free_unpinned_pages(Pool* pool, RegionId pool_id,
+                                        std::uintptr_t block) noexcept {
+  Region* const region = registry_.find(block);
+  if (region == nullptr) return;
+  if (pool == nullptr) {
+    (void)grown_.free_unpinned_block(*region, block);
+    return;
+  }
+  LockGuard guard(pool->shared.lock);
+  if (pool->region != region || pool->id != pool_id) return;
+  if (!pool->pages.free_unpinned_block(*region, block).ok()) return;
+  pool->live -= 1;
+  count_folded_locked(*pool, pool->shared.heap);
 }
 
 Status AllocatorCore::deallocate_handle(std::uintptr_t block, RegionId region) noexcept {

@@ -2,6 +2,7 @@
 // change the books.
 #include <new>
 
+#include "access/copy.hpp"
 #include "base/check.hpp"
 #include "heap/core.hpp"
 #include "region/verify.hpp"
@@ -357,7 +358,9 @@ Status AllocatorCore::unpin(PinId id) noexcept {
   Gate gate(*this);
   if (!gate.status().ok()) return gate.status();
   Pool* pool = nullptr;
-  std::uintptr_t freed = 0;
+  Extent freed{};
+  RegionId pool_id{};
+  bool is_slot = false;
   {
     LockGuard guard(registry_.lock());
     const Result<Pin> pin = registry_.pins_locked().remove(id);
@@ -372,24 +375,34 @@ Status AllocatorCore::unpin(PinId id) noexcept {
       const Extent block = block_around(*region, pin->extent.base, &state);
       EXCLAVE_CHECK(!block.empty());
       if (registry_.pins_locked().overlaps(block)) return {};
+      pool_id = region->region_id();
       if (state == nullptr) {
         PagePool* const pages =
             static_cast<PagePool*>(region->page_pool.load(std::memory_order_acquire));
         const Result<PageBlock> unpinned = pages->unpin_block(*region, block.base);
-        if (unpinned.ok() && unpinned->freed) freed = block.base;
+        if (unpinned.ok() && unpinned->freed) freed = block;
       } else {
+        is_slot = true;
         SlotState expected = SlotState::kPinned;
         if (!state->compare_exchange_strong(expected, SlotState::kLive,
                                             std::memory_order_acq_rel) &&
             expected == SlotState::kPinnedFreed) {
-          state->store(SlotState::kLive, std::memory_order_release);
-          freed = block.base;
+          // It was freed once already, so it must not be live again, not for a moment.
+          state->store(SlotState::kRemote, std::memory_order_release);
+          freed = block;
         }
       }
     }
   }
-  // Freed while it was pinned: now it really goes.
-  if (freed != 0) (void)free_block(gate, freed, nullptr);
+  if (!freed.empty()) {
+    if (scrub_) detail::fill_zero_bytes(freed.base, freed.size);
+    if (is_slot) {
+      free_unpinned_slot(gate, freed.base);
+    } else {
+      free_unpinned_pages(pool, pool_id, freed.base);
+    }
+    if (grown_.has_idle(config_.keep_free_bytes)) give_idle_back(gate, config_.keep_free_bytes);
+  }
   if (pool != nullptr) {
     RegionId drained{};
     {

@@ -286,15 +286,17 @@ bool Heap::has_slabs() const noexcept {
 
 // ---- Remote frees ----
 
-void Heap::defer(const BookStore& books, Slab& slab, std::atomic<SlotState>* state) noexcept {
-  state->store(SlotState::kDeferred, std::memory_order_seq_cst);
+bool Heap::defer(const BookStore& books, Slab& slab, std::atomic<SlotState>* state) noexcept {
+  SlotState expected = SlotState::kRemote;
+  if (!state->compare_exchange_strong(expected, SlotState::kDeferred, std::memory_order_seq_cst))
+    return false;
   BookRef owner = slab.owner.load(std::memory_order_seq_cst);
   for (;;) {
-    if (owner == 0) return;
+    if (owner == 0) return true;
     books.at<Heap>(owner)->request_sweep();
     // The slab may have changed hands before the request stood.
     const BookRef now = slab.owner.load(std::memory_order_seq_cst);
-    if (now == owner) return;
+    if (now == owner) return true;
     owner = now;
   }
 }
@@ -307,16 +309,17 @@ void Heap::take_back(std::uintptr_t block) noexcept {
   // then one of the two was a double free, and the slab may be gone.
   std::atomic<SlotState>* const state =
       found.slot != Slab::kNoSlot ? &found.slab->states()[found.slot] : nullptr;
-  if (state == nullptr || state->load(std::memory_order_acquire) != SlotState::kRemote) {
-    double_frees_ += 1;
-    last_double_free_ = block;
-  } else if (found.slab->owner.load(std::memory_order_acquire) != self_) {
-    defer(books_, *found.slab, state);
-  } else {
-    folded_ += 1;
-    if (!push(found.slab->size_class.load(std::memory_order_relaxed), block, state))
-      give_back(*found.slab, state);
+  if (state != nullptr && state->load(std::memory_order_acquire) == SlotState::kRemote) {
+    if (found.slab->owner.load(std::memory_order_acquire) == self_) {
+      folded_ += 1;
+      if (!push(found.slab->size_class.load(std::memory_order_relaxed), block, state))
+        give_back(*found.slab, state);
+      return;
+    }
+    if (defer(books_, *found.slab, state)) return;
   }
+  double_frees_ += 1;
+  last_double_free_ = block;
 }
 
 void Heap::fold_slow() noexcept {

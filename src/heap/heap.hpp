@@ -124,9 +124,10 @@ class alignas(kCacheLine) Heap {
   // Somewhere in its slabs a slot is kDeferred.
   void request_sweep() noexcept { sweep_.store(true, std::memory_order_seq_cst); }
   bool wants_sweep() const noexcept { return sweep_.load(std::memory_order_seq_cst); }
-  // Leaves a freed slot for its slab's owner to find, whoever that is by now. From any thread;
-  // takes no lock.
-  static void defer(const BookStore& books, Slab& slab, std::atomic<SlotState>* state) noexcept;
+  // Leaves a slot that is kRemote for its slab's owner to find, whoever that is by now. From any
+  // thread; takes no lock. False, with nothing changed: the owner freed it, too, at the same
+  // moment.
+  static bool defer(const BookStore& books, Slab& slab, std::atomic<SlotState>* state) noexcept;
   // Takes in what came by batch and by deferral.
   void fold_slow() noexcept;
   // Slots taken back by fold_slow that nobody has counted yet: for shared heaps, which count their

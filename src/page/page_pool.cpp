@@ -441,13 +441,23 @@ Result<PageBlock> PagePool::unpin_block(Region& region, std::uintptr_t address) 
   LockGuard guard(lock_);
   const Result<PageBlock> block = block_at_locked(region, address);
   if (!block.ok()) return Error::kNotFound;
+  if (block->freed) return block;
   std::atomic<UnitEntry>* const unit = region.unit_of(address);
-  const unsigned page = page_in_unit(address >> kPageShift);
   UnitRuns runs = runs_in(*unit);
-  runs.set_pinned(page, false);
-  runs.set_freed(page, false);
+  runs.set_pinned(page_in_unit(address >> kPageShift), false);
   store_runs(*unit, runs);
   return block;
+}
+
+Status PagePool::free_unpinned_block(Region& region, std::uintptr_t address) noexcept {
+  LockGuard guard(lock_);
+  const Result<PageBlock> block = block_at_locked(region, address);
+  if (!block.ok() || !block->freed || !block->pinned) return Error::kNotFound;
+  const std::uint64_t page = address >> kPageShift;
+  const std::uint64_t pages = block->extent.size / kPageBytes;
+  erase_block(region, page, pages);
+  free_locked(region, page, pages);
+  return {};
 }
 
 // ---- Slabs ----

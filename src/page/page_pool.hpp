@@ -76,9 +76,13 @@ class PagePool {
       EXCLAVE_EXCLUDES(lock_);
   // Errors: kNotFound (no live block holds the whole range). Returns the block.
   Result<PageBlock> pin_block(Region& region, Extent range) noexcept EXCLAVE_EXCLUDES(lock_);
-  // The block is live again, also if it was freed meanwhile: the result says so, and the caller
-  // frees it then. Error: kNotFound.
+  // The last pin goes. A block that was freed meanwhile stays as it is, and the result says so:
+  // then free_unpinned_block. Error: kNotFound.
   Result<PageBlock> unpin_block(Region& region, std::uintptr_t address) noexcept
+      EXCLAVE_EXCLUDES(lock_);
+
+  // Error: kNotFound, where no block starts that is pinned and freed.
+  Status free_unpinned_block(Region& region, std::uintptr_t address) noexcept
       EXCLAVE_EXCLUDES(lock_);
 
   // ---- Slabs ----

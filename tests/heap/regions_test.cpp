@@ -1,6 +1,7 @@
 // Attach and detach, the gone callback, and pins.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <functional>
 #include <thread>
 #include <utility>
@@ -339,6 +340,58 @@ TEST_P(PinnedBlocksTest, ThreadsMayFreeAndUnpinWhatAnotherPinned) {
   std::thread([&] { EXPECT_EQ(unpin(pinned), Error::kNone); }).join();
   EXPECT_EQ(free(block), Error::kDoubleFree);
   EXPECT_TRUE(allocator_->validate_books());
+}
+
+// Nobody may find it live for a moment and free it once more.
+TEST_P(PinnedBlocksTest, ASecondFreeDuringTheLastUnpinIsRefused) {
+  std::atomic<std::uintptr_t> target{0};
+  std::atomic<bool> stop{false};
+  std::atomic<bool> inside{false};
+  std::atomic<int> seen{0};
+  std::atomic<int> accepted{0};
+  std::thread other([&] {
+    while (!stop) {
+      inside = true;
+      if (const std::uintptr_t block = target; block != 0) {
+        accepted += free(block) == Error::kNone;
+        ++seen;
+      }
+      inside = false;
+    }
+  });
+  for (int round = 0; round < 60; ++round) {
+    const std::uintptr_t block = allocate(size_, 16, where_);
+    ASSERT_NE(block, 0u);
+    const PinId pinned = pin({block, 8});
+    ASSERT_EQ(free(block), Error::kNone);
+    const int before = seen;
+    target = block;
+    while (seen < before + 2) std::this_thread::yield();
+    ASSERT_EQ(unpin(pinned), Error::kNone);
+    target = 0;
+    while (inside) std::this_thread::yield();
+  }
+  stop = true;
+  other.join();
+  EXPECT_EQ(accepted, 0);
+  allocator_->flush_thread();
+  EXPECT_EQ(statistics().live_blocks, 0u);
+}
+
+TEST_P(PinnedBlocksTest, TheLastUnpinAfterTheOwnersThreadEnded) {
+  std::uintptr_t block = 0;
+  PinId pinned{};
+  std::thread([&] {
+    block = allocate(size_, 16, where_);
+    pinned = pin({block, 8});
+    allocator_->flush_thread();
+  }).join();
+  EXPECT_EQ(free(block), Error::kNone);
+  EXPECT_EQ(unpin(pinned), Error::kNone);
+  EXPECT_EQ(free(block), Error::kDoubleFree);
+  EXPECT_EQ(statistics().live_blocks, 0u);
+  EXPECT_TRUE(allocator_->validate_books());
+  EXPECT_NE(allocate(size_, 16, where_), 0u);
 }
 
 TEST_P(PinnedBlocksTest, ThePinnedBlockKeepsItsPool) {

@@ -138,9 +138,16 @@ TEST_F(PagePoolTest, PinnedBlockIsKeptUntilItIsUnpinnedAndFreedAgain) {
   const Result<PageBlock> unpinned = pool_.unpin_block(region, block.base);
   ASSERT_TRUE(unpinned.ok());
   EXPECT_TRUE(unpinned->freed);
-  // Live again, for the caller to free in the ordinary way.
-  EXPECT_EQ(free(region, block.base), Error::kNone);
-  EXPECT_TRUE(pool_.allocate_block(4, 0).ok());
+  // Never live again: it goes in one step.
+  EXPECT_EQ(pool_.free_block(region, block.base, &kept).error(), Error::kDoubleFree);
+  EXPECT_EQ(pool_.pin_block(region, block).error(), Error::kNotFound);
+  EXPECT_TRUE(pool_.free_unpinned_block(region, block.base).ok());
+  EXPECT_EQ(pool_.free_unpinned_block(region, block.base).error(), Error::kNotFound);
+  const Result<PageRun> again = pool_.allocate_block(4, 0);
+  ASSERT_TRUE(again.ok());
+  EXPECT_EQ(pool_.free_unpinned_block(region, block.base).error(), Error::kNotFound) << "live";
+  EXPECT_TRUE(pool_.pin_block(region, again->extent).ok());
+  EXPECT_EQ(pool_.free_unpinned_block(region, block.base).error(), Error::kNotFound) << "pinned";
 }
 
 TEST_F(PagePoolTest, ShrinkGivesTheTailBack) {
@@ -342,10 +349,14 @@ TEST_F(KeptRunsTest, APinnedBlockIsKeptOnlyAfterTheUnpin) {
   EXPECT_EQ(pool_.free_block(region, run.base, &kept).error(), Error::kDoubleFree);
   EXPECT_TRUE(pool_.validate());
   ASSERT_TRUE(pool_.unpin_block(region, run.base)->freed);
-  EXPECT_TRUE(pool_.keep_block(region, run.base));
-  EXPECT_EQ(pool_.take_kept(20), run.base);
-  EXPECT_TRUE(pool_.pin_block(region, {run.base, 8}).ok()) << "live again";
-  EXPECT_TRUE(pool_.unpin_block(region, run.base).ok());
+  EXPECT_FALSE(pool_.keep_block(region, run.base)) << "not live again";
+  EXPECT_TRUE(pool_.free_unpinned_block(region, run.base).ok());
+  EXPECT_EQ(pool_.take_kept(20), 0u);
+  const Extent kept_run = block(20);
+  EXPECT_TRUE(pool_.keep_block(region, kept_run.base));
+  EXPECT_EQ(pool_.take_kept(20), kept_run.base);
+  EXPECT_TRUE(pool_.pin_block(region, {kept_run.base, 8}).ok()) << "live again";
+  EXPECT_TRUE(pool_.unpin_block(region, kept_run.base).ok());
 }
 
 TEST_F(KeptRunsTest, WithoutTrustedMemoryRunsJoinAtOnce) {
