@@ -93,6 +93,10 @@ freestanding: ## the core alone, as an enclave links it, and its symbols checked
 	$(call build,freestanding)
 	@$(call test,freestanding)
 
+access-traces: ## the boundary's machine code by g++ and clang, -O2 and -O3, stepped through at every alignment and length
+	@$(call setup,build test check)
+	@scripts/check_access_traces.sh $(VARIANTS)
+
 coverage: ## all tests with line and branch counts; build/coverage/index.html
 	@$(call setup,build test check)
 	$(call build,coverage)

@@ -50,9 +50,10 @@ endfunction()
 
 # The core as an enclave gets it, whatever else the preset switches on: no sanitizer, no coverage, nothing that
 # a distribution's compiler adds and that would need a run-time library.
+set(EXCLAVE_FREESTANDING_LEVEL -O2 CACHE STRING "How the core is optimised for an enclave")
 function(exclave_core_freestanding_options target)
   target_compile_options(${target} PRIVATE
-    -O2 -Wall -Wextra $<$<BOOL:${EXCLAVE_WERROR}>:-Werror>
+    ${EXCLAVE_FREESTANDING_LEVEL} -Wall -Wextra $<$<BOOL:${EXCLAVE_WERROR}>:-Werror>
     -ffreestanding -fno-exceptions -fno-rtti -fno-threadsafe-statics
     -fno-stack-protector -U_FORTIFY_SOURCE)
   exclave_library_properties(${target})

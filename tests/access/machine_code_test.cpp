@@ -10,7 +10,7 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <initializer_list>
 #include <map>
@@ -20,6 +20,7 @@
 #include <vector>
 
 #include "access/machine_bus.hpp"
+#include "disassembly.hpp"
 #include "exclave/access.hpp"
 #include "guarded_memory.hpp"
 
@@ -61,255 +62,26 @@ exclave_test_step_end:
 namespace exclave {
 namespace {
 
-// ---- Reading objdump ----
-
-// A memory operand as AT&T syntax has it: displacement(base, index, scale).
-struct Operand {
-  bool present = false;
-  std::int64_t displacement = 0;
-  int base = -1;  // as in ucontext_t
-  int index = -1;
-  unsigned scale = 1;
-  bool on_stack() const { return base == REG_RSP; }
-  bool global() const { return base == REG_RIP; }
-};
-
-struct Instruction {
-  std::uint64_t address = 0;
-  std::string function;  // mangled
-  std::string mnemonic;  // with prefixes: "rep movsq"
-  std::vector<std::string> operands;
-  std::string target;  // of a relocation
-  Operand load;
-  Operand store;
-  unsigned width = 0;  // bytes of the memory access
-  bool string = false;
-  bool known = true;  // do we know whether it loads or stores, and how much?
-};
-
-unsigned register_width(const std::string& name) {
-  if (name.rfind("%xmm", 0) == 0) return 16;
-  if (name.rfind("%ymm", 0) == 0) return 32;
-  static const std::map<std::string, unsigned> kOdd = {
-      {"%al", 1}, {"%bl", 1}, {"%cl", 1}, {"%dl", 1}, {"%ax", 2}, {"%bx", 2},
-      {"%cx", 2}, {"%dx", 2}, {"%si", 2}, {"%di", 2}, {"%bp", 2}, {"%ss", 2}};
-  if (const auto odd = kOdd.find(name); odd != kOdd.end()) return odd->second;
-  if (name.size() < 3) return 0;
-  const char last = name.back();
-  if (name[1] == 'e') return 4;
-  if (name[1] == 'r') return last == 'd' ? 4 : last == 'w' ? 2 : last == 'b' ? 1 : 8;
-  return last == 'l' ? 1 : 0;  // %sil and friends
-}
-
-int register_number(const std::string& name) {
-  static const std::map<std::string, int> kNumbers = {
-      {"%r8", REG_R8},   {"%r9", REG_R9},   {"%r10", REG_R10}, {"%r11", REG_R11}, {"%r12", REG_R12},
-      {"%r13", REG_R13}, {"%r14", REG_R14}, {"%r15", REG_R15}, {"%rdi", REG_RDI}, {"%rsi", REG_RSI},
-      {"%rbp", REG_RBP}, {"%rbx", REG_RBX}, {"%rdx", REG_RDX}, {"%rax", REG_RAX}, {"%rcx", REG_RCX},
-      {"%rsp", REG_RSP}, {"%rip", REG_RIP}};
-  const auto found = kNumbers.find(name);
-  return found == kNumbers.end() ? -1 : found->second;
-}
-
-Operand parse_operand(const std::string& text) {
-  Operand operand;
-  const auto open = text.find('(');
-  if (open == std::string::npos) return operand;
-  operand.present = true;
-  std::string prefix = text.substr(0, open);
-  if (!prefix.empty() && prefix[0] == '*') prefix.erase(0, 1);
-  if (const auto colon = prefix.find(':'); colon != std::string::npos)
-    prefix = prefix.substr(colon + 1);
-  if (!prefix.empty()) {
-    const bool minus = prefix[0] == '-';
-    const auto value =
-        static_cast<std::int64_t>(std::stoull(prefix.substr(minus ? 1 : 0), nullptr, 16));
-    operand.displacement = minus ? -value : value;
-  }
-  std::stringstream inside(text.substr(open + 1, text.find(')') - open - 1));
-  std::string part;
-  for (int i = 0; std::getline(inside, part, ','); ++i) {
-    if (i == 0) operand.base = register_number(part);
-    if (i == 1) operand.index = register_number(part);
-    if (i == 2) operand.scale = static_cast<unsigned>(std::stoul(part));
-  }
-  return operand;
-}
-
-std::vector<std::string> split_operands(const std::string& text) {
-  std::vector<std::string> parts(1);
-  int depth = 0;
-  for (const char c : text) {
-    depth += c == '(' ? 1 : c == ')' ? -1 : 0;
-    if (c == ',' && depth == 0)
-      parts.emplace_back();
-    else
-      parts.back() += c;
-  }
-  if (parts.back().empty()) parts.pop_back();
-  return parts;
-}
-
-bool starts_with(const std::string& text, const char* prefix) {
-  return text.rfind(prefix, 0) == 0;
-}
-
-// Fills in what memory the instruction touches, for the few kinds that the boundary is made of.
-void classify(Instruction& i) {
-  const std::string& m = i.mnemonic;
-  if (m == "rep movsq" || m == "rep stos") {
-    i.width = 8;
-    i.string = true;
-    i.store = {true, 0, REG_RDI, -1, 1};
-    if (m == "rep movsq") i.load = {true, 0, REG_RSI, -1, 1};
-    return;
-  }
-  std::vector<Operand> parsed;
-  for (const auto& text : i.operands) parsed.push_back(parse_operand(text));
-  const bool memory =
-      std::any_of(parsed.begin(), parsed.end(), [](const Operand& o) { return o.present; });
-  if (!memory || starts_with(m, "lea") || m.find("nop") != std::string::npos) return;
-  static const std::map<std::string, unsigned> kExtending = {
-      {"movzbl", 1}, {"movzbq", 1}, {"movzwl", 2}, {"movzb", 1}};
-  static const std::map<std::string, unsigned> kSuffixed = {
-      {"movb", 1}, {"movw", 2}, {"movl", 4}, {"movq", 8}, {"movhps", 8}};
-  if (m == "verw") {
-    i.width = 2;
-    i.load = parsed[0];
-  } else if (const auto extending = kExtending.find(m); extending != kExtending.end()) {
-    i.width = extending->second;
-    i.load = parsed[0];
-  } else if (m == "cmpb") {
-    i.width = 1;
-    i.load = parsed[1];
-  } else if (m == "mov" || m == "movups" || m == "movaps" || m == "vmovups" ||
-             kSuffixed.count(m) != 0) {
-    const bool stores = parsed[1].present;
-    (stores ? i.store : i.load) = parsed[stores ? 1 : 0];
-    const auto suffixed = kSuffixed.find(m);
-    i.width =
-        suffixed != kSuffixed.end() ? suffixed->second : register_width(i.operands[stores ? 0 : 1]);
-    i.known = i.width != 0;
-  } else {
-    i.known = false;
-    i.load = parsed[parsed[0].present ? 0 : 1];
-  }
-}
-
-std::vector<Instruction> disassemble(const std::string& file) {
-  std::vector<Instruction> code;
-  const std::string command = "objdump -dr --no-show-raw-insn '" + file + "'";
-  FILE* pipe = popen(command.c_str(), "r");
-  if (pipe == nullptr) return code;
-  char buffer[4096];
-  std::string function;
-  bool wanted = false;
-  while (std::fgets(buffer, sizeof buffer, pipe) != nullptr) {
-    std::string line(buffer);
-    line.erase(line.find_last_not_of(" \n") + 1);
-    if (const auto open = line.find(" <");
-        !line.empty() && line[0] != ' ' && line.back() == ':' && open != line.npos) {
-      function = line.substr(open + 2, line.size() - open - 4);
-      wanted = starts_with(function, "_ZN7exclave6detail") ||
-               (starts_with(function, "_ZN7exclave6access") &&
-                function.find("MachineBus") != function.npos);
-      continue;
-    }
-    if (!wanted) continue;
-    if (const auto relocation = line.find("R_X86_64_"); relocation != line.npos) {
-      if (!code.empty()) code.back().target = line.substr(line.find_last_of(" \t") + 1);
-      continue;
-    }
-    const auto colon = line.find(":\t");
-    if (colon == line.npos) continue;
-    Instruction i;
-    i.function = function;
-    i.address = std::stoull(line.substr(0, colon), nullptr, 16);
-    std::stringstream words(line.substr(colon + 2));
-    std::string word;
-    while (words >> word) {
-      const bool prefix = word == "rep" || word == "repz" || word == "repnz" || word == "lock" ||
-                          word == "data16" || word == "cs" || word == "notrack" || word == "bnd";
-      i.mnemonic += (i.mnemonic.empty() ? "" : " ") + word;
-      if (!prefix) break;
-    }
-    std::getline(words, word);
-    word = word.substr(0, word.find('#'));
-    word.erase(0, word.find_first_not_of(" \t") == word.npos ? word.size()
-                                                             : word.find_first_not_of(" \t"));
-    word.erase(word.find_last_not_of(" \t") + 1);
-    i.operands = split_operands(word.substr(0, word.find(" <")));
-    classify(i);
-    code.push_back(i);
-  }
-  pclose(pipe);
-  return code;
-}
-
-std::string show(const Instruction& i) {
-  std::string text = i.function + ": " + i.mnemonic;
-  for (const auto& operand : i.operands) text += " " + operand;
-  return text;
-}
+using namespace access_test;
 
 // ---- Stepping ----
-
-struct Step {
-  std::uint64_t rip;
-  std::uint64_t registers[17];
-};
 
 constexpr std::size_t kMaxSteps = 1 << 15;
 Step steps[kMaxSteps];
 std::size_t step_count;
 
 void on_trap(int, siginfo_t*, void* context) {
-  const auto& registers = static_cast<ucontext_t*>(context)->uc_mcontext.gregs;
-  const auto rip = static_cast<std::uint64_t>(registers[REG_RIP]);
+  const Step step = step_of(context);
   const auto begin = reinterpret_cast<std::uint64_t>(&exclave_test_step);
-  if (rip >= begin && rip < reinterpret_cast<std::uint64_t>(exclave_test_step_end)) return;
-  if (step_count == kMaxSteps) return;
-  Step& step = steps[step_count++];
-  step.rip = rip;
-  for (int i = 0; i < 17; ++i) step.registers[i] = static_cast<std::uint64_t>(registers[i]);
+  if (step.rip >= begin && step.rip < reinterpret_cast<std::uint64_t>(exclave_test_step_end))
+    return;
+  if (step_count != kMaxSteps) steps[step_count++] = step;
 }
-
-std::uint64_t effective_address(const Step& step, const Operand& operand) {
-  const auto value = [&](int number) { return number < 0 ? 0 : step.registers[number]; };
-  return value(operand.base) + operand.scale * value(operand.index) +
-         static_cast<std::uint64_t>(operand.displacement);
-}
-
-struct Access {
-  bool store;
-  bool fenced;
-  bool known;
-  std::uintptr_t address;
-  unsigned width;
-  const Instruction* instruction;
-};
 
 class SteppedCode : public testing::Test {
  protected:
-  static void SetUpTestSuite() {
-    Dl_info info{};
-    const auto anchor = reinterpret_cast<std::uint64_t>(&detail::copy_in_bytes);
-    if (dladdr(reinterpret_cast<void*>(&detail::copy_in_bytes), &info) == 0) return;
-    code = new std::vector<Instruction>(disassemble(info.dli_fname));
-    at = new std::unordered_map<std::uint64_t, std::size_t>;
-    std::uint64_t shift = 0;
-    for (const Instruction& i : *code) {
-      if (i.function == "_ZN7exclave6detail13copy_in_bytesEPvmm") {
-        shift = anchor - i.address;
-        break;
-      }
-    }
-    for (std::size_t i = 0; i < code->size(); ++i) (*at)[(*code)[i].address + shift] = i;
-  }
-  static void TearDownTestSuite() {
-    delete code;
-    delete at;
-  }
+  static void SetUpTestSuite() { code = new BoundaryCode; }
+  static void TearDownTestSuite() { delete code; }
 
   void SetUp() override {
 #ifdef EXCLAVE_TEST_INSTRUMENTED
@@ -336,29 +108,17 @@ class SteppedCode : public testing::Test {
     std::vector<Access> accesses;
     bool dirty = false;  // the upper halves of the wide registers
     for (std::size_t s = 0; s < step_count; ++s) {
-      const auto found = at->find(steps[s].rip);
-      if (found == at->end()) {
+      const Instruction* const i = code->find(steps[s].rip);
+      if (i == nullptr) {
         ADD_FAILURE() << "an instruction outside the boundary's code ran";
         break;
       }
-      const Instruction& i = (*code)[found->second];
-      if (i.mnemonic == "vmovups") dirty = true;
-      if (i.mnemonic == "vzeroupper") dirty = false;
-      const auto note = [&](const Operand& operand, bool store) {
-        if (!operand.present) return;
-        const std::uintptr_t address = effective_address(steps[s], operand);
-        if (address + 64 <= memory_.address() || address >= memory_.address() + memory_.size())
-          return;
-        const std::size_t at_code = found->second;
-        const bool fenced =
-            at_code > 0 && at_code + 2 < code->size() && (*code)[at_code - 1].mnemonic == "verw" &&
-            (*code)[at_code + 1].mnemonic == "mfence" && (*code)[at_code + 2].mnemonic == "lfence";
-        accesses.push_back({store, fenced, i.known, address, i.width, &i});
-      };
-      // A string instruction with nothing left to do touches nothing.
-      if (i.string && steps[s].registers[REG_RCX] == 0) continue;
-      note(i.load, false);
-      note(i.store, true);
+      if (i->mnemonic == "vmovups") dirty = true;
+      if (i->mnemonic == "vzeroupper") dirty = false;
+      for (const Access& access :
+           code->accesses(steps[s], *i, memory_.address(), memory_.address() + memory_.size())) {
+        accesses.push_back(access);
+      }
     }
     EXPECT_FALSE(dirty) << "no vzeroupper";
     return accesses;
@@ -371,16 +131,11 @@ class SteppedCode : public testing::Test {
                     std::size_t times = 1) {
     std::map<std::uintptr_t, std::size_t> loads;
     for (const Access& a : accesses) {
-      ASSERT_TRUE(a.known) << show(*a.instruction);
+      ASSERT_TRUE(keeps_rules(a)) << show(*a.instruction) << " at " << a.address % 8;
       if (a.store) {
-        const bool whole = a.address % 8 == 0 && a.width % 8 == 0 && a.width != 0;
-        ASSERT_TRUE(whole || (a.fenced && a.address % a.width == 0))
-            << show(*a.instruction) << " at " << a.address % 8;
         ASSERT_GE(a.address, store_first) << show(*a.instruction);
         ASSERT_LE(a.address + a.width, store_last) << show(*a.instruction);
       } else {
-        ASSERT_EQ(a.address % 8, 0u) << show(*a.instruction);
-        ASSERT_EQ(a.width, 8u) << show(*a.instruction);
         ASSERT_GT(a.address + 8, load_first) << show(*a.instruction);
         ASSERT_LT(a.address, load_last) << show(*a.instruction);
         ASSERT_LE(++loads[a.address], times) << show(*a.instruction) << " fetches a word again";
@@ -388,9 +143,9 @@ class SteppedCode : public testing::Test {
     }
   }
 
-  // A step costs microseconds, so not all that copy_algorithms_test.cpp goes through: every
-  // alignment of both sides with some lengths, and with more where one side is aligned; then
-  // lengths around each step of the algorithms.
+  // A step costs microseconds. So it is every alignment of both sides with some lengths, and with
+  // more where one side is aligned; or, when asked for (make access-traces), with every length to
+  // 130. Then lengths around each step of the algorithms.
   template <class F>
   void for_all(F&& check) {
     for_all_alignments(check);
@@ -405,11 +160,15 @@ class SteppedCode : public testing::Test {
   void for_all_alignments(F&& check) {
     for (std::size_t dst = 0; dst < 8; ++dst) {
       for (std::size_t src = 0; src < 8; ++src) {
-        const bool straight = dst == 0 || src == 0;
-        for (std::size_t n = straight ? 0 : (dst + src) % 5; n <= 200; n += n >= 20    ? 61
-                                                                            : straight ? 1
-                                                                                       : 5) {
-          check(dst, src, n);
+        if (every_length()) {
+          for (std::size_t n = 0; n <= 130; ++n) check(dst, src, n);
+        } else {
+          const bool straight = dst == 0 || src == 0;
+          for (std::size_t n = straight ? 0 : (dst + src) % 5; n <= 200; n += n >= 20    ? 61
+                                                                              : straight ? 1
+                                                                                         : 5) {
+            check(dst, src, n);
+          }
         }
         for (const std::size_t n :
              {256u, 264u, 505u, 512u, 520u, 760u, 775u, 1016u, 1024u, 1031u}) {
@@ -425,12 +184,14 @@ class SteppedCode : public testing::Test {
     }
   }
 
+  static bool every_length() {
+    return std::getenv("EXCLAVE_EVERY_LENGTH") != nullptr;
+  }
   std::uintptr_t trusted(std::size_t offset) const {
     return reinterpret_cast<std::uintptr_t>(trusted_) + offset;
   }
 
-  static inline std::vector<Instruction>* code = nullptr;
-  static inline std::unordered_map<std::uint64_t, std::size_t>* at = nullptr;
+  static inline BoundaryCode* code = nullptr;
   access_test::GuardedMemory memory_{2};
   alignas(64) std::uint8_t trusted_[2048];
 };
