@@ -209,6 +209,7 @@ class AllocatorCore {
   Status deallocate_nested(std::uintptr_t block, const SizePlan* plan) noexcept;
   Status free_block(Gate& gate, std::uintptr_t block, const SizePlan* plan) noexcept;
   Status free_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept;
+  static void take_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept;
   Status free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t block, bool* moved) noexcept;
   // heap: the pool's, its lock held.
   static void count_folded_locked(Pool& pool, Heap& heap) noexcept;

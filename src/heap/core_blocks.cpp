@@ -546,11 +546,17 @@ Status AllocatorCore::free_unless_live(std::atomic<SlotState>* state) noexcept {
 Status AllocatorCore::free_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept {
   std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
   if (state->load(std::memory_order_relaxed) != SlotState::kLive) return free_unless_live(state);
+  take_own(heap, found, block);
+  return {};
+}
+
+// A slot that was kLive, from its caller to its owner.
+void AllocatorCore::take_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept {
+  std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
   const SizeClass c = found.slab->size_class.load(std::memory_order_relaxed);
-  if (heap.push(c, block, state)) return {};
+  if (heap.push(c, block, state)) return;
   // Making room may give slabs back, but not this one: its slot is still live.
   if (!heap.make_room_slow(c) || !heap.push(c, block, state)) heap.give_back(*found.slab, state);
-  return {};
 }
 
 // What nested calls freed must not keep a draining pool.
@@ -574,12 +580,15 @@ Status AllocatorCore::free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t
       return {};
     }
     std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
+    // One look: a nested free or a pin may come at any moment, and the block is counted once.
     const bool live = state->load(std::memory_order_relaxed) == SlotState::kLive;
-    if (live && shared.pool == nullptr) {
+    if (!live) {
+      freed = free_unless_live(state);
+    } else if (shared.pool == nullptr) {
       // Orphaned slabs are adopted slab by slab, so none of their slots may stand on a stack.
       shared.heap.give_back(*found.slab, state);
     } else {
-      freed = free_own(shared.heap, found, block);
+      take_own(shared.heap, found, block);
     }
     if (Pool* const pool = shared.pool; pool != nullptr) {
       if (live) pool->live -= 1;
