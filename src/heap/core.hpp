@@ -215,7 +215,7 @@ class AllocatorCore {
   static void count_folded_locked(Pool& pool, Heap& heap) noexcept;
   Status free_remote(Heap& mine, Heap& owner, const SlotRef& found, std::uintptr_t block) noexcept;
   Status free_pages(Gate& gate, std::uintptr_t block) noexcept;
-  bool still_stands(const SlotRef& found, std::uintptr_t block) const noexcept;
+  bool confirm_mark(const SlotRef& found, std::uintptr_t block) const noexcept;
   static Status free_unless_live(std::atomic<SlotState>* state) noexcept;
   void send(Heap& owner, Batch& batch) noexcept;
   void send_outboxes(Heap& heap) noexcept;

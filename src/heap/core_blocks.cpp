@@ -604,10 +604,15 @@ Status AllocatorCore::free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t
 }
 
 // Whoever frees a block that is free already may find its slab given back and cut anew before the
-// state is marked. The mark holds the slab in place, so this second look is final.
-bool AllocatorCore::still_stands(const SlotRef& found, std::uintptr_t block) const noexcept {
+// state is marked. The mark holds the slab in place, so this second look is final. False: the mark,
+// which stands on another block, is off again; unless the holder's own free came over it.
+bool AllocatorCore::confirm_mark(const SlotRef& found, std::uintptr_t block) const noexcept {
   const SlotRef now = find_slot(block);
-  return now.slab == found.slab && now.slot == found.slot;
+  if (now.slab == found.slab && now.slot == found.slot) return true;
+  SlotState expected = SlotState::kRemote;
+  (void)found.slab->states()[found.slot].compare_exchange_strong(
+      expected, SlotState::kLive, std::memory_order_acq_rel, std::memory_order_relaxed);
+  return false;
 }
 
 Status AllocatorCore::free_remote(Heap& mine, Heap& owner, const SlotRef& found,
@@ -619,10 +624,7 @@ Status AllocatorCore::free_remote(Heap& mine, Heap& owner, const SlotRef& found,
   if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel)) {
     return free_unless_live(state);
   }
-  if (!still_stands(found, block)) {
-    state->store(SlotState::kLive, std::memory_order_release);
-    return Error::kDoubleFree;
-  }
+  if (!confirm_mark(found, block)) return Error::kDoubleFree;
   Heap::Outbox& box = mine.outbox_for(owner.self());
   if (box.batch != nullptr && box.owner != owner.self()) {
     send(*books_.at<Heap>(box.owner), *box.batch);
@@ -631,10 +633,8 @@ Status AllocatorCore::free_remote(Heap& mine, Heap& owner, const SlotRef& found,
   if (box.batch == nullptr) {
     box.batch = static_cast<Batch*>(books_.allocate(BookKind::kPlain, sizeof(Batch)));
     box.owner = owner.self();
-    if (box.batch == nullptr) {
-      Heap::defer(books_, *found.slab, state);
-      return {};
-    }
+    if (box.batch == nullptr)
+      return Heap::defer(books_, *found.slab, state) ? Error::kNone : Error::kDoubleFree;
   }
   box.batch->blocks[box.batch->count++] = block;
   if (box.batch->count == Batch::kBlocks) {
@@ -668,7 +668,7 @@ void AllocatorCore::settle_abandoned(Heap& heap) noexcept {
       if (found.slot == Slab::kNoSlot) continue;  // freed twice at once, and its slab is gone
       std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
       if (state->load(std::memory_order_acquire) == SlotState::kRemote)
-        Heap::defer(books_, *found.slab, state);
+        (void)Heap::defer(books_, *found.slab, state);  // false: freed twice at once
     }
     books_.release(BookKind::kPlain, batch, sizeof(Batch));
     batch = next;
@@ -690,15 +690,11 @@ Status AllocatorCore::deallocate_nested(std::uintptr_t block, const SizePlan* pl
   if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel)) {
     return free_unless_live(state);
   }
-  if (!still_stands(found, block)) {
-    state->store(SlotState::kLive, std::memory_order_release);
-    return Error::kDoubleFree;
-  }
+  if (!confirm_mark(found, block)) return Error::kDoubleFree;
   if (scrub_) {
     detail::fill_zero_bytes(block, found.slab->slot_bytes.load(std::memory_order_relaxed));
   }
-  Heap::defer(books_, *found.slab, state);
-  return {};
+  return Heap::defer(books_, *found.slab, state) ? Error::kNone : Error::kDoubleFree;
 }
 
 Status AllocatorCore::free_pages(Gate& gate, std::uintptr_t block) noexcept {

@@ -125,8 +125,8 @@ class alignas(kCacheLine) Heap {
   void request_sweep() noexcept { sweep_.store(true, std::memory_order_seq_cst); }
   bool wants_sweep() const noexcept { return sweep_.load(std::memory_order_seq_cst); }
   // Leaves a freed slot for its slab's owner to find, whoever that is by now. From any thread;
-  // takes no lock.
-  static void defer(const BookStore& books, Slab& slab, std::atomic<SlotState>* state) noexcept;
+  // takes no lock. False: the slot is kRemote no more, for its owner freed it at the same moment.
+  static bool defer(const BookStore& books, Slab& slab, std::atomic<SlotState>* state) noexcept;
   // Takes in what came by batch and by deferral.
   void fold_slow() noexcept;
   // Slots taken back by fold_slow that nobody has counted yet: for shared heaps, which count their
@@ -191,6 +191,7 @@ class alignas(kCacheLine) Heap {
   void drop_stack(Stack& stack) noexcept;
   void take_back(std::uintptr_t block) noexcept;
   void sweep() noexcept;
+  void sweep_slab(Slab& slab) noexcept;
   Slab& slab_of(std::uintptr_t block) noexcept;
   void list(Slab& slab) noexcept;
   void unlist(Slab& slab) noexcept;
