@@ -209,6 +209,7 @@ class AllocatorCore {
   Status deallocate_nested(std::uintptr_t block, const SizePlan* plan) noexcept;
   Status free_block(Gate& gate, std::uintptr_t block, const SizePlan* plan) noexcept;
   Status free_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept;
+  static void take_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept;
   Status free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t block, bool* moved) noexcept;
   // What was freed while it was pinned goes when the last pin does: a slot that is kRemote, a block
   // of pages that is marked freed and pinned. Nothing to do when its pool was revoked meanwhile.
@@ -218,7 +219,7 @@ class AllocatorCore {
   static void count_folded_locked(Pool& pool, Heap& heap) noexcept;
   Status free_remote(Heap& mine, Heap& owner, const SlotRef& found, std::uintptr_t block) noexcept;
   Status free_pages(Gate& gate, std::uintptr_t block) noexcept;
-  bool still_stands(const SlotRef& found, std::uintptr_t block) const noexcept;
+  bool confirm_mark(const SlotRef& found, std::uintptr_t block) const noexcept;
   static Status free_unless_live(std::atomic<SlotState>* state) noexcept;
   void send(Heap& owner, Batch& batch) noexcept;
   void send_outboxes(Heap& heap) noexcept;

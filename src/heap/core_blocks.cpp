@@ -546,11 +546,17 @@ Status AllocatorCore::free_unless_live(std::atomic<SlotState>* state) noexcept {
 Status AllocatorCore::free_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept {
   std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
   if (state->load(std::memory_order_relaxed) != SlotState::kLive) return free_unless_live(state);
+  take_own(heap, found, block);
+  return {};
+}
+
+// A slot that was kLive, from its caller to its owner.
+void AllocatorCore::take_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept {
+  std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
   const SizeClass c = found.slab->size_class.load(std::memory_order_relaxed);
-  if (heap.push(c, block, state)) return {};
+  if (heap.push(c, block, state)) return;
   // Making room may give slabs back, but not this one: its slot is still live.
   if (!heap.make_room_slow(c) || !heap.push(c, block, state)) heap.give_back(*found.slab, state);
-  return {};
 }
 
 // What nested calls freed must not keep a draining pool.
@@ -574,12 +580,15 @@ Status AllocatorCore::free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t
       return {};
     }
     std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
+    // One look: a nested free or a pin may come at any moment, and the block is counted once.
     const bool live = state->load(std::memory_order_relaxed) == SlotState::kLive;
-    if (live && shared.pool == nullptr) {
+    if (!live) {
+      freed = free_unless_live(state);
+    } else if (shared.pool == nullptr) {
       // Orphaned slabs are adopted slab by slab, so none of their slots may stand on a stack.
       shared.heap.give_back(*found.slab, state);
     } else {
-      freed = free_own(shared.heap, found, block);
+      take_own(shared.heap, found, block);
     }
     if (Pool* const pool = shared.pool; pool != nullptr) {
       if (live) pool->live -= 1;
@@ -595,14 +604,14 @@ Status AllocatorCore::free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t
 }
 
 // Whoever frees a block that is free already may find its slab given back and cut anew before the
-// state is marked kRemote. The mark holds the slab in place, so this second look is final; if it is
-// another block's by now, the mark is taken off.
-bool AllocatorCore::still_stands(const SlotRef& found, std::uintptr_t block) const noexcept {
+// state is marked. The mark holds the slab in place, so this second look is final. False: the mark,
+// which stands on another block, is off again; unless the holder's own free came over it.
+bool AllocatorCore::confirm_mark(const SlotRef& found, std::uintptr_t block) const noexcept {
   const SlotRef now = find_slot(block);
   if (now.slab == found.slab && now.slot == found.slot) return true;
-  SlotState marked = SlotState::kRemote;
-  found.slab->states()[found.slot].compare_exchange_strong(marked, SlotState::kLive,
-                                                           std::memory_order_acq_rel);
+  SlotState expected = SlotState::kRemote;
+  (void)found.slab->states()[found.slot].compare_exchange_strong(
+      expected, SlotState::kLive, std::memory_order_acq_rel, std::memory_order_relaxed);
   return false;
 }
 
@@ -615,7 +624,7 @@ Status AllocatorCore::free_remote(Heap& mine, Heap& owner, const SlotRef& found,
   if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel)) {
     return free_unless_live(state);
   }
-  if (!still_stands(found, block)) return Error::kDoubleFree;
+  if (!confirm_mark(found, block)) return Error::kDoubleFree;
   Heap::Outbox& box = mine.outbox_for(owner.self());
   if (box.batch != nullptr && box.owner != owner.self()) {
     send(*books_.at<Heap>(box.owner), *box.batch);
@@ -624,9 +633,8 @@ Status AllocatorCore::free_remote(Heap& mine, Heap& owner, const SlotRef& found,
   if (box.batch == nullptr) {
     box.batch = static_cast<Batch*>(books_.allocate(BookKind::kPlain, sizeof(Batch)));
     box.owner = owner.self();
-    if (box.batch == nullptr) {
-      return Heap::defer(books_, *found.slab, state) ? Status{} : Error::kDoubleFree;
-    }
+    if (box.batch == nullptr)
+      return Heap::defer(books_, *found.slab, state) ? Error::kNone : Error::kDoubleFree;
   }
   box.batch->blocks[box.batch->count++] = block;
   if (box.batch->count == Batch::kBlocks) {
@@ -680,11 +688,11 @@ Status AllocatorCore::deallocate_nested(std::uintptr_t block, const SizePlan* pl
   if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel)) {
     return free_unless_live(state);
   }
-  if (!still_stands(found, block)) return Error::kDoubleFree;
+  if (!confirm_mark(found, block)) return Error::kDoubleFree;
   if (scrub_) {
     detail::fill_zero_bytes(block, found.slab->slot_bytes.load(std::memory_order_relaxed));
   }
-  return Heap::defer(books_, *found.slab, state) ? Status{} : Error::kDoubleFree;
+  return Heap::defer(books_, *found.slab, state) ? Error::kNone : Error::kDoubleFree;
 }
 
 Status AllocatorCore::free_pages(Gate& gate, std::uintptr_t block) noexcept {

@@ -212,10 +212,13 @@ bool Heap::adopt_slow(Heap& from, SizeClass c) noexcept {
   if (empty) from.slabs_[c].empty -= 1;
   from.slabs_[c].count -= 1;
   from.unlist(slab);
-  slab.owner.store(self_, std::memory_order_release);
+  slab.owner.store(self_, std::memory_order_seq_cst);
   list(slab);
   if (empty) slabs_[c].empty += 1;
   slabs_[c].count += 1;
+  // Whoever deferred a slot before that store may have asked `from`, which looks here no more. Who
+  // does it later reads us as the owner: both sides are sequentially consistent.
+  sweep_slab(slab);
   return true;
 }
 
@@ -287,9 +290,12 @@ bool Heap::has_slabs() const noexcept {
 // ---- Remote frees ----
 
 bool Heap::defer(const BookStore& books, Slab& slab, std::atomic<SlotState>* state) noexcept {
+  // Not a plain store: over the owner's kCached it would make the block free in two places.
   SlotState expected = SlotState::kRemote;
-  if (!state->compare_exchange_strong(expected, SlotState::kDeferred, std::memory_order_seq_cst))
+  if (!state->compare_exchange_strong(expected, SlotState::kDeferred, std::memory_order_seq_cst,
+                                      std::memory_order_relaxed)) {
     return false;
+  }
   BookRef owner = slab.owner.load(std::memory_order_seq_cst);
   for (;;) {
     if (owner == 0) return true;
@@ -341,20 +347,25 @@ void Heap::sweep() noexcept {
       for (BookRef at = head; at != 0;) {
         Slab& slab = *books_.at<Slab>(at);
         at = slab.next;
-        std::uint32_t found = 0;
-        const std::uint32_t slots = slab.slots.load(std::memory_order_relaxed);
-        for (std::uint32_t i = 0; i < slots; ++i) {
-          found += slab.states()[i].load(std::memory_order_acquire) == SlotState::kDeferred;
-        }
-        // Counted before any is given back: with the last one the slab may go.
-        for (std::uint32_t i = 0; found != 0; ++i) {
-          if (slab.states()[i].load(std::memory_order_relaxed) != SlotState::kDeferred) continue;
-          --found;
-          folded_ += 1;
-          give_back(slab, &slab.states()[i]);
-        }
+        sweep_slab(slab);
       }
     }
+  }
+}
+
+void Heap::sweep_slab(Slab& slab) noexcept {
+  std::uint32_t found = 0;
+  const std::uint32_t slots = slab.slots.load(std::memory_order_relaxed);
+  // Sequentially consistent for adopt_slow, and as cheap as an acquire.
+  for (std::uint32_t i = 0; i < slots; ++i) {
+    found += slab.states()[i].load(std::memory_order_seq_cst) == SlotState::kDeferred;
+  }
+  // Counted before any is given back: with the last one the slab may go.
+  for (std::uint32_t i = 0; found != 0; ++i) {
+    if (slab.states()[i].load(std::memory_order_relaxed) != SlotState::kDeferred) continue;
+    --found;
+    folded_ += 1;
+    give_back(slab, &slab.states()[i]);
   }
 }
 

@@ -192,6 +192,7 @@ class alignas(kCacheLine) Heap {
   void drop_stack(Stack& stack) noexcept;
   void take_back(std::uintptr_t block) noexcept;
   void sweep() noexcept;
+  void sweep_slab(Slab& slab) noexcept;
   Slab& slab_of(std::uintptr_t block) noexcept;
   void list(Slab& slab) noexcept;
   void unlist(Slab& slab) noexcept;

@@ -42,8 +42,9 @@ static_assert(offsetof(RegionInfo, extent) == offsetof(RegionFacts, base) &&
 
 struct alignas(kCacheLine) Region {
   // ---- Read without a lock ----
-  // Odd while the facts below change; readers try again when it moved. Publishes the facts to
-  // Registry::query.
+  // Even while the facts below change, and while the region does not stand in the pagemap yet;
+  // readers try again then, and when it moved. So the zero of a book that was given back is no
+  // answer. Publishes the facts to Registry::query.
   std::atomic<std::uint64_t> sequence{0};
   std::atomic<std::uint64_t> first_unit{0};
   std::atomic<std::uint64_t> id{0};  // 0: not in the registry

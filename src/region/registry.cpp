@@ -13,36 +13,40 @@ constexpr unsigned kIdRefBits = 32 - kBookTagBits;
 constexpr std::uint64_t kMaxGeneration = (std::uint64_t{1} << (64 - kIdRefBits)) - 1;
 
 // Opens a write to facts that readers see; closed by the destructor. Readers retry while the
-// sequence is odd. Each fact is stored with release, so whoever sees it sees the odd sequence, too.
+// sequence is even. Each fact is stored with release, so whoever sees it sees the even sequence,
+// too. A region is born open: insert_locked closes it.
 //
 // A sequence begins at its region's generation, times the writes that a generation has room for;
-// when these are used up, it goes on with a new generation. So none comes back, not in the book's
-// next life either: a host that stops a reader in the middle for hours gains nothing.
+// when these are used up, it goes on with a new generation. So no odd one comes back, not in the
+// book's next life either: a host that stops a reader in the middle for hours gains nothing.
 class FactsWriter {
  public:
   FactsWriter(Region& region, std::atomic<std::uint64_t>& generation) noexcept
-      : sequence_(region.sequence),
-        generation_(generation),
-        value_(sequence_.load(std::memory_order_relaxed)) {
-    sequence_.store(value_ + 1, std::memory_order_relaxed);
+      : region_(region), generation_(generation) {
+    region.sequence.store(region.sequence.load(std::memory_order_relaxed) + 1,
+                          std::memory_order_relaxed);
   }
+  ~FactsWriter() { close(region_, generation_); }
   // Publishes the facts to query, which loads the sequence with acquire.
-  ~FactsWriter() {
-    std::uint64_t next = value_ + 2;
-    if (EXCLAVE_UNLIKELY(next % first_of(1) == 0))
-      next = first_of(generation_.fetch_add(1, std::memory_order_relaxed) + 1);
-    sequence_.store(next, std::memory_order_release);
+  static void close(Region& region, std::atomic<std::uint64_t>& generation) noexcept {
+    std::uint64_t open = region.sequence.load(std::memory_order_relaxed);
+    if (EXCLAVE_UNLIKELY(open % first_of(1) == 0))
+      open = first_of(generation.fetch_add(1, std::memory_order_relaxed) + 1);
+    region.sequence.store(open + 1, std::memory_order_release);
   }
   static constexpr std::uint64_t first_of(std::uint64_t generation) noexcept {
     return generation << kIdRefBits;
+  }
+  // Open, and not where a generation is used up.
+  static constexpr std::uint64_t at_birth(std::uint64_t generation) noexcept {
+    return first_of(generation) + 2;
   }
   FactsWriter(const FactsWriter&) = delete;
   FactsWriter& operator=(const FactsWriter&) = delete;
 
  private:
-  std::atomic<std::uint64_t>& sequence_;
+  Region& region_;
   std::atomic<std::uint64_t>& generation_;
-  const std::uint64_t value_;
 };
 
 }  // namespace
@@ -60,7 +64,7 @@ Result<RegionInfo> Registry::query_slow(std::uintptr_t address, std::size_t size
     const Region* const region = pagemap_.find(address);
     if (region == nullptr) return Error::kNotFound;
     const std::uint64_t sequence = region->sequence.load(std::memory_order_acquire);
-    if (sequence % 2 != 0) {
+    if (sequence % 2 == 0) {
       if (is_inside != nullptr && is_inside(context)) return Error::kReentered;
       __builtin_ia32_pause();
       continue;
@@ -92,8 +96,7 @@ Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bo
   // The book may still be looked at by a late reader of its last life, so it is filled in through
   // its atomics.
   Region* const region = static_cast<Region*>(memory);
-  region->sequence.store(FactsWriter::first_of(generation), std::memory_order_relaxed);
-  FactsWriter writer(*region, generation_);
+  region->sequence.store(FactsWriter::at_birth(generation), std::memory_order_relaxed);
   region->next_taken = nullptr;
   region->pins = 0;
   region->in_call = 0;
@@ -118,11 +121,9 @@ Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bo
 }
 
 void Registry::destroy(Region& region) noexcept {
-  // A late reader must not take half-zeroed facts for a region: while the sequence is odd it tries
-  // again, and where the sequence is zero already, there is no size.
-  region.sequence.store(region.sequence.load(std::memory_order_relaxed) + 1,
-                        std::memory_order_relaxed);
-  region.size.store(0, std::memory_order_release);
+  // A late reader must not take half-zeroed facts for a region: the first word that goes is the
+  // sequence, and while it is zero he tries again.
+  static_assert(offsetof(Region, sequence) == 0);
   books_.release(BookKind::kRegion, &region,
                  Region::book_bytes(region.unit_count.load(std::memory_order_relaxed)));
 }
@@ -145,8 +146,16 @@ Status Registry::insert_locked(Region& region) noexcept {
   if (first_in_locked(extent) != nullptr) return Error::kOverlap;
   if (Status room = pagemap_.prepare(extent); !room.ok()) return room;
   pagemap_.set(extent, &region);
+  close_facts(region);
   count_.store(count() + 1, std::memory_order_relaxed);
   return {};
+}
+
+// Now it stands in the pagemap. Before that a late reader of the book's last life might have told
+// of a region that then never came to stand. What put_back inserts was closed once.
+void Registry::close_facts(Region& region) noexcept {
+  if (region.sequence.load(std::memory_order_relaxed) % 2 == 0)
+    FactsWriter::close(region, generation_);
 }
 
 void Registry::remove(Region& region) noexcept {
@@ -192,11 +201,9 @@ Status Registry::split_locked(Region& mapping, std::uintptr_t at) noexcept {
   Result<Region*> made = create(high, options, false);
   if (!made.ok()) return made.error();
   Region& upper = **made;
-  {
-    FactsWriter writer(upper, generation_);
-    upper.id.store(mapping.id.load(std::memory_order_relaxed), std::memory_order_release);
-  }
+  upper.id.store(mapping.id.load(std::memory_order_relaxed), std::memory_order_release);
   pagemap_.set(high, &upper);
+  close_facts(upper);
   resize_locked(mapping, low);
   count_.store(count() + 1, std::memory_order_relaxed);
   return {};

@@ -35,7 +35,8 @@ class Registry {
 
   // ---- Life of a region ----
 
-  // A book for a region that is not inserted yet. Errors: kOutOfTrustedMemory.
+  // A book for a region that is not inserted yet; until it is, no query tells of it. Errors:
+  // kOutOfTrustedMemory.
   Result<Region*> create(Extent extent, const AttachOptions& options, bool grown) noexcept;
   // Gives the book back. Precondition: not inserted.
   void destroy(Region& region) noexcept;
@@ -87,6 +88,7 @@ class Registry {
   Status insert_locked(Region& region) noexcept EXCLAVE_REQUIRES(lock_);
   Status split_locked(Region& mapping, std::uintptr_t at) noexcept EXCLAVE_REQUIRES(lock_);
   void absorb_locked(Region& low, Region& high) noexcept EXCLAVE_REQUIRES(lock_);
+  void close_facts(Region& region) noexcept;
   void resize_locked(Region& region, std::size_t size) noexcept EXCLAVE_REQUIRES(lock_);
 
   BookStore& books_;
@@ -118,9 +120,9 @@ inline Result<RegionInfo> Registry::query(std::uintptr_t address, std::size_t si
     // Acquire pairs with FactsWriter's release: the facts are at least as new as this sequence.
     const std::uint64_t sequence = region.sequence.load(std::memory_order_acquire);
     const RegionFacts facts = facts_of(region);
-    // An odd sequence is not equal to itself without the low bit, and none ever comes back.
+    // An even sequence is not equal to itself with the low bit, and no odd one ever comes back.
     const bool still =
-        region.sequence.load(std::memory_order_relaxed) == (sequence & ~std::uint64_t{1});
+        region.sequence.load(std::memory_order_relaxed) == (sequence | std::uint64_t{1});
     if (EXCLAVE_LIKELY(still && holds(facts, address, size))) return facts.info();
   }
   return query_slow(address, size, is_inside, context);

@@ -1,0 +1,116 @@
+// Steps of the protocols between heaps, one at a time and in the order that does harm. models/ has
+// all orders.
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "heap/pool.hpp"
+#include "support/books_fixture.hpp"
+#include "support/fake_allocator.hpp"
+#include "support/sanitizers.hpp"
+#include "support/stepped_call.hpp"
+
+namespace exclave {
+namespace {
+
+using namespace testing_support;
+
+// A heap with a block out, one without, and the orphans'.
+class HandOverTest : public BooksFixture {
+ protected:
+  static constexpr SizeClass kClass = size_class_of(64);
+
+  void SetUp() override {
+    BooksFixture::SetUp();
+    registry_.open(port_.enclave(), 7);
+    const Result<Region*> region = registry_.create({0x200000000000, kMiBytes}, {}, true);
+    ASSERT_TRUE(region.ok() && registry_.insert(**region).ok() && pages_.add(**region).ok());
+    owner_ = make<Heap>();
+    owner_->set_self(books_.ref(owner_), true);
+    next_ = make<Heap>();
+    next_->set_self(books_.ref(next_), true);
+    orphans_ = make<SharedHeap>();
+    const LockGuard guard(orphans_->lock);
+    orphans_->heap.set_self(books_.ref(&orphans_->heap), false);
+    std::uintptr_t block = 0;
+    ASSERT_TRUE(owner_->add_slab_slow(kClass, nullptr, true).ok() && owner_->refill_slow(kClass) &&
+                owner_->pop(kClass, &block));
+    const SlotRef found = Heap::find_slot(books_, registry_, pages_, block);
+    ASSERT_NE(found.slab, nullptr);
+    slab_ = found.slab;
+    state_ = &slab_->states()[found.slot];
+  }
+  // Heaps live in books.
+  template <class T>
+  T* make() {
+    return ::new (books_.allocate(BookKind::kHeap, sizeof(T)))
+        T(books_, registry_, pages_, nullptr);
+  }
+
+  Registry registry_{books_};
+  PagePool pages_{books_};
+  Heap* owner_ = nullptr;
+  Heap* next_ = nullptr;
+  SharedHeap* orphans_ = nullptr;
+  Slab* slab_ = nullptr;
+  std::atomic<SlotState>* state_ = nullptr;
+};
+
+TEST_F(HandOverTest, Threat41WhatTheOwnerFreedMeanwhileIsNotDeferred) {
+  // The owner looked at the state before the stranger marked it, and stored after.
+  ASSERT_EQ(*state_, SlotState::kLive);
+  *state_ = SlotState::kRemote;
+  ASSERT_TRUE(owner_->push(kClass, slab_->block_at(0), state_));
+  EXPECT_FALSE(Heap::defer(books_, *slab_, state_));
+  EXPECT_EQ(*state_, SlotState::kCached) << "on the stack it must not be free in the slab, too";
+  EXPECT_FALSE(owner_->wants_sweep());
+  owner_->fold_slow();
+  EXPECT_TRUE(owner_->validate());
+}
+
+TEST_F(HandOverTest, WhatWasDeferredBeforeAdoptionIsFoundThoughNobodyAsksForASweep) {
+  // The request reached the old owner, between its hand-over and its passing the request on.
+  owner_->flush_slow();
+  *state_ = SlotState::kRemote;
+  EXPECT_TRUE(Heap::defer(books_, *slab_, state_));
+  const LockGuard guard(orphans_->lock);
+  owner_->hand_over_slow(orphans_->heap);
+  EXPECT_FALSE(orphans_->heap.wants_sweep());
+  ASSERT_TRUE(next_->adopt_slow(orphans_->heap, kClass));
+  EXPECT_EQ(*state_, SlotState::kFree);
+  EXPECT_TRUE(next_->validate() && orphans_->heap.validate());
+}
+
+// A pool's block is freed, and pinned by another thread after any one instruction of that.
+class PinnedMeanwhileTest : public FakeAllocatorTest {};
+
+TEST_F(PinnedMeanwhileTest, ABlockOfAPoolIsCountedOnce) {
+  if (kSanitized) GTEST_SKIP() << "a sanitizer puts signals off";
+  const SteppedCall stepper;
+  const Placement in_pool = Placement::in_pool(attach(range_at(0, kMiBytes)));
+  const std::uintptr_t stays = allocate(64, 16, in_pool);
+  std::uint64_t pinned_live = 0;
+  bool more = true;
+  for (std::uint64_t n = 1; more && !HasFailure(); n += kStride) {
+    const std::uintptr_t block = allocate(64, 16, in_pool);
+    Result<PinId> pin = Error::kNotFound;
+    Error freed = Error::kBusy;
+    more = SteppedCall::stopped_at(
+        n, [&] { freed = free(block); },
+        [&] { std::thread([&] {
+                pin = allocator_->pin({block, 64});
+              }).join(); });
+    EXPECT_EQ(freed, Error::kNone) << "at " << n;
+    if (pin.ok()) {
+      ++pinned_live;
+      EXPECT_TRUE(allocator_->unpin(*pin).ok()) << "at " << n;
+    }
+    EXPECT_TRUE(allocator_->validate_books()) << "at " << n;
+    EXPECT_EQ(statistics().live_blocks, 1u) << "at " << n;
+  }
+  EXPECT_GT(pinned_live, 20u) << "the trap flag has no effect here";
+  EXPECT_EQ(free(stays), Error::kNone);
+}
+
+}  // namespace
+}  // namespace exclave
