@@ -22,7 +22,7 @@ empty :=
 space := $(empty) $(empty)
 
 .PHONY: help release run test bench bench-quick bench-programs bench-count bench-count-check asan tsan clang release-test freestanding coverage \
-	format format-check tidy install clean
+	format format-check tidy models install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -119,6 +119,10 @@ tidy: ## clang-tidy over the library, the ports, the hostile host and the comman
 	@$(call setup,build test check)
 	@cmake --preset dev-clang >/dev/null
 	@scripts/tidy.sh build/dev-clang '$(TIDY)'
+
+models: ## check the models of the protocols between threads (models/), each by exhaustive search
+	@$(call setup,models)
+	@scripts/check_models.py
 
 install: release ## into PREFIX (default /usr/local), below DESTDIR if set
 	cmake --install build/release --prefix $(PREFIX)

@@ -8,6 +8,7 @@ declare -A packages=(
   # sqlite3 and on: real programs that run under libexclave_malloc.so.
   [test]="binutils python3 libgtest-dev libgmock-dev clang-format-14 sqlite3 perl lua5.4 xz-utils"
   [check]="clang-14 clang-tidy-14 libclang-rt-14-dev valgrind gcovr"
+  [models]="spin gcc python3"
   # What make bench-programs times beside those.
   [programs]="clang-14 z3"
   [bench]="libbenchmark-dev valgrind python3"

@@ -1,0 +1,295 @@
+/* An attached pool drains or is revoked while threads allocate, free, free in signal handlers, pin and unpin.
+ *
+ * Code: AllocatorCore::allocate_in, free_shared, count_folded_locked, deallocate_nested (src/heap/core_blocks.cpp);
+ * detach_pool, close_pool_locked, finish_drain, pin, mark_pinned, unpin (src/heap/core_regions.cpp).
+ *
+ * Two blocks, both held. One thread frees block 0, one frees block 1 from a signal handler, one allocates and frees what it
+ * got, one pins the whole pool or block 0 and unpins, one drains or revokes. Locks in the code's order: lists, pool, registry.
+ *
+ * Claims: whenever the pool's lock is given up, `live` counts the blocks that are not free; a drain ends the pool once, and
+ * only when no block is out and nothing is pinned; a revoked pool is not pinned; nothing is handed out from a pool that is
+ * gone or drains; when all is quiet, a draining pool without blocks and pins is gone.
+ *
+ * KNOWN_deferral_waits: a nested free takes no lock, so when it is the last one, the pool waits for the next call in it.
+ *
+ * Taken for granted: the locks (SpinLock: acquire and release); a compare-and-swap of a state acts on its latest value.
+ */
+#define BLOCKS 2
+#define NONE 255
+
+mtype = { FREE, LIVE, REMOTE, DEFERRED, PINNED, PINNED_FREED };
+
+mtype state[BLOCKS] = LIVE;
+bool lists;
+bool pool;
+bool registry;
+bool stands = true;   /* Pool::region */
+bool inserted = true; /* the region is in the registry */
+bool draining;
+bool sweep_wanted;
+byte live = BLOCKS;
+byte whole_pins;
+bool block_pinned; /* a pin of block 0 stands in the table */
+byte gone;
+byte done;
+
+#define lock(which) atomic { !which -> which = true }
+#define unlock(which) which = false
+#define out (state[0] != FREE) + (state[1] != FREE)
+
+inline unlock_pool() {
+  atomic { assert(!stands || live == out); pool = false }
+}
+
+inline fold() {
+  if
+  :: sweep_wanted ->
+    sweep_wanted = false;
+    d_step {
+      if
+      :: state[0] == DEFERRED -> state[0] = FREE; live--
+      :: else
+      fi;
+      if
+      :: state[1] == DEFERRED -> state[1] = FREE; live--
+      :: else
+      fi
+    }
+  :: else
+  fi
+}
+
+/* Both locks are held. */
+inline close_pool(by_drain) {
+  lock(registry);
+  if
+#ifdef PLANT_pins_unasked
+  :: true ->
+#else
+  :: whole_pins == 0 && !block_pinned ->
+#endif
+    assert(whole_pins == 0 && !block_pinned);
+    assert(!by_drain || out == 0);
+    inserted = false;
+    unlock(registry);
+    atomic { state[0] = FREE; state[1] = FREE }
+    stands = false;
+    draining = false;
+    gone++;
+    assert(gone == 1)
+#ifndef PLANT_pins_unasked
+  :: else -> unlock(registry)
+#endif
+  fi
+}
+
+inline finish_drain() {
+  lock(lists);
+  lock(pool);
+  if
+#ifdef PLANT_drain_unverified
+  :: true -> close_pool(true)
+#else
+  :: stands && draining && live == 0 -> close_pool(true)
+  :: else
+#endif
+  fi;
+  unlock_pool();
+  unlock(lists)
+}
+
+/* drained: the caller's. */
+inline free_shared(b) {
+  lock(pool);
+  if
+  :: stands ->
+#ifdef PLANT_looked_twice
+    was_live = (state[b] == LIVE);
+    if
+    :: atomic { state[b] == LIVE -> state[b] = FREE }
+    :: atomic { state[b] == PINNED -> state[b] = PINNED_FREED }
+    :: atomic { state[b] != LIVE && state[b] != PINNED -> skip }
+    fi;
+    if
+    :: was_live -> live--
+    :: else
+    fi;
+#else
+    if
+    :: state[b] == LIVE ->
+      /* A pin or a nested free that comes here is the caller's race, and is stored over. */
+      state[b] = FREE;
+      live--
+    :: state[b] != LIVE ->
+      if
+      :: atomic { state[b] == PINNED -> state[b] = PINNED_FREED }
+      :: atomic { state[b] != PINNED -> skip } /* told */
+      fi
+    fi;
+#endif
+    if
+    :: draining -> fold()
+    :: else
+    fi;
+    drained = draining && live == 0
+  :: else
+  fi;
+  unlock_pool();
+  if
+  :: drained -> finish_drain()
+  :: else
+  fi;
+  drained = false
+}
+
+proctype Freer() {
+  bool drained, was_live;
+  free_shared(0);
+  done++
+}
+
+proctype Handler() {
+  bool asked;
+  if
+  :: inserted ->
+    if
+    :: atomic { state[1] == LIVE -> state[1] = REMOTE }
+      if
+      :: !inserted ->
+        atomic {
+          if
+          :: state[1] == REMOTE -> state[1] = LIVE
+          :: else
+          fi
+        }
+      :: inserted ->
+        atomic {
+          if
+          :: state[1] == REMOTE -> state[1] = DEFERRED; asked = true
+          :: else
+          fi
+        }
+        if
+        :: asked -> sweep_wanted = true
+        :: else
+        fi
+      fi
+    :: atomic { state[1] != LIVE -> skip }
+    fi
+  :: else
+  fi;
+  done++
+}
+
+proctype User() {
+  bool drained, was_live;
+  byte b = NONE;
+  lock(pool);
+  if
+  :: stands && !draining ->
+    fold();
+    atomic {
+      if
+      :: state[0] == FREE -> b = 0
+      :: state[1] == FREE -> b = 1
+      :: state[0] != FREE && state[1] != FREE
+      fi;
+      if
+      :: b != NONE -> assert(gone == 0); state[b] = LIVE; live++
+      :: else
+      fi
+    }
+  :: else
+  fi;
+  unlock_pool();
+  if
+  :: b != NONE -> free_shared(b)
+  :: else
+  fi;
+  done++
+}
+
+proctype Pinner() {
+  bool drained, was_live, whole, freed;
+  lock(registry);
+  if
+  :: inserted && state[0] != FREE ->
+    if
+    :: true -> whole_pins++; whole = true
+    :: true ->
+      atomic {
+        if
+        :: state[0] == LIVE -> state[0] = PINNED; block_pinned = true
+        :: else
+        fi
+      }
+    fi
+  :: else
+  fi;
+  unlock(registry);
+  if
+  :: whole || block_pinned ->
+    lock(registry);
+    if
+    :: whole -> whole_pins--
+    :: else ->
+      block_pinned = false;
+      if
+      :: atomic { state[0] == PINNED -> state[0] = LIVE }
+      :: atomic { state[0] == PINNED_FREED -> state[0] = LIVE; freed = true }
+      :: atomic { state[0] != PINNED && state[0] != PINNED_FREED -> skip } /* the free came over the pin */
+      fi
+    fi;
+    unlock(registry);
+    if
+    :: freed -> free_shared(0)
+    :: else
+    fi;
+#ifndef PLANT_unpin_silent
+    lock(pool);
+    drained = draining && live == 0;
+    unlock_pool();
+    if
+    :: drained -> finish_drain()
+    :: else
+    fi;
+#endif
+    drained = false
+  :: else
+  fi;
+  done++
+}
+
+proctype Detacher() {
+  lock(lists);
+  lock(pool);
+  fold();
+  if
+  :: live != 0 -> draining = true
+  :: live == 0 -> close_pool(true)
+  :: live != 0 -> close_pool(false) /* revoke */
+  fi;
+  unlock_pool();
+  unlock(lists);
+  done++
+}
+
+proctype Audit() {
+  done == 5;
+  assert(!(stands && draining && out == 0));
+#ifdef KNOWN_deferral_waits
+  assert(!stands || !draining || (state[0] != DEFERRED && state[1] != DEFERRED));
+#endif
+  assert(stands == (gone == 0))
+}
+
+init {
+  atomic {
+    run Freer();
+    run Handler();
+    run User();
+    run Pinner();
+    run Detacher();
+    run Audit()
+  }
+}
