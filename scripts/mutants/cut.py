@@ -12,7 +12,7 @@ DECLARATION = re.compile(r"^\s*(?:const\s+)?[A-Za-z_][\w:]*(?:<.*>)?(?:\s*\*\s*|
 FLIPS = {"==": "!=", "!=": "==", "<": "<=", "<=": "<", ">": ">=", ">=": ">"}
 COMPARISON = re.compile(r"(?<=\s)(==|!=|<=|>=|<|>)(?=\s)")
 BOUND = re.compile(r"(?<=\s)([+-]) 1(?![\w.'])")
-SWAP = re.compile(r"(\w+)(?:->|\.)compare_exchange_strong\(\s*\w+\s*,")
+SWAP = re.compile(r"(\w+(?:->|\.))compare_exchange_strong\(\s*\w+\s*,")
 
 
 def blank(text):
@@ -236,7 +236,7 @@ def mutants_of(path, text):
             closed = closing(code, opened)
             new_value = code[opened + 1: closed].split(",")[1].strip()
             add(unit, "state", begin + match.start(), closed + 1,
-                f"({match[1]}->store({new_value}, std::memory_order_relaxed), true)", "state not compared")
+                f"({match[1]}store({new_value}, std::memory_order_relaxed), true)", "state not compared")
         for match in re.finditer(r"\b(check_outside|check_options|verify_reply)(?=\()", inner):
             opened = begin + match.end()
             closed = closing(code, opened)
