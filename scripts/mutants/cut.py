@@ -105,6 +105,24 @@ def one_line(text):
     return " ".join(re.sub(r"//[^\n]*", "", text).split())
 
 
+def picks_one_of_two(text, unit, first, last):
+    """Is it the < of `a < b ? a : b`? Where both are equal, either will do, so <= there is no other program."""
+    if text[first:last] not in ("<", "<=", ">", ">="):
+        return False
+    question = stop_at_depth_0(text, last, "?")
+    if question >= unit[1] or text[question] != "?":
+        return False
+    right = one_line(text[last:question])
+    left = one_line(text[unit[0]: first])
+    answers = one_line(text[question + 1: unit[1]])
+    # The left operand is the end of what stands before the sign.
+    for start in range(len(left)):
+        operand = left[start:]
+        if (start == 0 or left[start - 1] in " (") and answers.startswith((f"{operand} : {right}", f"{right} : {operand}")):
+            return True
+    return False
+
+
 class Mutant:
     """One change: in the expression [begin, end) of the file, [first, last) becomes `new`."""
 
@@ -116,6 +134,7 @@ class Mutant:
         self.change = shown
         self.unit = one_line(text[unit[0]: unit[1]])
         self.twin = 0
+        self.same = kind == "compare" and picks_one_of_two(text, unit, first, last)
 
     def key(self):
         """Names the mutant without its line, so that it stays the same while other code moves."""
