@@ -128,6 +128,51 @@ TEST_F(RegistryTest, HighestAddressesAreLegal) {
   remove(region);
 }
 
+TEST_F(RegistryTest, AboveTheLowerHalfNothingIsFound) {
+  ASSERT_TRUE(insert({kAddressLimit - kSegment, kSegment}).ok());
+  for (unsigned bit = kAddressBits; bit < 64; ++bit) {
+    for (const std::uintptr_t low :
+         {std::uintptr_t{0}, kAddressLimit - kSegment, kAddressLimit - 1}) {
+      const std::uintptr_t at = (std::uintptr_t{1} << bit) | low;
+      EXPECT_EQ(registry_.find(at), nullptr) << std::hex << at;
+      EXPECT_EQ(query_error(at, 1), Error::kNotFound) << std::hex << at;
+      EXPECT_EQ(registry_.next(at).error(), Error::kNotFound) << std::hex << at;
+    }
+  }
+  EXPECT_EQ(query_error(UINTPTR_MAX, 1), Error::kNotFound);
+}
+
+// Each book of an insertion is missing once: it is refused, and what stood before stands.
+TEST_F(RegistryTest, OutOfTrustedMemoryAtEveryBookChangesNothing) {
+  const Region& before = insert_mapping({kBase, kPageBytes});
+  int refused = 0;
+  int inserted = 0;
+  for (std::size_t i = 1; i <= 96; ++i) {
+    // Two tables of 32 GiB and two leaves.
+    const Extent extent{kBase + 2 * i * 64 * kGiB - 3 * kPageBytes, 6 * kPageBytes};
+    port_.set_trusted_left(i % 12 * 16384);
+    AttachOptions options;
+    options.role = Role::kMapping;
+    const Result<Region*> made = insert(extent, options);
+    port_.set_trusted_left(SIZE_MAX / 2);
+    if (made.ok()) {
+      expect_exactly(**made, extent);
+      remove(**made);
+      ++inserted;
+    } else {
+      EXPECT_EQ(made.error(), Error::kOutOfTrustedMemory);
+      ++refused;
+    }
+    EXPECT_EQ(registry_.find(extent.base), nullptr);
+    EXPECT_EQ(registry_.find(extent.end() - 1), nullptr);
+    expect_exactly(before, {kBase, kPageBytes});
+    ASSERT_EQ(registry_.count(), 1u);
+    ASSERT_TRUE(registry_.validate());
+  }
+  EXPECT_GT(refused, 10);
+  EXPECT_GT(inserted, 10);
+}
+
 TEST_F(RegistryTest, LowestAddressesAreLegal) {
   Region& region = insert_mapping({kPageBytes, kPageBytes});
   expect_exactly(region, {kPageBytes, kPageBytes});
