@@ -246,7 +246,7 @@ def baseline(build, targets, numbers, jobs, say):
 
 
 def batches(tests, own_room):
-    """(room, [tests], seconds), the cheapest evidence first: the own room's short tests, other rooms' short ones, long ones."""
+    """(room, [tests], seconds), the likeliest evidence first: the own room's tests, other rooms' short ones, long ones."""
     short, long = {}, []
     for room, test, seconds in tests:
         if seconds <= SHORT_S:
@@ -263,7 +263,9 @@ def batches(tests, own_room):
             batch.append(test)
             total += seconds
         found.append((room, batch, total))
-    return found + sorted(long, key=lambda b: b[2])
+    likely = [b for b in long if b[0] == own_room and b[2] <= TOGETHER_S]
+    own = [b for b in found if b[0] == own_room] + sorted(likely, key=lambda b: b[2])
+    return own + [b for b in found if b[0] != own_room] + sorted((b for b in long if b not in likely), key=lambda b: b[2])
 
 
 def room_of(path):
@@ -370,8 +372,9 @@ bool X::validate() const noexcept {
             wrong.append(f"mutant {index} is not in the text")
     if "(state->store(State::kNew, std::memory_order_relaxed), true)" not in new:
         wrong.append("the stored state is wrong")
-    order = batches([("heap", "A.slow", 2.0), ("region", "B.quick", 0.1), ("heap", "A.quick", 0.01)], "region")
-    if [b[1] for b in order] != [["B.quick"], ["A.quick"], ["A.slow"]]:
+    order = batches([("heap", "A.slow", 2.0), ("region", "B.slow", 3.0), ("region", "B.quick", 0.1), ("heap", "A.quick", 0.01)],
+                    "region")
+    if [b[1] for b in order] != [["B.quick"], ["B.slow"], ["A.quick"], ["A.slow"]]:
         wrong.append(f"wrong order of tests: {order}")
     with tempfile.TemporaryDirectory() as folder:
         listed = pathlib.Path(folder) / "equivalent.txt"

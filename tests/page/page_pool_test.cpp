@@ -114,6 +114,20 @@ TEST_F(PagePoolTest, ForeignAndUnknownAddressesAreTold) {
   EXPECT_EQ(free(region, kBase), Error::kForeignFree) << "not this pool's any more";
 }
 
+TEST_F(PagePoolTest, ABlockInOneRegionComesFromThereOrNotAtAll) {
+  Region& region = add({kBase, 16 * kPageBytes});
+  add({kBase + 64 * kPageBytes, 16 * kPageBytes});
+  EXPECT_EQ(pool_.allocate_block_in(region, 0, 0).error(), Error::kOutOfMemory);
+  EXPECT_EQ(pool_.allocate_block_in(region, 17, 0).error(), Error::kOutOfMemory);
+  const Result<PageRun> run = pool_.allocate_block_in(region, 16, 0);
+  ASSERT_TRUE(run.ok());
+  EXPECT_EQ(run->extent, region.extent());
+  EXPECT_EQ(pool_.allocate_block_in(region, 1, 0).error(), Error::kOutOfMemory) << "it is full";
+  EXPECT_EQ(free(region, kBase), Error::kNone);
+  pool_.remove(region);
+  EXPECT_EQ(pool_.allocate_block_in(region, 1, 0).error(), Error::kOutOfMemory) << "it went";
+}
+
 TEST_F(PagePoolTest, LengthZeroAndAbsurdLengthsAreRefused) {
   add({kBase, 16 * kPageBytes});
   EXPECT_EQ(pool_.allocate_block(0, 0).error(), Error::kOutOfMemory);

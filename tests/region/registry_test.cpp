@@ -223,6 +223,23 @@ TEST_F(RegistryTest, Threats2To9IllegalPlacesAreRefused) {
   EXPECT_EQ(error({kAddressLimit - kPageBytes, 2 * kPageBytes}), Error::kInvalidArgument);
 }
 
+// Whoever asks: the registry lets none of them in.
+TEST_F(RegistryTest, Threats2To9IllegalPlacesAreNotInserted) {
+  const Extent enclave = port_.enclave();
+  AttachOptions options;
+  options.role = Role::kMapping;
+  const auto error = [&](Extent extent) { return insert(extent, options).error(); };
+  EXPECT_EQ(error(enclave), Error::kInsideEnclave);
+  EXPECT_EQ(error({enclave.base - kPageBytes, 2 * kPageBytes}), Error::kInsideEnclave);
+  EXPECT_EQ(error({enclave.end() - kPageBytes, 2 * kPageBytes}), Error::kInsideEnclave);
+  EXPECT_EQ(error({kBase, 0}), Error::kInvalidArgument);
+  EXPECT_EQ(error({0, kPageBytes}), Error::kInvalidArgument);
+  EXPECT_EQ(error({kBase + 1, kPageBytes}), Error::kInvalidArgument);
+  EXPECT_EQ(error({kAddressLimit - kPageBytes, 2 * kPageBytes}), Error::kInvalidArgument);
+  EXPECT_EQ(registry_.count(), 0u);
+  EXPECT_EQ(registry_.find(enclave.base), nullptr);
+}
+
 TEST_F(RegistryTest, QueryOfNothingAsksForTheAddress) {
   Region& region = insert_mapping({kBase, 2 * kPageBytes});
   EXPECT_TRUE(registry_.query(kBase, 0).ok());
