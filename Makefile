@@ -18,10 +18,12 @@ test = ctest --preset $(1) --parallel $(JOBS) $(if $(ROOMS),-L '^($(subst $(spac
 ROOMS ?=
 # TIDY='^src/': only these files. For tidy.
 TIDY ?=
-# MUTANTS='src/region/*' SAMPLE=100 SEED=7: only these files, and so many mutants of them at random. For mutants.
+# MUTANTS='src/region/*' SAMPLE=100 SEED=7: only these files, and so many mutants of them at random; BUDGET=20: seconds of
+# tests for each. For mutants.
 MUTANTS ?=
 SAMPLE ?=
 SEED ?=
+BUDGET ?=
 empty :=
 space := $(empty) $(empty)
 
@@ -47,7 +49,7 @@ test: ## build with debug checks and run all tests; each threat must have been m
 mutants: ## take each check of the library out, one at a time: does a test fail? writes build/mutants/report.txt
 	@$(call setup,build test)
 	@scripts/mutants/mutants.py --jobs $(JOBS) $(if $(MUTANTS),--files $(foreach p,$(MUTANTS),'$(p)')) \
-	  $(if $(SAMPLE),--sample '$(SAMPLE)') $(if $(SEED),--seed '$(SEED)')
+	  $(if $(SAMPLE),--sample '$(SAMPLE)') $(if $(SEED),--seed '$(SEED)') $(if $(BUDGET),--budget '$(BUDGET)')
 
 bench: ## measure beside glibc, mimalloc, jemalloc, tcmalloc, scudo; writes build/bench/report.html and results.json
 	@$(call setup,build bench)

@@ -11,7 +11,7 @@ that is stored without being compared. All of them are compiled at once into a c
 one when a program starts (cut.py, mutates.hpp); so a mutant costs no compilation. Each test is run once to see
 which mutants' places it comes by; a mutant is then tried by those tests only, its own room's and the short ones first, and
 is killed by the first that fails, crashes, hangs or eats memory. It survives when no test is left, or when the tests that it
-passed take --budget (20 s) together; more of them could only kill more. --again tries the survivors of the last run.
+passed take --budget (6 s) together; more of them could only kill more. --again tries the survivors of the last run.
 
 Not mutated: constant expressions, EXCLAVE_DCHECK, validate() and its helpers (the tests' own instrument), memory orders.
 equivalent.txt lists the mutants that change nothing that can be seen, each with its reason.
@@ -207,32 +207,36 @@ def list_tests(program):
     return tests
 
 
-def baseline(build, targets, numbers, jobs, say):
-    """[(room, test, seconds, the numbers of the mutants whose places it comes by)], kept while the programs are the same."""
+def baseline(build, targets, numbers, jobs, budget_s, say):
+    """[(room, test, seconds, the numbers of the mutants whose places it comes by)], kept while the programs are the same.
+    Of a test that takes more than the budget nothing is known (None), and it is not asked."""
     programs = {target.removesuffix("_test"): build / "build" / "tests" / target for target in targets}
     digests = {room: hashlib.sha256(program.read_bytes()).hexdigest() for room, program in programs.items()}
     kept = build / "baseline.json"
     known = {}
     if kept.exists():
         data = json.loads(kept.read_text())
-        known = {(test[0], test[1]): test for test in data["tests"] if data["programs"].get(test[0]) == digests[test[0]]}
+        known = {(test[0], test[1]): test for test in data["tests"] if data["programs"].get(test[0]) == digests[test[0]] and
+                 (test[3] is not None or test[2] >= budget_s)}
     work = [(room, test) for room in programs for test in list_tests(programs[room]) if (room, test) not in known]
     if not work:
-        return programs, list(known.values())
+        return programs, [test for test in known.values() if test[3] is not None]
     say(f"running {len(work)} tests once, to see what each comes by")
 
     def once(room, test):
         with tempfile.NamedTemporaryFile(dir=build) as met:
             met.truncate(numbers)
             start = time.monotonic()
-            verdict, _ = run_tests(programs[room], [test], {"EXCLAVE_MUTANTS_MET": met.name}, 600)
+            verdict, _ = run_tests(programs[room], [test], {"EXCLAVE_MUTANTS_MET": met.name}, budget_s)
             seconds = time.monotonic() - start
             return verdict, round(seconds, 3), [i for i, byte in enumerate(pathlib.Path(met.name).read_bytes()) if byte]
 
     def one(item):
         verdict, seconds, places = once(*item)
-        if verdict != "passed":  # a busy machine gets a second chance
+        if verdict not in ("passed", "hung"):  # a busy machine gets a second chance
             verdict, seconds, places = once(*item)
+        if verdict == "hung":
+            return *item, budget_s, None, "passed"
         return *item, seconds, places, verdict
 
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
@@ -242,7 +246,7 @@ def baseline(build, targets, numbers, jobs, say):
     broken = [f"{room}.{test} ({verdict})" for room, test, _, _, verdict in results if verdict != "passed"]
     if broken:
         raise Fault(f"without any mutant these tests fail: {', '.join(broken)}")
-    return programs, tests
+    return programs, [test for test in tests if test[3] is not None]
 
 
 def batches(tests, own_room):
@@ -276,7 +280,7 @@ def try_mutant(number, path, tests_by_number, programs, budget_s):
     """(verdict, by which test)"""
     tests = tests_by_number.get(number, [])
     if not tests:
-        return "unreached", "no test comes by"
+        return "unreached", "no short test comes by"
     spent, passed = 0.0, 0
     for room, names, seconds in batches(tests, room_of(path)):
         if passed and spent + seconds > budget_s:
@@ -395,7 +399,7 @@ def main():
     parser.add_argument("--sample", type=int)
     parser.add_argument("--seed", type=int)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--budget", type=float, default=20.0)
+    parser.add_argument("--budget", type=float, default=6.0)
     parser.add_argument("--again", action="store_true")
     parser.add_argument("--build", default=str(ROOT / "build" / "mutants"))
     parser.add_argument("--self-test", action="store_true")
@@ -431,7 +435,7 @@ def main():
 
     say(f"compiling {sum(not m.same for s in sources for m in s[3])} mutants")
     uncompilable, targets = compile_all(sources, build, options.jobs)
-    programs, tests = baseline(build, targets, len(sources) * cut.PER_FILE, options.jobs, say)
+    programs, tests = baseline(build, targets, len(sources) * cut.PER_FILE, options.jobs, options.budget, say)
     tests_by_number = {}
     for room, test, seconds, places in tests:
         for place in places:
