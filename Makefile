@@ -18,11 +18,17 @@ test = ctest --preset $(1) --parallel $(JOBS) $(if $(ROOMS),-L '^($(subst $(spac
 ROOMS ?=
 # TIDY='^src/': only these files. For tidy.
 TIDY ?=
+# MUTANTS='src/region/*' SAMPLE=100 SEED=7: only these files, and so many mutants of them at random; BUDGET=20: seconds of
+# tests for each. For mutants.
+MUTANTS ?=
+SAMPLE ?=
+SEED ?=
+BUDGET ?=
 empty :=
 space := $(empty) $(empty)
 
-.PHONY: help release run test bench bench-quick bench-programs bench-count bench-count-check asan tsan clang release-test freestanding coverage \
-	format format-check tidy models install clean
+.PHONY: help release run test bench bench-quick bench-programs bench-count bench-count-check asan tsan clang \
+	release-test freestanding coverage format format-check tidy models mutants access-traces install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -34,10 +40,16 @@ release: ## (default) build/release/exclave, libexclave.a, libexclave.so, libexc
 run: release ## the main job: seal a real file through untrusted memory and back, quietly and beside an attacker
 	@scripts/run-main-job.sh build/release/exclave build/run
 
-test: ## build with debug checks and run all tests
+test: ## build with debug checks and run all tests; each threat must have been met by one that ran
 	@$(call setup,build test)
 	$(call build,dev)
-	@$(call test,dev)
+	@$(call test,dev) $(if $(ROOMS),,--output-junit $(CURDIR)/build/dev/results.xml)
+	@$(if $(ROOMS),true,scripts/check_threats.py . build/dev build/dev/results.xml)
+
+mutants: ## take each check of the library out, one at a time: does a test fail? writes build/mutants/report.txt
+	@$(call setup,build test)
+	@scripts/mutants/mutants.py --jobs $(JOBS) $(if $(MUTANTS),--files $(foreach p,$(MUTANTS),'$(p)')) \
+	  $(if $(SAMPLE),--sample '$(SAMPLE)') $(if $(SEED),--seed '$(SEED)') $(if $(BUDGET),--budget '$(BUDGET)')
 
 bench: ## measure beside glibc, mimalloc, jemalloc, tcmalloc, scudo; writes build/bench/report.html and results.json
 	@$(call setup,build bench)

@@ -19,6 +19,8 @@ endif()
 # --- the tree: its text is the same in every preset, but a check is cheap -------------------------------------------------
 add_test(NAME check.includes COMMAND Python3::Interpreter ${scripts}/check_includes.py ${PROJECT_SOURCE_DIR})
 add_test(NAME check.includes_self_test COMMAND Python3::Interpreter ${scripts}/check_includes.py --self-test)
+add_test(NAME check.threats_self_test COMMAND Python3::Interpreter ${scripts}/check_threats.py --self-test)
+add_test(NAME check.mutants_self_test COMMAND Python3::Interpreter ${scripts}/mutants/mutants.py --self-test)
 add_test(NAME check.bench_self_test COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/bench/self_test.py)
 add_test(NAME check.format COMMAND ${scripts}/check_format.sh)
 
@@ -59,8 +61,9 @@ foreach(room ${rooms})
   set(test ${room}_test)
   add_executable(${test} ${sources_of_${room}})
   target_link_libraries(${test} PRIVATE exclave_test_support GTest::gtest_main)
-  # tests/access reads its object code.
-  add_dependencies(${test} exclave_core_freestanding)
+  if(room STREQUAL "access")  # reads its object code
+    add_dependencies(${test} exclave_core_freestanding)
+  endif()
   set_target_properties(${test} PROPERTIES RUNTIME_OUTPUT_DIRECTORY ${PROJECT_BINARY_DIR}/tests)
   exclave_options(${test})
   # GoogleTest's macros end in an else of their own, which g++ takes for ours.

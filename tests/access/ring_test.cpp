@@ -99,6 +99,33 @@ TEST(Ring, WriteAndReadAreAllOrNothing) {
   EXPECT_TRUE(consumer.read({}).ok());
 }
 
+TEST(Ring, AsMuchAsItHolds) {
+  const RingMemory memory(64);
+  auto producer = std::move(RingProducer::create(memory.span()).value());
+  auto consumer = std::move(RingConsumer::create(memory.span()).value());
+  EXPECT_EQ(producer.write_some(bytes_of(64, 0)).value(), 64u);
+  std::vector<std::byte> in(65);
+  EXPECT_EQ(consumer.read(in).error(), Error::kInvalidArgument);
+  in.resize(64);
+  EXPECT_TRUE(consumer.read(in).ok());
+  EXPECT_EQ(in, bytes_of(64, 0));
+}
+
+// No bytes: no index is written, either.
+TEST(Ring, NothingTouchesNothing) {
+  const RingMemory memory(64);
+  auto producer = std::move(RingProducer::create(memory.span()).value());
+  auto consumer = std::move(RingConsumer::create(memory.span()).value());
+  memory.tail() = 77;
+  memory.head() = 88;
+  EXPECT_TRUE(producer.write({}).ok());
+  EXPECT_TRUE(producer.write_some({}).ok());
+  EXPECT_TRUE(consumer.read({}).ok());
+  EXPECT_TRUE(consumer.read_some({}).ok());
+  EXPECT_EQ(memory.tail(), 77u);
+  EXPECT_EQ(memory.head(), 88u);
+}
+
 TEST(Ring, AnyMixOfSizesArrivesInOrder) {
   for (const std::size_t capacity : {64u, 256u, 4096u}) {
     const RingMemory memory(capacity);
@@ -293,6 +320,38 @@ TEST(Threat46_HostileIndex, ProducerNeverLeavesTheDataArea) {
     EXPECT_GT(lies, 100000);
     EXPECT_TRUE(memory.surroundings_kept());
   }
+}
+
+TEST(Threat46_HostileIndex, AllOrNothingTellsTheLieAndMovesNothing) {
+  const RingMemory memory(64);
+  auto producer = std::move(RingProducer::create(memory.span()).value());
+  auto consumer = std::move(RingConsumer::create(memory.span()).value());
+  ASSERT_TRUE(producer.write(bytes_of(57, 0)).ok());
+  memory.head() = 58;
+  EXPECT_EQ(producer.write(bytes_of(8, 57)).error(), Error::kHostLied);
+  EXPECT_EQ(memory.tail(), 57u);
+  memory.tail() = 65;
+  std::vector<std::byte> in(57, std::byte{0x5a});
+  EXPECT_EQ(consumer.read(in).error(), Error::kHostLied);
+  EXPECT_EQ(in, std::vector<std::byte>(57, std::byte{0x5a}));
+  memory.tail() = 57;
+  EXPECT_TRUE(consumer.read(in).ok());
+  EXPECT_EQ(in, bytes_of(57, 0));
+  EXPECT_TRUE(producer.write(bytes_of(8, 57)).ok());
+}
+
+// How much there is is asked anew each time, also where no answer could make it more.
+TEST(Threat46_HostileIndex, IsToldByAnEmptyAndByAFullRing) {
+  const RingMemory memory(64);
+  auto producer = std::move(RingProducer::create(memory.span()).value());
+  auto consumer = std::move(RingConsumer::create(memory.span()).value());
+  memory.head() = 1;
+  EXPECT_EQ(producer.writable().error(), Error::kHostLied);
+  memory.head() = 0;
+  EXPECT_EQ(producer.write_some(bytes_of(64, 0)).value(), 64u);
+  EXPECT_EQ(consumer.readable().value(), 64u);
+  memory.tail() = 65;
+  EXPECT_EQ(consumer.readable().error(), Error::kHostLied);
 }
 
 TEST(Threat45_DoubleFetch, AnIndexThatFlipsIsBelievedOrNot) {

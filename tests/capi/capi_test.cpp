@@ -6,6 +6,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstring>
 #include <fstream>
 #include <regex>
@@ -271,6 +272,96 @@ TEST_F(CApi, NullIsAnErrorEverywhere) {
   EXPECT_EQ(exclave_process_memory_create(nullptr, nullptr), EXCLAVE_INVALID_ARGUMENT);
   exclave_process_port_destroy(nullptr);
   exclave_process_memory_destroy(nullptr);
+}
+
+// All arguments are good but one.
+TEST_F(CApi, EachNullAloneIsAnError) {
+  constexpr exclave_error kBad = EXCLAVE_INVALID_ARGUMENT;
+  exclave_address block = 0;
+  ASSERT_EQ(exclave_allocate(allocator_, 100, &block), EXCLAVE_OK);
+  exclave_address a = 0;
+  std::size_t n = 0;
+  std::uint64_t u = 0;
+  exclave_pin_id pin = 0;
+  exclave_region_info region;
+  exclave_run_info run;
+  exclave_statistics statistics{};
+  EXPECT_EQ(exclave_device_address(nullptr, block, &u), kBad);
+  EXPECT_EQ(exclave_device_address(allocator_, block, nullptr), kBad);
+  EXPECT_EQ(exclave_pin(nullptr, block, 100, &pin), kBad);
+  EXPECT_EQ(exclave_pin(allocator_, block, 100, nullptr), kBad);
+  EXPECT_EQ(exclave_allocate_at(nullptr, 1, 16, nullptr, &a), kBad);
+  EXPECT_EQ(exclave_allocate_at(allocator_, 1, 16, nullptr, nullptr), kBad);
+  EXPECT_EQ(exclave_allocate_zeroed(nullptr, 1, 16, nullptr, &a), kBad);
+  EXPECT_EQ(exclave_allocate_zeroed(allocator_, 1, 16, nullptr, nullptr), kBad);
+  a = block;
+  EXPECT_EQ(exclave_reallocate(nullptr, &a, 200, 16, nullptr), kBad);
+  EXPECT_EQ(exclave_reallocate(allocator_, nullptr, 200, 16, nullptr), kBad);
+  EXPECT_EQ(a, block);
+  EXPECT_EQ(exclave_usable_size(nullptr, block, &n), kBad);
+  EXPECT_EQ(exclave_usable_size(allocator_, block, nullptr), kBad);
+  EXPECT_EQ(exclave_region_of(nullptr, block, &u), kBad);
+  EXPECT_EQ(exclave_region_of(allocator_, block, nullptr), kBad);
+  EXPECT_EQ(exclave_next_region(nullptr, 0, &region), kBad);
+  EXPECT_EQ(exclave_next_region(allocator_, 0, nullptr), kBad);
+  EXPECT_EQ(exclave_next_run(nullptr, 0, &run), kBad);
+  EXPECT_EQ(exclave_next_run(allocator_, 0, nullptr), kBad);
+  exclave_get_statistics(nullptr, &statistics);
+  EXPECT_EQ(statistics.live_blocks, 0u);
+  exclave_get_statistics(allocator_, nullptr);
+  // No placement at all is none of the three, and none is anywhere.
+  for (const int place : {-1, 3, 256}) {
+    exclave_placement where{};
+    where.place = static_cast<decltype(where.place)>(place);
+    EXPECT_EQ(exclave_allocate_at(allocator_, 1, 16, &where, &a), kBad) << place;
+    EXPECT_EQ(exclave_allocate_zeroed(allocator_, 1, 16, &where, &a), kBad) << place;
+    EXPECT_EQ(exclave_reallocate(allocator_, &a, 200, 16, &where), kBad) << place;
+  }
+  // What fits no enumeration is not cut down to what does.
+  exclave_attach_options options;
+  for (const int role : {-1, 3, 256, 257, 258}) {
+    exclave_attach_options_init(&options);
+    options.role = static_cast<decltype(options.role)>(role);
+    EXPECT_EQ(exclave_attach(allocator_, kPage * 16, kPage, &options, &u), kBad) << role;
+  }
+  for (const unsigned protection : {4u, 256u, 259u}) {
+    exclave_attach_options_init(&options);
+    options.protection = protection;
+    EXPECT_EQ(exclave_attach(allocator_, kPage * 16, kPage, &options, &u), kBad) << protection;
+    EXPECT_EQ(exclave_validate(allocator_, block, 1, protection), kBad) << protection;
+  }
+  EXPECT_EQ(exclave_validate(nullptr, block, 1, 3), kBad);
+  for (const int mode : {-1, 3, 256})
+    EXPECT_EQ(exclave_detach(allocator_, kPage * 16, kPage, mode), kBad) << mode;
+
+  exclave_enclave_memory inside{};
+  EXPECT_EQ(exclave_mmap(nullptr, &inside, 0, kPage, 0, 0, 0, 0), -EINVAL);
+  EXPECT_EQ(exclave_mmap(allocator_, nullptr, 0, kPage, 0, 0, 0, 0), -EINVAL);
+  EXPECT_EQ(exclave_munmap(nullptr, &inside, kPage, kPage), -EINVAL);
+  EXPECT_EQ(exclave_munmap(allocator_, nullptr, kPage, kPage), -EINVAL);
+  EXPECT_EQ(exclave_mprotect(nullptr, &inside, kPage, kPage, 0), -EINVAL);
+  EXPECT_EQ(exclave_mprotect(allocator_, nullptr, kPage, kPage, 0), -EINVAL);
+
+  const std::size_t bytes = exclave_ring_bytes(64);
+  exclave_address memory = 0;
+  ASSERT_EQ(exclave_allocate_zeroed(allocator_, bytes, 64, nullptr, &memory), EXCLAVE_OK);
+  exclave_ring_producer producer;
+  exclave_ring_consumer consumer;
+  EXPECT_EQ(exclave_ring_producer_init(nullptr, memory, bytes), kBad);
+  EXPECT_EQ(exclave_ring_consumer_init(nullptr, memory, bytes), kBad);
+  ASSERT_EQ(exclave_ring_producer_init(&producer, memory, bytes), EXCLAVE_OK);
+  ASSERT_EQ(exclave_ring_consumer_init(&consumer, memory, bytes), EXCLAVE_OK);
+  char byte = 'x';
+  EXPECT_EQ(exclave_ring_write(nullptr, &byte, 1), kBad);
+  EXPECT_EQ(exclave_ring_write(&producer, nullptr, 1), kBad);
+  EXPECT_EQ(exclave_ring_write(&producer, nullptr, 0), EXCLAVE_OK);
+  EXPECT_EQ(exclave_ring_write(&producer, &byte, 1), EXCLAVE_OK);
+  EXPECT_EQ(exclave_ring_read(nullptr, &byte, 1), kBad);
+  EXPECT_EQ(exclave_ring_read(&consumer, nullptr, 1), kBad);
+  EXPECT_EQ(exclave_ring_read(&consumer, nullptr, 0), EXCLAVE_OK);
+  EXPECT_EQ(exclave_ring_read(&consumer, &byte, 1), EXCLAVE_OK);
+  EXPECT_EQ(exclave_deallocate(allocator_, memory), EXCLAVE_OK);
+  EXPECT_EQ(exclave_deallocate(allocator_, block), EXCLAVE_OK);
 }
 
 TEST(CApiErrors, AreTheErrorsOfTheCxxFaceAndEachHasItsOwnText) {

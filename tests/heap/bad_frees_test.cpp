@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include <thread>
+#include <vector>
 
 #include "support/fake_allocator.hpp"
 
@@ -108,6 +109,23 @@ TEST_P(BadFreesEverywhereTest, Threat43WrongSizesAndAlignments) {
   expect_refused(block_, size_, 0, Error::kWrongSize);
   expect_refused(block_, size_, kGiBytes, Error::kWrongSize);
   EXPECT_EQ(free(block_, size_), Error::kNone);
+}
+
+// Slots of one page and a quarter: no run of one page, though they hold one, and though some of
+// them lie at the alignment that only runs have.
+TEST_F(BadFreesTest, Threat43ASlotIsNoRunOfPages) {
+  std::vector<std::uintptr_t> blocks;
+  std::size_t aligned = 0;
+  for (int i = 0; i < 64; ++i) {
+    const std::uintptr_t block = allocate(5120);
+    ASSERT_EQ(usable(block), 5120u);
+    blocks.push_back(block);
+    if (block % 8192 != 0) continue;
+    ++aligned;
+    expect_refused(block, 4096, 8192, Error::kWrongSize);
+  }
+  EXPECT_GT(aligned, 0u);
+  for (const std::uintptr_t block : blocks) EXPECT_EQ(free(block, 5120), Error::kNone);
 }
 
 TEST_P(BadFreesEverywhereTest, UsableSizeAndRegionTellWithoutTheHandler) {

@@ -214,6 +214,7 @@ TEST_F(ContentsTest, PinnedBlocksAreScrubbedWhenTheyReallyGo) {
     fill(block, size);
     const PinId pin = *allocator_->pin({block.address(), 1});
     EXPECT_TRUE(allocator_->deallocate(block).ok());
+    EXPECT_TRUE(filled(block, size)) << "a device may still work on " << size;
     EXPECT_TRUE(allocator_->unpin(pin).ok());
     EXPECT_TRUE(zero(block, 0, size)) << size;
   }

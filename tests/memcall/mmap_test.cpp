@@ -313,6 +313,28 @@ TEST_F(FixedTest, WhenTheHostRefusesTheOldMappingStays) {
 
 // ---- Books ----
 
+// The gap must be ours before the host may be told to replace: an answer that names another place
+// does not make it so.
+TEST_F(FixedTest, ALieAboutTheGapReplacesNothing) {
+  map(2, kPlace);
+  map(2, kPlace + 4 * kPage);
+  for (const std::uintptr_t lie : {kPlace + 3 * kPage, kPlace + 64 * kPage, kPlace + 2 * kPage + 1,
+                                   host_->enclave().base, std::uintptr_t{0}}) {
+    const std::uint64_t lies = allocator_->statistics().lies_refused;
+    host_->answer = [lie](const PageHost::Call& call) -> std::optional<HostReply> {
+      if (call.kind == Kind::kMap && (call.flags & MAP_ANONYMOUS) != 0) return HostReply{lie, 0};
+      return std::nullopt;
+    };
+    EXPECT_EQ(mmap_shared(kPlace + kPage, 4 * kPage, MAP_FIXED), -EPERM) << std::hex << lie;
+    host_->answer = nullptr;
+    EXPECT_EQ(allocator_->statistics().lies_refused, lies + 1);
+    const Calls calls = host_->take_calls();
+    EXPECT_EQ(calls.size(), 1u) << "only the gap was asked for";
+    EXPECT_EQ(book(kPlace, 7), "bb..bb.");
+    EXPECT_EQ(table(kPlace, 7), "bb..bb.");
+  }
+}
+
 TEST_F(MmapTest, WithoutTrustedMemoryNothingStays) {
   std::set<std::intptr_t> answers;
   for (std::uint64_t n = 1; n < 40; ++n) {

@@ -114,6 +114,20 @@ TEST_F(PagePoolTest, ForeignAndUnknownAddressesAreTold) {
   EXPECT_EQ(free(region, kBase), Error::kForeignFree) << "not this pool's any more";
 }
 
+TEST_F(PagePoolTest, ABlockInOneRegionComesFromThereOrNotAtAll) {
+  Region& region = add({kBase, 16 * kPageBytes});
+  add({kBase + 64 * kPageBytes, 16 * kPageBytes});
+  EXPECT_EQ(pool_.allocate_block_in(region, 0, 0).error(), Error::kOutOfMemory);
+  EXPECT_EQ(pool_.allocate_block_in(region, 17, 0).error(), Error::kOutOfMemory);
+  const Result<PageRun> run = pool_.allocate_block_in(region, 16, 0);
+  ASSERT_TRUE(run.ok());
+  EXPECT_EQ(run->extent, region.extent());
+  EXPECT_EQ(pool_.allocate_block_in(region, 1, 0).error(), Error::kOutOfMemory) << "it is full";
+  EXPECT_EQ(free(region, kBase), Error::kNone);
+  pool_.remove(region);
+  EXPECT_EQ(pool_.allocate_block_in(region, 1, 0).error(), Error::kOutOfMemory) << "it went";
+}
+
 TEST_F(PagePoolTest, LengthZeroAndAbsurdLengthsAreRefused) {
   add({kBase, 16 * kPageBytes});
   EXPECT_EQ(pool_.allocate_block(0, 0).error(), Error::kOutOfMemory);
@@ -121,6 +135,17 @@ TEST_F(PagePoolTest, LengthZeroAndAbsurdLengthsAreRefused) {
   EXPECT_EQ(pool_.allocate_block(std::uint64_t{1} << 29, 0).error(), Error::kOutOfMemory);
   EXPECT_EQ(pool_.allocate_block(UINT64_MAX, 0).error(), Error::kOutOfMemory);
   EXPECT_EQ(pool_.allocate_block(1, 40).error(), Error::kOutOfMemory);
+}
+
+// The next block in these units must not find the last one's length there.
+TEST_F(PagePoolTest, AFreedBlockLeavesNothingInItsUnits) {
+  Region& region = add({kBase, 64 * kPageBytes});
+  for (const std::uint64_t pages : {1u, 4u, 14u, 15u, 16u, 64u}) {
+    const Extent block = pool_.allocate_block(pages, 0)->extent;
+    EXPECT_EQ(free(region, block.base), Error::kNone);
+    for (std::uintptr_t at = kBase; at < kBase + 64 * kPageBytes; at += kUnitBytes)
+      EXPECT_EQ(region.unit_of(at)->load(), 0u) << pages;
+  }
 }
 
 TEST_F(PagePoolTest, PinnedBlockIsKeptUntilItIsUnpinnedAndFreedAgain) {
@@ -165,7 +190,14 @@ TEST_F(PagePoolTest, ShrinkGivesTheTailBack) {
     }
   }
   const Extent pinned = pool_.allocate_block(4, 0)->extent;
+  EXPECT_EQ(pool_.shrink_block(region, pinned.base, 4).error(), Error::kNone) << "it is so long";
+  EXPECT_EQ(pool_.shrink_block(region, kBase - kPageBytes, 1).error(), Error::kForeignFree);
+  EXPECT_EQ(pool_.shrink_block(region, pinned.base + kPageBytes, 1).error(), Error::kInteriorFree);
+  EXPECT_EQ(pool_.shrink_block(region, pinned.end(), 1).error(), Error::kDoubleFree);
+  EXPECT_EQ(pool_.unpin_block(region, pinned.base + kPageBytes).error(), Error::kNotFound);
+  EXPECT_EQ(pool_.unpin_block(region, kBase - kPageBytes).error(), Error::kNotFound);
   EXPECT_TRUE(pool_.pin_block(region, pinned).ok());
+  EXPECT_EQ(pool_.shrink_block(region, pinned.base, 4).error(), Error::kNone);
   EXPECT_EQ(pool_.shrink_block(region, pinned.base, 1).error(), Error::kPinned);
   EXPECT_TRUE(pool_.unpin_block(region, pinned.base).ok());
 }
@@ -225,6 +257,33 @@ TEST_F(KeptRunsTest, AKeptRunIsFreeToEverybodyWhoAsks) {
     EXPECT_EQ(live->extent, run);
     EXPECT_FALSE(live->freed);
   }
+}
+
+TEST_F(KeptRunsTest, OnlyTheStartOfALiveRunGivesItUp) {
+  Region& region = add({kBase, 1024 * kPageBytes});
+  const Extent run = block(20);
+  for (const std::uintptr_t inside :
+       {run.base + 8, run.base + kPageBytes - 1, run.base + kPageBytes, run.base + 4 * kPageBytes,
+        run.end() - 1}) {
+    EXPECT_FALSE(pool_.keep_block(region, inside));
+  }
+  EXPECT_FALSE(pool_.find_block(region, run.base)->freed);
+  EXPECT_EQ(free(region, run.base), Error::kNone);
+}
+
+TEST_F(KeptRunsTest, LengthsWithoutAClassAreServedByNone) {
+  add({kBase, 32768 * kPageBytes});
+  pool_.keep_runs(std::size_t{32768} * kPageBytes);
+  for (unsigned c = 0; c < kRunClasses; ++c) {
+    const Result<PageRun> run = pool_.allocate_block(run_class_pages(c), 0);
+    ASSERT_TRUE(run.ok());
+    ASSERT_TRUE(pool_.keep_block(*run->region, run->extent.base));
+  }
+  for (std::uint64_t pages = 0; pages <= 16; ++pages)
+    EXPECT_EQ(pool_.take_kept(pages), 0u) << pages;
+  for (const std::uint64_t pages : {std::uint64_t{2049}, std::uint64_t{4096}, UINT64_MAX})
+    EXPECT_EQ(pool_.take_kept(pages), 0u) << pages;
+  EXPECT_TRUE(pool_.validate());
 }
 
 TEST_F(KeptRunsTest, ServesItsClass) {
@@ -507,6 +566,7 @@ TEST_F(PagePoolTest, IdleRegionsAreTakenOnlyAboveWhatIsKept) {
   EXPECT_TRUE(pool_.has_idle(31 * kPageBytes));
   EXPECT_FALSE(pool_.has_idle(32 * kPageBytes));
   EXPECT_EQ(pool_.take_idle(17 * kPageBytes), nullptr) << "the rest would fall below";
+  EXPECT_EQ(pool_.take_idle(33 * kPageBytes), nullptr) << "there is not even so much";
   Region* const taken = pool_.take_idle(16 * kPageBytes);
   ASSERT_NE(taken, nullptr);
   EXPECT_EQ(pool_.take_idle(16 * kPageBytes), nullptr);

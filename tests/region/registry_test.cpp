@@ -6,6 +6,7 @@
 #include <random>
 #include <set>
 #include <thread>
+#include <vector>
 
 #include "region/verify.hpp"
 #include "support/books_fixture.hpp"
@@ -128,6 +129,91 @@ TEST_F(RegistryTest, HighestAddressesAreLegal) {
   remove(region);
 }
 
+TEST_F(RegistryTest, AboveTheLowerHalfNothingIsFound) {
+  ASSERT_TRUE(insert({kAddressLimit - kSegment, kSegment}).ok());
+  for (unsigned bit = kAddressBits; bit < 64; ++bit) {
+    for (const std::uintptr_t low :
+         {std::uintptr_t{0}, kAddressLimit - kSegment, kAddressLimit - 1}) {
+      const std::uintptr_t at = (std::uintptr_t{1} << bit) | low;
+      EXPECT_EQ(registry_.find(at), nullptr) << std::hex << at;
+      EXPECT_EQ(query_error(at, 1), Error::kNotFound) << std::hex << at;
+      EXPECT_EQ(registry_.next(at).error(), Error::kNotFound) << std::hex << at;
+    }
+  }
+  EXPECT_EQ(query_error(UINTPTR_MAX, 1), Error::kNotFound);
+}
+
+// Each book of an insertion is missing once: it is refused, and what stood before stands.
+TEST_F(RegistryTest, OutOfTrustedMemoryAtEveryBookChangesNothing) {
+  const Region& before = insert_mapping({kBase, kPageBytes});
+  std::size_t inserted = 1;
+  std::vector<Region*> regions;
+  AttachOptions options;
+  options.role = Role::kMapping;
+  // Two tables of 32 GiB, two leaves (or one) and the region's own book. None is given back
+  // meanwhile, so the last chunk of trusted memory ends at a different one each time.
+  for (std::size_t i = 1; i <= 160; ++i) {
+    const Extent extent{kBase + 2 * i * 64 * kGiB - 3 * kPageBytes,
+                        (i % 2 == 0 ? 6 : 3) * kPageBytes};
+    port_.set_trusted_left(i % 7 * (std::size_t{64} << 10));
+    if (i % 8 == 0) {
+      // Not even a region's book.
+      while (books_.allocate(BookKind::kRegion, Region::book_bytes(0)) != nullptr) {
+      }
+    }
+    const Result<Region*> made = insert(extent, options);
+    port_.set_trusted_left(SIZE_MAX / 2);
+    if (made.ok()) {
+      expect_exactly(**made, extent);
+      regions.push_back(*made);
+      ++inserted;
+    } else {
+      EXPECT_EQ(made.error(), Error::kOutOfTrustedMemory);
+      EXPECT_EQ(registry_.find(extent.base), nullptr);
+      EXPECT_EQ(registry_.find(extent.end() - 1), nullptr);
+    }
+    expect_exactly(before, {kBase, kPageBytes});
+    ASSERT_EQ(registry_.count(), inserted);
+  }
+  EXPECT_GT(regions.size(), 10u);
+  EXPECT_LT(regions.size(), 150u);
+  for (Region* const region : regions) remove(*region);
+}
+
+TEST_F(RegistryTest, WithoutALeafNothingIsInserted) {
+  insert_mapping({kBase, kPageBytes});
+  remove(insert_mapping({kBase + kPageBytes, kPageBytes}));  // a book at hand for a region
+  port_.set_trusted_left(0);
+  while (books_.allocate(BookKind::kPagemapLeaf, 4096 + 4) != nullptr) {
+  }
+  AttachOptions options;
+  options.role = Role::kMapping;
+  for (const Extent extent : {Extent{kBase + 2 * kSegment - kPageBytes, kPageBytes},
+                              Extent{kBase + 2 * kSegment, kPageBytes},
+                              Extent{kBase + 2 * kSegment - kPageBytes, 2 * kPageBytes}}) {
+    EXPECT_EQ(insert(extent, options).error(), Error::kOutOfTrustedMemory);
+    EXPECT_EQ(registry_.find(extent.base), nullptr);
+    EXPECT_EQ(registry_.count(), 1u);
+  }
+}
+
+TEST_F(RegistryTest, WithoutABookNothingIsCut) {
+  const Extent whole{kBase, 3 * kPageBytes};
+  Region& mapping = insert_mapping(whole);
+  port_.set_trusted_left(0);
+  while (books_.allocate(BookKind::kRegion, Region::book_bytes(0)) != nullptr) {
+  }
+  {
+    const LockGuard guard(registry_.lock());
+    for (const std::size_t first : {0u, 1u, 2u}) {
+      EXPECT_EQ(registry_.isolate_locked(mapping, {kBase + first * kPageBytes, kPageBytes}).error(),
+                Error::kOutOfTrustedMemory);
+    }
+  }
+  expect_exactly(mapping, whole);
+  EXPECT_EQ(registry_.count(), 1u);
+}
+
 TEST_F(RegistryTest, LowestAddressesAreLegal) {
   Region& region = insert_mapping({kPageBytes, kPageBytes});
   expect_exactly(region, {kPageBytes, kPageBytes});
@@ -176,6 +262,23 @@ TEST_F(RegistryTest, Threats2To9IllegalPlacesAreRefused) {
   EXPECT_EQ(error({kBase + 1, kPageBytes}), Error::kInvalidArgument);
   EXPECT_EQ(error({UINTPTR_MAX - 0xfff, kPageBytes}), Error::kInvalidArgument);
   EXPECT_EQ(error({kAddressLimit - kPageBytes, 2 * kPageBytes}), Error::kInvalidArgument);
+}
+
+// Whoever asks: the registry lets none of them in.
+TEST_F(RegistryTest, Threats2To9IllegalPlacesAreNotInserted) {
+  const Extent enclave = port_.enclave();
+  AttachOptions options;
+  options.role = Role::kMapping;
+  const auto error = [&](Extent extent) { return insert(extent, options).error(); };
+  EXPECT_EQ(error(enclave), Error::kInsideEnclave);
+  EXPECT_EQ(error({enclave.base - kPageBytes, 2 * kPageBytes}), Error::kInsideEnclave);
+  EXPECT_EQ(error({enclave.end() - kPageBytes, 2 * kPageBytes}), Error::kInsideEnclave);
+  EXPECT_EQ(error({kBase, 0}), Error::kInvalidArgument);
+  EXPECT_EQ(error({0, kPageBytes}), Error::kInvalidArgument);
+  EXPECT_EQ(error({kBase + 1, kPageBytes}), Error::kInvalidArgument);
+  EXPECT_EQ(error({kAddressLimit - kPageBytes, 2 * kPageBytes}), Error::kInvalidArgument);
+  EXPECT_EQ(registry_.count(), 0u);
+  EXPECT_EQ(registry_.find(enclave.base), nullptr);
 }
 
 TEST_F(RegistryTest, QueryOfNothingAsksForTheAddress) {
