@@ -17,8 +17,8 @@ class FencedMemory {
  public:
   static constexpr std::size_t kBytes = 2 * kPageBytes;
   FencedMemory() {
-    void* const all = mmap(nullptr, kBytes + 2 * kPageBytes, PROT_NONE,
-                           MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* const all =
+        mmap(nullptr, kBytes + 2 * kPageBytes, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (all == MAP_FAILED) std::abort();
     start_ = static_cast<std::uint8_t*>(all) + kPageBytes;
     if (mprotect(start_, kBytes, PROT_READ | PROT_WRITE) != 0) std::abort();
@@ -54,7 +54,7 @@ struct AccessOp {
     kStoreU32,
     kLoad,
   } kind;
-  std::size_t to;    // offsets into the two sides
+  std::size_t to;  // offsets into the two sides
   std::size_t from;
   std::size_t size;
   std::uint64_t number;  // a count that the host reports, a value that is stored
@@ -138,7 +138,7 @@ class AccessorsRun {
             copy_in_string(into, const_range(untrusted_, o.from, o.size));
         const void* const end =
             o.size == 0 ? nullptr : std::memchr(outside.data() + o.from, 0, o.size);
-        EXPECT_EQ(length.error(), o.size == 0     ? Error::kInvalidArgument
+        EXPECT_EQ(length.error(), o.size == 0      ? Error::kInvalidArgument
                                   : end == nullptr ? Error::kHostLied
                                                    : Error::kNone);
         std::memset(expected_trusted.data() + o.to, 0, o.size);

@@ -27,8 +27,8 @@ void perform(Input in) {
 }
 
 void print(Input in, std::ostream& out) {
-  out << "// #include \"fuzz/accessors_run.hpp\"\nfuzz::AccessorsRun run("
-      << cpp_value(in.flag()) << ");\n";
+  out << "// #include \"fuzz/accessors_run.hpp\"\nfuzz::AccessorsRun run(" << cpp_value(in.flag())
+      << ");\n";
   print_all(in, out, decode);
 }
 

@@ -43,7 +43,8 @@ MemoryCallOperation decode(Input& in) {
     case 2: {
       const Place at = decode_place(in);
       const std::size_t length = decode_length(in);
-      const int protection = in.pick(8) == 7 ? static_cast<int>(in.number(4)) : PROT_READ | PROT_WRITE;
+      const int protection =
+          in.pick(8) == 7 ? static_cast<int>(in.number(4)) : PROT_READ | PROT_WRITE;
       const int flags = decode_flags(in);
       return MapCall{at, length, protection, flags, in.pick(8) != 0};
     }

@@ -75,8 +75,8 @@ inline std::string cpp_value(bool value) {
 template <class T>
 std::string cpp_value(T value) requires std::is_integral_v<T> {
   std::ostringstream text;
-  if (value > 1u << 16) {
-    text << "0x" << std::hex << value;
+  if (sizeof value == 8 && static_cast<std::uint64_t>(value) > 1u << 16) {
+    text << "0x" << std::hex << static_cast<std::uint64_t>(value);
   } else {
     text << +value;
   }
@@ -115,9 +115,7 @@ void print_all(Input& input, std::ostream& out, Decode decode) {
 // The first expectation that fails stops the program, after GoogleTest has printed it.
 class StopAtFailure : public testing::EmptyTestEventListener {
  public:
-  static void install() {
-    testing::UnitTest::GetInstance()->listeners().Append(new StopAtFailure);
-  }
+  static void install() { testing::UnitTest::GetInstance()->listeners().Append(new StopAtFailure); }
   void OnTestPartResult(const testing::TestPartResult& result) override {
     if (result.failed()) {
       std::fflush(stdout);

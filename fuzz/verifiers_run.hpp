@@ -46,8 +46,8 @@ class VerifiersRun {
 
   static Error expected_outside(Extent range, Extent enclave) {
     const Wide start = range.base, end = start + range.size;
-    const bool in_shape = range.size > 0 && start > 0 && start % 4096 == 0 && end % 4096 == 0 &&
-                          end <= Wide{1} << 47;
+    const bool in_shape =
+        range.size > 0 && start > 0 && start % 4096 == 0 && end % 4096 == 0 && end <= Wide{1} << 47;
     if (!in_shape) return Error::kInvalidArgument;
     const Wide enclave_start = enclave.base, enclave_end = enclave_start + enclave.size;
     // One byte of both?

@@ -96,26 +96,25 @@ inline std::string cpp(const FreeOp& o) {
   return join("FreeOp", {enumerator("FreeOp::Form", o.form), number_of(o.block)});
 }
 inline std::string cpp(const BadFreeOp& o) {
-  return join("BadFreeOp", {enumerator("BadFreeOp::Kind", o.kind), number_of(o.block),
-                            number_of(o.offset)});
+  return join("BadFreeOp",
+              {enumerator("BadFreeOp::Kind", o.kind), number_of(o.block), number_of(o.offset)});
 }
 inline std::string cpp(const ResizeOp& o) {
   return join("ResizeOp", {number_of(o.block), number_of(o.size)});
 }
 inline std::string cpp(const AttachOp& o) {
-  return join("AttachOp", {number_of(o.place), number_of(o.offset_pages), number_of(o.pages),
-                           cpp(o.options)});
+  return join("AttachOp",
+              {number_of(o.place), number_of(o.offset_pages), number_of(o.pages), cpp(o.options)});
 }
 inline std::string cpp(const DetachOp& o) {
   return join("DetachOp", {number_of(o.place), enumerator("DetachMode", o.mode)});
 }
 inline std::string cpp(const DetachPagesOp& o) {
-  return join("DetachPagesOp",
-              {number_of(o.place), number_of(o.first_page), number_of(o.pages)});
+  return join("DetachPagesOp", {number_of(o.place), number_of(o.first_page), number_of(o.pages)});
 }
 inline std::string cpp(const PinOp& o) {
-  return join("PinOp", {enumerator("PinOp::What", o.what), number_of(o.target),
-                        number_of(o.offset), number_of(o.size)});
+  return join("PinOp", {enumerator("PinOp::What", o.what), number_of(o.target), number_of(o.offset),
+                        number_of(o.size)});
 }
 inline std::string cpp(const UnpinOp& o) {
   return join("UnpinOp", {number_of(o.pin)});
