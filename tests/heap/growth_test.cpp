@@ -71,6 +71,16 @@ TEST_F(GrowthTest, WhatTheHostDoesNotTakeBackAfterAFailedGrowthIsChargedToTheQuo
   leftovers_expected_ = true;
 }
 
+// A thread for which there is no heap can still ask whether the books hold.
+TEST_F(GrowthTest, BooksAreValidWithoutTrustedMemoryForAHeap) {
+  start({});
+  port_.set_trusted_left(0);
+  EXPECT_EQ(allocate_error(100), Error::kOutOfTrustedMemory);
+  EXPECT_TRUE(allocator_->validate_books());
+  port_.set_trusted_left(SIZE_MAX / 2);
+  EXPECT_NE(allocate(100), 0u);
+}
+
 TEST_F(GrowthTest, HostThatHasLittleIsAskedForLess) {
   port_.set_host_left(kMiBytes);  // less than one step
   const std::uintptr_t block = allocate(500000);
