@@ -47,7 +47,7 @@ class RegionsRun : public AllocatorRun {
   }
 
  private:
-  using Wide = unsigned __int128;
+  __extension__ using Wide = unsigned __int128;
 
   // Above all places of the model, and of the host.
   static constexpr std::uintptr_t kNobodys =

@@ -42,7 +42,7 @@ class VerifiersRun {
   }
 
  private:
-  using Wide = unsigned __int128;
+  __extension__ using Wide = unsigned __int128;
 
   static Error expected_outside(Extent range, Extent enclave) {
     const Wide start = range.base, end = start + range.size;
