@@ -269,7 +269,16 @@ class MemoryCallsRun {
     } else if (answer == 0) {
       forget(range);
     } else {
+      const auto before_it = pages_;
       learn(range);
+      // What the host refused to unmap stays in the books.
+      const std::vector<Extent> out = host_->handed_out();
+      for (const auto& [page, protection] : before_it) {
+        if (pages_.count(page) != 0) continue;
+        EXPECT_TRUE(std::none_of(out.begin(), out.end(), [&](const Extent& extent) {
+          return extent.contains(page);
+        })) << "the host still has a page that the books forgot";
+      }
     }
   }
 
