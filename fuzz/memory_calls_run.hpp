@@ -273,7 +273,8 @@ class MemoryCallsRun {
       learn(range);
       // What the host refused to unmap stays in the books.
       const std::vector<Extent> out = host_->handed_out();
-      for (const auto& [page, protection] : before_it) {
+      for (const auto& entry : before_it) {
+        const std::uintptr_t page = entry.first;
         if (pages_.count(page) != 0) continue;
         EXPECT_TRUE(std::none_of(out.begin(), out.end(), [&](const Extent& extent) {
           return extent.contains(page);

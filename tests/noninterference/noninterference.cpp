@@ -27,6 +27,7 @@
 #include "exclave/memory_calls.hpp"
 #include "exclave/process_port.hpp"
 #include "sim/neighbour.hpp"
+#include "slab/size_class.hpp"
 #include "support/quiet_addresses.hpp"
 
 namespace exclave {
@@ -275,13 +276,18 @@ class Run {
       // In place: to move would be to read.
       const auto usable = allocator_->usable_size(at);
       add(usable.error(), usable.ok() ? *usable : 0);
-      if (usable.ok()) add(allocator_->reallocate(at, *usable).error());
+      if (usable.ok() && stays(*usable)) add(allocator_->reallocate(at, *usable).error());
       return;
     }
     add(allocator_->deallocate(at).error());
     if (r % 64 == 2) add(allocator_->deallocate(at).error());
     blocks_[i] = blocks_.back();
     blocks_.pop_back();
+  }
+
+  // A few pages at a large alignment are of no size class: those would move.
+  static bool stays(std::size_t usable) {
+    return usable > kMaxSmallBytes || size_class_bytes(size_class_of(usable)) == usable;
   }
 
   void region_operation() {

@@ -397,6 +397,8 @@ class AllocatorModel {
     Block& block = it->second;
     // Only what is sure to stay in place, for the memory may not be touched.
     const bool pages = block.usable > kMaxSmallBytes;
+    // (A few pages at a large alignment are of no size class: those would move.)
+    if (!pages && size_class_bytes(size_class_of(block.usable)) != block.usable) return;
     const std::size_t size =
         pages ? kMaxSmallBytes + 1 + o.size % (block.usable - kMaxSmallBytes) : block.usable;
     const Result<RegionInfo> region = allocator_.query(it->first, 1);
