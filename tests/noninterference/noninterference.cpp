@@ -285,9 +285,11 @@ class Run {
     blocks_.pop_back();
   }
 
-  // A few pages at a large alignment are of no size class: those would move.
-  static bool stays(std::size_t usable) {
-    return usable > kMaxSmallBytes || size_class_bytes(size_class_of(usable)) == usable;
+  // What would move is left alone: a few pages at a large alignment, which are of no size class,
+  // and pages that may be pinned.
+  bool stays(std::size_t usable) const {
+    if (usable > kMaxSmallBytes) return pins_.empty();
+    return size_class_bytes(size_class_of(usable)) == usable;
   }
 
   void region_operation() {
