@@ -28,7 +28,8 @@ empty :=
 space := $(empty) $(empty)
 
 .PHONY: help release run test bench bench-quick bench-programs bench-count bench-count-check asan tsan clang \
-	release-test freestanding coverage format format-check tidy models mutants access-traces install clean
+	release-test freestanding coverage format format-check tidy models mutants access-traces fuzz fuzz-replay soak \
+	noninterference install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -118,6 +119,35 @@ coverage: ## all tests with line and branch counts; build/coverage/index.html
 	gcovr --root . --filter src/ --filter include/ --filter ports/process/ --object-directory build/coverage \
 	  --exclude-throw-branches --print-summary --html-details build/coverage/html/index.html >build/coverage/summary.txt; \
 	  status=$$?; cat build/coverage/summary.txt; echo "see build/coverage/html/index.html"; exit $$status
+
+# A number of whole seconds, minutes or operations above 0; else the command is refused.
+number = @[[ "$($(1))" =~ ^[1-9][0-9]{0,11}$$ ]] || { echo "$@: $(1) is '$($(1))', not a whole number above 0" >&2; exit 2; }
+
+SECONDS ?= 60
+fuzz: ## SECONDS=60: every fuzz target for so long; a finding stops it and names the input
+	$(call number,SECONDS)
+	@$(call setup,build test check)
+	$(call build,fuzz)
+	@scripts/fuzz.sh build/fuzz $(SECONDS) $(JOBS)
+
+fuzz-replay: ## the corpora of the fuzz targets, without libFuzzer
+	@$(call setup,build test)
+	$(call build,dev)
+	@ctest --preset dev --parallel $(JOBS) -L '^fuzz$$'
+
+MINUTES ?= 10
+soak: ## MINUTES=10: everything at once, beside a hostile host and a scribbling process
+	$(call number,MINUTES)
+	@$(call setup,build test)
+	$(call build,dev)
+	@build/dev/tests/exclave_soak --minutes $(MINUTES)
+
+OPERATIONS ?= 1000000
+noninterference: ## OPERATIONS=1000000: the same decisions quietly, scribbled over, and without access
+	$(call number,OPERATIONS)
+	@$(call setup,build test)
+	$(call build,release-test)
+	@build/release-test/tests/exclave_noninterference $(OPERATIONS)
 
 format: ## put every source into the house style
 	@$(call setup,test)

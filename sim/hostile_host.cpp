@@ -17,7 +17,6 @@ namespace {
 constexpr std::size_t kMoatBytes = std::size_t{512} << 20;
 // So that memory beside the enclave can be aligned as the library asks.
 constexpr std::size_t kEnclaveAlignment = std::size_t{64} << 20;
-constexpr std::size_t kLieWindowBytes = std::size_t{2} << 30;
 constexpr int kNoAccessFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
 
 void* as_pointer(std::uintptr_t address) {
@@ -91,8 +90,8 @@ bool HostileHost::build() {
   const auto made = ProcessPort::create(options);
   if (!made.ok()) return false;
   port_ = made.value();
-  forbidden_window_ = reserve_window(kLieWindowBytes);
-  lie_window_ = reserve_window(kLieWindowBytes);
+  forbidden_window_ = reserve_window(options_.lie_window_bytes);
+  lie_window_ = reserve_window(options_.lie_window_bytes);
   // Another thread may have been quicker to take the place.
   return port_->enclave() == middle && !forbidden_window_.empty() && !lie_window_.empty();
 }
@@ -124,6 +123,16 @@ void HostileHost::lie_at_random(unsigned percent, std::vector<Lie> from) {
     for (int i = 1; i <= static_cast<int>(kLastLie); ++i) from.push_back(static_cast<Lie>(i));
   }
   random_lies_ = std::move(from);
+}
+
+void HostileHost::never_at_random(HostCall call) {
+  const std::lock_guard lock(mutex_);
+  never_at_random_[index_of(call)] = true;
+}
+
+void HostileHost::unscript(HostCall call) {
+  const std::lock_guard lock(mutex_);
+  scripts_[index_of(call)].clear();
 }
 
 void HostileHost::fail_nth(HostCall call, std::uint64_t n) {
@@ -205,8 +214,7 @@ std::uint64_t HostileHost::calls() const {
 
 std::uint64_t HostileHost::lies() const {
   const std::lock_guard lock(mutex_);
-  return static_cast<std::uint64_t>(std::count_if(
-      events_.begin(), events_.end(), [](const Event& event) { return event.lie != Lie::kNone; }));
+  return lies_;
 }
 
 std::vector<std::string> HostileHost::violations() const {
@@ -282,7 +290,7 @@ HostileHost::Plan HostileHost::begin(HostCall call) {
   } else if (!scripts_[i].empty()) {
     plan.lie = scripts_[i].front();
     scripts_[i].pop_front();
-  } else if (percent_ != 0 && random_() % 100 < percent_) {
+  } else if (percent_ != 0 && !never_at_random_[i] && random_() % 100 < percent_) {
     std::vector<Lie> fitting;
     std::copy_if(random_lies_.begin(), random_lies_.end(), std::back_inserter(fitting),
                  [call](Lie lie) { return fits(lie, call); });
@@ -305,9 +313,14 @@ HostileHost::Plan HostileHost::begin(HostCall call) {
   return plan;
 }
 
+void HostileHost::note_event_locked(const Event& event) {
+  lies_ += event.lie != Lie::kNone ? 1 : 0;
+  if (options_.keep_events) events_.push_back(event);
+}
+
 HostReply HostileHost::finish(HostCall call, Lie lie, HostReply reply, std::size_t bytes) {
   const std::lock_guard lock(mutex_);
-  events_.push_back({call, lie, reply, bytes});
+  note_event_locked({call, lie, reply, bytes});
   return reply;
 }
 
@@ -516,7 +529,7 @@ HostReply HostileHost::host_map(const MapRequest& request) noexcept {
     });
     if (own || enclave().overlaps(place)) {
       violations_.emplace_back("Map at a fixed address over the enclave or a pool");
-      events_.push_back({HostCall::kMap, plan.lie, {0, EINVAL}, request.size});
+      note_event_locked({HostCall::kMap, plan.lie, {0, EINVAL}, request.size});
       return {0, EINVAL};
     }
   }

@@ -85,6 +85,10 @@ class HostileHost {
     bool shared = false;     // untrusted memory that a Neighbour can map
     bool no_access = false;  // what host_reserve gives is PROT_NONE: to touch it is to die
     std::uint64_t seed = 1;
+    // The windows that lies point to. To validate the books takes time for each page of one that is
+    // attached, so who does that after every step wants less.
+    std::size_t lie_window_bytes = std::size_t{2} << 30;
+    bool keep_events = true;  // false for long runs: events() stays empty
   };
   // Null when the address space does not allow it.
   static std::unique_ptr<HostileHost> create(const Options& options);
@@ -117,6 +121,10 @@ class HostileHost {
   // From now on this share of all calls is answered with a lie that fits, drawn from the list (all
   // if empty).
   void lie_at_random(unsigned percent, std::vector<Lie> from = {});
+  // Random lies are not for this kind of call; scripted ones are.
+  void never_at_random(HostCall call);
+  // Forgets what is still scripted for this kind of call.
+  void unscript(HostCall call);
   // The n-th call of this kind from now (1: the next) fails with ENOMEM. 0: none.
   void fail_nth(HostCall call, std::uint64_t n);
   // The same for trusted_reserve, which then answers null, once or for good.
@@ -183,6 +191,7 @@ class HostileHost {
   bool build();
 
   Plan begin(HostCall call);
+  void note_event_locked(const Event& event);
   HostReply finish(HostCall call, Lie lie, HostReply reply, std::size_t bytes);
   HostReply lie_about(const Plan& plan, std::size_t bytes, std::size_t alignment,
                       std::uintptr_t fixed);
@@ -214,6 +223,7 @@ class HostileHost {
   unsigned waiting_ = 0;
   unsigned percent_ = 0;
   std::vector<Lie> random_lies_;
+  std::array<bool, kHostCalls> never_at_random_{};
   std::function<void(HostCall)> hook_;
   std::function<void(Extent, bool)> memory_hook_;
   std::chrono::microseconds delay_{2000};
@@ -222,6 +232,7 @@ class HostileHost {
   std::vector<Range> ranges_;
   std::vector<Extent> strays_;  // mapped by us, believed gone by the library
   std::vector<Event> events_;
+  std::uint64_t lies_ = 0;
   std::vector<std::string> violations_;
   std::uint64_t fail_trusted_at_ = 0;
   bool fail_trusted_for_good_ = false;

@@ -458,10 +458,9 @@ Result<Region*> AllocatorCore::grow_by(Gate& gate, std::size_t bytes,
     return refuse(Error::kHostLied);
   }
   if (made.ok()) registry_.destroy(**made);
-  {
-    HostCall call(gate, release_calls_);
-    (void)port_.host_release(port_.context, range->base, range->size);
-  }
+  HostCall call(gate, release_calls_);
+  // A host that does not take it back keeps it charged to the quota, as in give_idle_back.
+  if (port_.host_release(port_.context, range->base, range->size) != 0) return inserted.error();
   return refuse(inserted.error());
 }
 

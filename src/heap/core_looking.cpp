@@ -103,7 +103,9 @@ Statistics AllocatorCore::statistics() noexcept {
 
 bool AllocatorCore::validate() noexcept {
   Gate gate(*this);
-  if (!gate.status().ok() || !registry_.validate() || !grown_.validate()) return false;
+  // A thread that can have no heap, for want of trusted memory or a slot, can still look.
+  if (gate.status().error() == Error::kReentered || !registry_.validate() || !grown_.validate())
+    return false;
   LockGuard lists(pool_lists_);
   for (Heap* heap = all_heaps_; heap != nullptr; heap = heap->next_heap) {
     if (!heap->validate()) return false;

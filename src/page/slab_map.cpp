@@ -24,7 +24,10 @@ void SlabMap::cover(Extent region, std::size_t pool_bytes) noexcept {
   std::uint64_t count = high - low;
   if (count < 2 * old.count) count = 2 * old.count;
   if (count < kLeastGrains) count = kLeastGrains;
-  if (count > kSmallGrains && count > kMostSpread * (pool_bytes >> kGrainShift)) return;
+  if (count > kSmallGrains && count > kMostSpread * (pool_bytes >> kGrainShift)) {
+    has_gaps_ = true;
+    return;
+  }
   // The room to grow lies where the newcomer lies; at first below, where a host that fills its
   // address space downward goes on.
   const bool downward = old.count == 0 || low < old.first;
@@ -33,7 +36,10 @@ void SlabMap::cover(Extent region, std::size_t pool_bytes) noexcept {
 
   void* const memory =
       books_.allocate(BookKind::kSlabMap, sizeof(Window) + count * sizeof(std::atomic<BookRef>));
-  if (memory == nullptr) return;
+  if (memory == nullptr) {
+    has_gaps_ = true;
+    return;
+  }
   Window& window = *static_cast<Window*>(memory);
   window.first = first;
   window.count = count;

@@ -43,6 +43,9 @@ class SlabMap {
   // Extends the window to the region, unless it would become large beside the pool's memory, or
   // trusted memory is out: then slabs there are found by their region.
   void cover(Extent region, std::size_t pool_bytes) noexcept;
+  // Was a region left out when it came? A later window may cover it, and says nothing of the slabs
+  // that stood there before.
+  bool has_gaps() const noexcept { return has_gaps_; }
   // The slab's grains name it; 0: nothing.
   void enter(Extent slab, BookRef ref) noexcept;
 
@@ -59,6 +62,7 @@ class SlabMap {
   };
 
   BookStore& books_;
+  bool has_gaps_ = false;
   Window none_;
   std::atomic<Window*> window_{&none_};
 };

@@ -53,6 +53,34 @@ TEST_F(GrowthTest, ConfigOutOfShapeIsRefused) {
   EXPECT_TRUE(Allocator::create(port_.table(), zero).ok()) << "the least is taken";
 }
 
+// Growth fails after the host gave, and the host does not take it back: it still counts.
+TEST_F(GrowthTest, WhatTheHostDoesNotTakeBackAfterAFailedGrowthIsChargedToTheQuota) {
+  Config made = config(4 * kMiBytes, 0);
+  made.quota_bytes = 1536 * kMiBytes;
+  start(made);
+  ASSERT_NE(allocate(100), 0u);
+  port_.set_trusted_left(0);  // less than the books of a region of a gigabyte
+  port_.refuse_release(true);
+  EXPECT_EQ(allocate_error(kGiBytes), Error::kOutOfTrustedMemory);
+  ASSERT_EQ(port_.ranges_out(), 2u);
+  port_.set_trusted_left(SIZE_MAX / 2);
+  EXPECT_EQ(allocate_error(kGiBytes), Error::kQuota);
+  EXPECT_EQ(port_.ranges_out(), 2u);
+  EXPECT_NE(allocate(kMiBytes), 0u);
+  port_.refuse_release(false);
+  leftovers_expected_ = true;
+}
+
+// A thread for which there is no heap can still ask whether the books hold.
+TEST_F(GrowthTest, BooksAreValidWithoutTrustedMemoryForAHeap) {
+  start({});
+  port_.set_trusted_left(0);
+  EXPECT_EQ(allocate_error(100), Error::kOutOfTrustedMemory);
+  EXPECT_TRUE(allocator_->validate_books());
+  port_.set_trusted_left(SIZE_MAX / 2);
+  EXPECT_NE(allocate(100), 0u);
+}
+
 TEST_F(GrowthTest, HostThatHasLittleIsAskedForLess) {
   port_.set_host_left(kMiBytes);  // less than one step
   const std::uintptr_t block = allocate(500000);

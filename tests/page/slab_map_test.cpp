@@ -202,5 +202,39 @@ TEST_F(SlabMapTest, ThePoolsSlabsAreMappedWhileTheyStand) {
   EXPECT_EQ(attached.slab_at(kBase), 0u);
 }
 
+// A region comes that no window can cover then; a later window, made for another region, covers it.
+// The slabs that stood there stay unmapped, which is no contradiction.
+TEST_F(SlabMapTest, SlabsFromBeforeTheWindowSayNothing) {
+  Registry registry(books_);
+  PagePool pool(books_);
+  pool.map_slabs();
+  const auto add = [&](std::uintptr_t base, std::size_t bytes) {
+    Region& region = **registry.create({base, bytes}, AttachOptions{}, true);
+    EXPECT_TRUE(pool.add(region).ok());
+  };
+  add(kBase, 4 * kMiB);
+  const Result<PageRun> whole = pool.allocate_slab(4 * kMiB / kUnitBytes);
+  ASSERT_TRUE(whole.ok());
+  pool.publish_slab(*whole, kOther);
+  // Far from the first, for a pool of this size.
+  const std::uintptr_t far = kBase + 1024 * kMiB;
+  add(far, 4 * kMiB);
+  const Result<PageRun> early = pool.allocate_slab(kGrain / kUnitBytes);
+  ASSERT_TRUE(early.ok());
+  pool.publish_slab(*early, kSlab);
+  ASSERT_GE(early->extent.base, far);
+  EXPECT_EQ(pool.slab_at(early->extent.base), 0u);
+  // Now the pool is large enough for a window over all of them.
+  add(kBase + 1200 * kMiB, 256 * kMiB);
+  EXPECT_TRUE(pool.validate());
+  pool.free_slab(*early);
+  EXPECT_TRUE(pool.validate());
+  const Result<PageRun> late = pool.allocate_slab(256 * kMiB / kUnitBytes / 2);
+  ASSERT_TRUE(late.ok());
+  pool.publish_slab(*late, kSlab);
+  EXPECT_EQ(pool.slab_at(late->extent.base), kSlab);
+  EXPECT_TRUE(pool.validate());
+}
+
 }  // namespace
 }  // namespace exclave

@@ -1,7 +1,7 @@
 // A reference model of the allocator: maps instead of bitmaps, and every rule of the contract
 // spelled out.
 //
-// next() draws a typed operation from a seed, apply() performs it on the allocator and on the
+// next() draws a typed operation from a seed, perform() performs it on the allocator and on the
 // model, and compares results and state. All that the allocator decides goes to decisions(), so
 // that two runs can be compared. No operation touches a block's memory.
 #pragma once
@@ -90,11 +90,13 @@ class AllocatorModel {
     }
   }
 
-  // Draws and performs one operation. On failure it prints what to run again.
-  void step() {
-    const Operation operation = next();
+  // Draws and performs one operation.
+  void step() { perform(next()); }
+
+  // On failure it prints what to run again.
+  void perform(const Operation& operation) {
     std::ostringstream where;
-    where << "seed " << seed_ << ", step " << step_ << ": " << name_of(operation);
+    where << "seed " << seed_ << ", step " << step_ << ": " << cpp_of(operation);
     SCOPED_TRACE(where.str());
     std::visit([this](const auto& o) { apply(o); }, operation);
     if (!options_.shared && step_ % 8 == 0) check_statistics();
@@ -395,6 +397,8 @@ class AllocatorModel {
     Block& block = it->second;
     // Only what is sure to stay in place, for the memory may not be touched.
     const bool pages = block.usable > kMaxSmallBytes;
+    // (A few pages at a large alignment are of no size class: those would move.)
+    if (!pages && size_class_bytes(size_class_of(block.usable)) != block.usable) return;
     const std::size_t size =
         pages ? kMaxSmallBytes + 1 + o.size % (block.usable - kMaxSmallBytes) : block.usable;
     const Result<RegionInfo> region = allocator_.query(it->first, 1);

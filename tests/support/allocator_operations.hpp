@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <initializer_list>
 #include <string>
 #include <variant>
 
@@ -63,11 +64,74 @@ struct TrimOp {};
 using Operation = std::variant<AllocateOp, FreeOp, BadFreeOp, ResizeOp, AttachOp, DetachOp,
                                DetachPagesOp, PinOp, UnpinOp, QueryOp, FlushOp, TrimOp>;
 
-inline std::string name_of(const Operation& operation) {
-  static constexpr const char* kNames[] = {"allocate", "free",   "bad free",     "resize",
-                                           "attach",   "detach", "detach pages", "pin",
-                                           "unpin",    "query",  "flush",        "trim"};
-  return kNames[operation.index()];
+// ---- As C++ that makes the same operation again ----
+
+namespace detail {
+inline std::string number_of(std::uint64_t n) {
+  return n == ~std::uint64_t{0} ? "~std::uint64_t{0}" : std::to_string(n);
+}
+inline std::string join(const char* name, std::initializer_list<std::string> values) {
+  std::string text = std::string(name) + "{";
+  const char* between = "";
+  for (const std::string& value : values) {
+    text += between + value;
+    between = ", ";
+  }
+  return text + "}";
+}
+template <class E>
+std::string enumerator(const char* type, E value) {
+  return "static_cast<" + std::string(type) + ">(" + std::to_string(static_cast<int>(value)) + ")";
+}
+inline std::string cpp(const AttachOptions& o) {
+  return join("", {enumerator("Role", o.role), enumerator("Protection", o.protection),
+                   number_of(o.device), number_of(o.device_base), o.open_to_all ? "true" : "false",
+                   number_of(o.largest_block), number_of(o.boundary)});
+}
+inline std::string cpp(const AllocateOp& o) {
+  return join("AllocateOp", {number_of(o.size), number_of(o.alignment),
+                             enumerator("Placement::Kind", o.where), number_of(o.target)});
+}
+inline std::string cpp(const FreeOp& o) {
+  return join("FreeOp", {enumerator("FreeOp::Form", o.form), number_of(o.block)});
+}
+inline std::string cpp(const BadFreeOp& o) {
+  return join("BadFreeOp",
+              {enumerator("BadFreeOp::Kind", o.kind), number_of(o.block), number_of(o.offset)});
+}
+inline std::string cpp(const ResizeOp& o) {
+  return join("ResizeOp", {number_of(o.block), number_of(o.size)});
+}
+inline std::string cpp(const AttachOp& o) {
+  return join("AttachOp",
+              {number_of(o.place), number_of(o.offset_pages), number_of(o.pages), cpp(o.options)});
+}
+inline std::string cpp(const DetachOp& o) {
+  return join("DetachOp", {number_of(o.place), enumerator("DetachMode", o.mode)});
+}
+inline std::string cpp(const DetachPagesOp& o) {
+  return join("DetachPagesOp", {number_of(o.place), number_of(o.first_page), number_of(o.pages)});
+}
+inline std::string cpp(const PinOp& o) {
+  return join("PinOp", {enumerator("PinOp::What", o.what), number_of(o.target), number_of(o.offset),
+                        number_of(o.size)});
+}
+inline std::string cpp(const UnpinOp& o) {
+  return join("UnpinOp", {number_of(o.pin)});
+}
+inline std::string cpp(const QueryOp& o) {
+  return join("QueryOp", {number_of(o.address), number_of(o.size)});
+}
+inline std::string cpp(const FlushOp&) {
+  return "FlushOp{}";
+}
+inline std::string cpp(const TrimOp&) {
+  return "TrimOp{}";
+}
+}  // namespace detail
+
+inline std::string cpp_of(const Operation& operation) {
+  return std::visit([](const auto& o) { return detail::cpp(o); }, operation);
 }
 
 }  // namespace exclave::testing_support
