@@ -21,7 +21,7 @@ TIDY ?=
 empty :=
 space := $(empty) $(empty)
 
-.PHONY: help release run test bench bench-quick bench-programs bench-count bench-count-check asan tsan clang release-test freestanding coverage \
+.PHONY: help release run test bench bench-quick bench-programs bench-count bench-count-check asan tsan clang release-test prove freestanding coverage \
 	format format-check tidy install clean
 
 help: ## this list
@@ -87,6 +87,12 @@ release-test: ## all tests on release code
 	@$(call setup,build test)
 	$(call build,release-test)
 	@$(call test,release-test)
+
+prove: ## the core's arithmetic proven by Z3, and planted mistakes found (docs/proofs.md)
+	@$(call setup,build prove)
+	$(call build,prove)
+	@build/prove/exclave_prove
+	@proofs/check_plants.py build/prove/exclave_prove
 
 freestanding: ## the core alone, as an enclave links it, and its symbols checked
 	@$(call setup,build test)
