@@ -70,7 +70,7 @@ void alignment_up_checked(Prover& p,
 }
 
 void division_up(Prover& p, const Binary& divide) {
-  for (const std::uint64_t divisor : {8, 64, 4096, 65536}) {
+  for (const std::uint64_t divisor : {8u, 64u, 4096u, 65536u}) {
     p.in_case("by " + std::to_string(divisor), [&] {
       const Word value = p.word("value");
       const Exact result = exact(divide(value, divisor));

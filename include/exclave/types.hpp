@@ -25,7 +25,10 @@ struct BasicExtent {
   constexpr auto covers(const BasicExtent& other) const noexcept {
     return other.base >= base && other.size <= size && other.base - base <= size - other.size;
   }
-  friend constexpr bool operator==(const BasicExtent&, const BasicExtent&) noexcept = default;
+  friend constexpr auto operator==(const BasicExtent& a, const BasicExtent& b) noexcept
+      -> decltype(W(0) == W(0)) {
+    return a.base == b.base && a.size == b.size;
+  }
 };
 
 using Extent = BasicExtent<std::uintptr_t>;
