@@ -29,7 +29,7 @@ space := $(empty) $(empty)
 
 .PHONY: help release run test bench bench-quick bench-programs bench-count bench-count-check asan tsan clang \
 	release-test freestanding coverage format format-check tidy models mutants access-traces fuzz fuzz-replay soak \
-	noninterference install clean
+	noninterference prove install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -100,6 +100,12 @@ release-test: ## all tests on release code
 	@$(call setup,build test)
 	$(call build,release-test)
 	@$(call test,release-test)
+
+prove: ## the core's arithmetic proven by Z3, and planted mistakes found (docs/proofs.md)
+	@$(call setup,build prove)
+	$(call build,prove)
+	@build/prove/exclave_prove
+	@proofs/check_plants.py build/prove/exclave_prove
 
 freestanding: ## the core alone, as an enclave links it, and its symbols checked
 	@$(call setup,build test)

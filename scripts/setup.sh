@@ -11,6 +11,7 @@ declare -A packages=(
   [models]="spin gcc python3"
   # What make bench-programs times beside those.
   [programs]="clang-14 z3"
+  [prove]="libz3-dev python3"
   [bench]="libbenchmark-dev valgrind python3"
   # Whom `make bench` measures beside exclave; it does without those that cannot be had.
   [peers]="libmimalloc2.0 libjemalloc2 libtcmalloc-minimal4 libclang-rt-14-dev"

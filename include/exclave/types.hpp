@@ -8,23 +8,30 @@
 
 namespace exclave {
 
-// A half-open range of addresses, [base, base + size), in bytes.
-struct Extent {
-  std::uintptr_t base = 0;
-  std::size_t size = 0;
+// A half-open range of addresses, [base, base + size), in bytes. A template only so that the proofs
+// can ask the same source about every address at once; for integers each answer is a bool.
+template <class W>
+struct BasicExtent {
+  W base = 0;
+  W size = 0;
 
-  constexpr std::uintptr_t end() const noexcept { return base + size; }
-  constexpr bool empty() const noexcept { return size == 0; }
-  constexpr bool contains(std::uintptr_t address) const noexcept { return address - base < size; }
+  constexpr W end() const noexcept { return base + size; }
+  constexpr auto empty() const noexcept { return size == 0; }
+  constexpr auto contains(W address) const noexcept { return address - base < size; }
   // Neither side may wrap; the empty extent overlaps nothing.
-  constexpr bool overlaps(const Extent& other) const noexcept {
+  constexpr auto overlaps(const BasicExtent& other) const noexcept {
     return size != 0 && other.size != 0 && base < other.end() && other.base < end();
   }
-  constexpr bool covers(const Extent& other) const noexcept {
+  constexpr auto covers(const BasicExtent& other) const noexcept {
     return other.base >= base && other.size <= size && other.base - base <= size - other.size;
   }
-  friend constexpr bool operator==(const Extent&, const Extent&) noexcept = default;
+  friend constexpr auto operator==(const BasicExtent& a, const BasicExtent& b) noexcept
+      -> decltype(W(0) == W(0)) {
+    return a.base == b.base && a.size == b.size;
+  }
 };
+
+using Extent = BasicExtent<std::uintptr_t>;
 
 inline constexpr std::size_t kPageBytes = 4096;
 

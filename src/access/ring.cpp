@@ -1,6 +1,7 @@
 #include "exclave/ring.hpp"
 
 #include "access/copy.hpp"
+#include "access/ring_index.hpp"
 
 namespace exclave {
 
@@ -11,7 +12,7 @@ std::size_t capacity_of(untrusted_span<std::byte> memory) noexcept {
   if (memory.address() % 64 != 0 || memory.size() < RingLayout::bytes_for(RingLayout::kMinCapacity))
     return 0;
   const std::size_t capacity = memory.size() - RingLayout::kDataOffset;
-  return (capacity & (capacity - 1)) == 0 ? capacity : 0;
+  return is_power_of_two(capacity) ? capacity : 0;
 }
 
 }  // namespace
@@ -28,15 +29,14 @@ Result<RingProducer> RingProducer::create(untrusted_span<std::byte> memory) noex
   return Result<RingProducer>(static_cast<RingProducer&&>(ring));
 }
 
-// From the word that holds the next unread byte on, nothing may be overwritten.
 std::size_t RingProducer::known_room() const noexcept {
-  return capacity_ - static_cast<std::size_t>(tail_ - (head_ & ~std::uint64_t{7}));
+  return access::ring_room(capacity_, head_, tail_);
 }
 
 Result<std::size_t> RingProducer::room(std::size_t wanted) noexcept {
   if (known_room() < wanted) {
     const std::uint64_t head = detail::load_u64(memory_ + RingLayout::kHeadOffset);
-    if (head - head_ > tail_ - head_) return Error::kHostLied;
+    if (!access::is_credible_head(head, head_, tail_)) return Error::kHostLied;
     head_ = head;
   }
   return known_room();
@@ -85,8 +85,7 @@ void RingProducer::append(const std::uint8_t* bytes, std::size_t size_bytes) noe
   }
   if (tail_ % 8 == 0) {
     const std::size_t body = size_bytes / 8 * 8;
-    const std::size_t start = tail_ & mask;
-    const std::size_t before_wrap = body < capacity_ - start ? body : capacity_ - start;
+    const auto [start, before_wrap] = access::ring_pieces(tail_, body, capacity_);
     detail::copy_out_bytes(data + start, bytes, before_wrap);
     detail::copy_out_bytes(data, bytes + before_wrap, body - before_wrap);
     open_word_ = 0;
@@ -113,8 +112,7 @@ Result<RingConsumer> RingConsumer::create(untrusted_span<std::byte> memory) noex
 Result<std::size_t> RingConsumer::available(std::size_t wanted) noexcept {
   if (tail_ - head_ < wanted) {
     const std::uint64_t tail = detail::load_u64(memory_ + RingLayout::kTailOffset);
-    // Backwards wraps to a huge difference, so one comparison sees both lies.
-    if (tail - tail_ > capacity_ - (tail_ - head_)) return Error::kHostLied;
+    if (!access::is_credible_tail(tail, tail_, head_, capacity_)) return Error::kHostLied;
     tail_ = tail;
   }
   return static_cast<std::size_t>(tail_ - head_);
@@ -148,8 +146,7 @@ Result<std::size_t> RingConsumer::read_some_bytes(void* bytes, std::size_t size_
 
 void RingConsumer::take(std::uint8_t* bytes, std::size_t size_bytes) noexcept {
   const std::uintptr_t data = memory_ + RingLayout::kDataOffset;
-  const std::size_t start = head_ & (capacity_ - 1);
-  const std::size_t before_wrap = size_bytes < capacity_ - start ? size_bytes : capacity_ - start;
+  const auto [start, before_wrap] = access::ring_pieces(head_, size_bytes, capacity_);
   detail::copy_in_bytes(bytes, data + start, before_wrap);
   detail::copy_in_bytes(bytes + before_wrap, data, size_bytes - before_wrap);
   head_ += size_bytes;

@@ -4,45 +4,81 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "base/word.hpp"
+
 namespace exclave {
 
 __extension__ typedef unsigned __int128 Uint128;
-
-constexpr bool is_power_of_two(std::uint64_t value) noexcept {
-  return value != 0 && (value & (value - 1)) == 0;
-}
 
 // Precondition: value != 0.
 constexpr unsigned floor_log2(std::uint64_t value) noexcept {
   return 63u - static_cast<unsigned>(__builtin_clzll(value));
 }
 // Precondition: value != 0.
-constexpr unsigned ceil_log2(std::uint64_t value) noexcept {
-  return value == 1 ? 0u : floor_log2(value - 1) + 1u;
-}
 constexpr unsigned lowest_bit(std::uint64_t value) noexcept {
   return static_cast<unsigned>(__builtin_ctzll(value));
 }
 
-constexpr bool is_aligned(std::uint64_t value, std::uint64_t alignment) noexcept {
+constexpr Uint128 multiply_wide(std::uint64_t a, std::uint64_t b) noexcept {
+  return Uint128{a} * b;
+}
+constexpr std::uint64_t high_word(Uint128 value) noexcept {
+  return static_cast<std::uint64_t>(value >> 64);
+}
+constexpr std::uint64_t low_word(Uint128 value) noexcept {
+  return static_cast<std::uint64_t>(value);
+}
+
+// ---- What follows is proven for all words (base/word.hpp); those above are the machine's ----
+
+template <class W = std::uint64_t>
+constexpr Truth<W> is_power_of_two(Given<W> value) noexcept {
+  return value != 0 && (value & (value - 1)) == 0;
+}
+
+// The types of an exponent of two, and of a product of two words.
+template <class W>
+using Log = decltype(floor_log2(std::declval<const W&>()));
+template <class W>
+using Wide = decltype(multiply_wide(std::declval<const W&>(), std::declval<const W&>()));
+
+// Precondition: value != 0.
+template <class W = std::uint64_t>
+constexpr Log<W> ceil_log2(Given<W> value) noexcept {
+  return floor_log2((value - 1) | 1) + select(value > 1, Log<W>(1), Log<W>(0));
+}
+
+template <class W = std::uint64_t>
+constexpr Truth<W> is_aligned(Given<W> value, Given<W> alignment) noexcept {
   return (value & (alignment - 1)) == 0;
 }
-constexpr std::uint64_t align_down(std::uint64_t value, std::uint64_t alignment) noexcept {
+template <class W = std::uint64_t>
+constexpr W align_down(Given<W> value, Given<W> alignment) noexcept {
   return value & ~(alignment - 1);
 }
-// Precondition: the result fits; use checked_align_up where a caller or the host chose the value.
-constexpr std::uint64_t align_up(std::uint64_t value, std::uint64_t alignment) noexcept {
+// Precondition: the result fits, else it is 0; use checked_align_up where a caller or the host
+// chose the value.
+template <class W = std::uint64_t>
+constexpr W align_up(Given<W> value, Given<W> alignment) noexcept {
   return (value + alignment - 1) & ~(alignment - 1);
 }
-constexpr bool checked_align_up(std::uint64_t value, std::uint64_t alignment,
-                                std::uint64_t* out) noexcept {
-  std::uint64_t sum = 0;
-  if (__builtin_add_overflow(value, alignment - 1, &sum)) return false;
-  *out = align_down(sum, alignment);
-  return true;
+// False, with *out as it was, when the result does not fit.
+template <class W = std::uint64_t>
+constexpr Truth<W> checked_align_up(Given<W> value, Given<W> alignment, W* out) noexcept {
+  const W sum = value + (alignment - 1);
+  const Truth<W> fits = sum >= value;
+  *out = select(fits, align_down<W>(sum, alignment), *out);
+  return fits;
 }
-constexpr std::uint64_t ceil_div(std::uint64_t value, std::uint64_t divisor) noexcept {
-  return value / divisor + (value % divisor != 0);
+template <class W = std::uint64_t>
+constexpr W ceil_div(Given<W> value, Given<W> divisor) noexcept {
+  return value / divisor + select(value % divisor != 0, W(1), W(0));
+}
+
+// Nonzero exactly when one of the eight bytes is zero.
+template <class W = std::uint64_t>
+constexpr W any_zero_byte(Given<W> word) noexcept {
+  return (word - 0x0101010101010101u) & ~word & 0x8080808080808080u;
 }
 
 }  // namespace exclave

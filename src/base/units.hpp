@@ -25,15 +25,16 @@ inline constexpr std::uintptr_t kAddressLimit = std::uintptr_t{1} << kAddressBit
 inline constexpr std::size_t kMaxAlignment = std::size_t{1} << 30;
 inline constexpr std::size_t kCacheLine = 64;
 
-constexpr std::uint64_t pages_for(std::size_t bytes) noexcept {
-  return ceil_div(bytes, kPageBytes);
+template <class W = std::uint64_t>
+constexpr W pages_for(Given<W> bytes) noexcept {
+  return ceil_div<W>(bytes, kPageBytes);
 }
 
 // Nonempty, page-aligned, not wrapping, in the lower half, and not at page zero.
-constexpr bool is_page_range(Extent range) noexcept {
-  std::uintptr_t end = 0;
-  return range.size != 0 && range.base != 0 && is_aligned(range.base | range.size, kPageBytes) &&
-         !__builtin_add_overflow(range.base, range.size, &end) && end <= kAddressLimit;
+template <class W = std::uintptr_t>
+constexpr Truth<W> is_page_range(Given<BasicExtent<W>> range) noexcept {
+  return range.size != 0 && range.base != 0 && is_aligned<W>(range.base | range.size, kPageBytes) &&
+         range.size <= kAddressLimit && range.base <= kAddressLimit - range.size;
 }
 
 }  // namespace exclave

@@ -30,13 +30,6 @@ Status check_options(Extent range, const AttachOptions& options) noexcept {
   return agrees ? Status{} : Error::kInvalidArgument;
 }
 
-// Precondition: they overlap.
-Extent common(Extent a, Extent b) noexcept {
-  const std::uintptr_t low = a.base > b.base ? a.base : b.base;
-  const std::uintptr_t high = a.end() < b.end() ? a.end() : b.end();
-  return {low, high - low};
-}
-
 }  // namespace
 
 // ---- Attach ----
@@ -291,8 +284,7 @@ Result<PinId> AllocatorCore::pin(Extent range) noexcept {
       return Error::kNotFound;
     case Role::kMapping: {
       if (end > kAddressLimit) return Error::kNotFound;
-      const std::uintptr_t first = align_down(range.base, kPageBytes);
-      const Extent pages{first, align_up(end, kPageBytes) - first};
+      const Extent pages = whole_pages(range);
       for (std::uintptr_t at = pages.base; at < pages.end();) {
         Region* const piece = registry_.region_at_locked(at);
         if (piece == nullptr || piece->traits().role != Role::kMapping) return Error::kNotFound;

@@ -9,6 +9,7 @@
 
 #include <initializer_list>
 
+#include "base/extents.hpp"
 #include "heap/core.hpp"
 #include "memcall/linux_abi.hpp"
 #include "region/verify.hpp"
@@ -30,34 +31,6 @@ int allowed_errno(int error, std::initializer_list<int> documented) noexcept {
 
 Protection protection_of(int bits) noexcept {
   return static_cast<Protection>(bits & (kProtRead | kProtWrite));
-}
-
-// The page range that an address and a length in bytes stand for. EINVAL: unaligned, empty,
-// wrapping, beyond the lower half.
-int decode_range(std::uintptr_t address, std::size_t length, Extent* range) noexcept {
-  std::uint64_t size = 0;
-  if (!is_aligned(address, kPageBytes) || length == 0 ||
-      !checked_align_up(length, kPageBytes, &size) || size > kAddressLimit ||
-      address > kAddressLimit - size) {
-    return -kEINVAL;
-  }
-  *range = {address, size};
-  return 0;
-}
-
-struct Parts {
-  Extent below, inside, above;
-};
-
-Parts cut(Extent range, Extent enclave) noexcept {
-  const auto between = [](std::uintptr_t low, std::uintptr_t high) noexcept {
-    return high > low ? Extent{low, high - low} : Extent{};
-  };
-  const auto least = [](std::uintptr_t a, std::uintptr_t b) noexcept { return a < b ? a : b; };
-  const auto most = [](std::uintptr_t a, std::uintptr_t b) noexcept { return a > b ? a : b; };
-  return {between(range.base, least(range.end(), enclave.base)),
-          between(most(range.base, enclave.base), least(range.end(), enclave.end())),
-          between(most(range.base, enclave.end()), range.end())};
 }
 
 int error_number(Error error) noexcept {
@@ -338,9 +311,9 @@ std::intptr_t MemoryCalls::mmap(std::uintptr_t address, std::size_t length, int 
 
 int MemoryCalls::munmap(std::uintptr_t address, std::size_t length) noexcept {
   Extent range;
-  if (const int bad = decode_range(address, length, &range); bad != 0) return bad;
+  if (!decode_pages(address, length, &range)) return -kEINVAL;
   AllocatorCore& core = *core_;
-  const Parts parts = cut(range, core.registry().enclave());
+  const Parts<std::uintptr_t> parts = cut_by(range, core.registry().enclave());
   // The outside first, and in one: only there can a pin refuse, and then nothing has changed. (No
   // mapping stands in the enclave's part.)
   int result = parts.inside == range ? 0 : unmap_outside(core, range);
@@ -355,9 +328,9 @@ int MemoryCalls::mprotect(std::uintptr_t address, std::size_t length, int protec
   if (!is_aligned(address, kPageBytes)) return -kEINVAL;
   if (length == 0) return 0;
   Extent range;
-  if (decode_range(address, length, &range) != 0) return -kENOMEM;
+  if (!decode_pages(address, length, &range)) return -kENOMEM;
   AllocatorCore& core = *core_;
-  const Parts parts = cut(range, core.registry().enclave());
+  const Parts<std::uintptr_t> parts = cut_by(range, core.registry().enclave());
   if ((protection & kProtExec) && (!parts.below.empty() || !parts.above.empty())) return -kEACCES;
   // In ascending order, as Linux walks, and up to the first hole.
   int result = protect_outside(core, parts.below, protection);

@@ -21,7 +21,7 @@ Buddy* Buddy::create(BookStore& books, Extent range) noexcept {
   const std::uint64_t end = base + pages - origin;
   std::size_t words = 0;
   for (unsigned order = 0; order <= top; ++order)
-    words += BitTree::words_for(((end - 1) >> order) + 1);
+    words += BitTree::words_for(blocks_below(end, order));
   const std::size_t bytes = sizeof(Buddy) + words * sizeof(std::uint64_t);
   void* const memory = books.allocate(BookKind::kPlain, bytes);
   if (memory == nullptr) return nullptr;
@@ -72,8 +72,7 @@ std::uint64_t Buddy::allocate(std::uint64_t pages, unsigned align_order) noexcep
 }
 
 std::uint64_t Buddy::allocate_across_slow(std::uint64_t pages, unsigned align_order) noexcept {
-  // A free stretch of `pages` holds at least one block of a quarter of it.
-  const unsigned least = pages < 4 ? 0 : floor_log2(pages) - 1;
+  const unsigned least = order_within(pages);
   unsigned looked = 0;
   // Largest blocks first: short stretches must not use up the looks.
   for (unsigned order = orders_; order-- > least;) {
@@ -104,24 +103,25 @@ void Buddy::free(std::uint64_t page, std::uint64_t pages) noexcept {
   EXCLAVE_DCHECK(first >= first_ && last <= end_);
   free_pages_ += pages;
   while (first != last) {
-    const unsigned order = lowest_bit(first | last);
+    const unsigned order = edge_order(first, last);
     if (order + 1 >= orders_) break;
-    const std::uint64_t size = std::uint64_t{1} << order;
-    if ((first & size) != 0) {
-      if (contains(first - size, order)) {
-        first -= size;
+    const std::uint64_t size = block_pages(order);
+    if (is_upper_buddy(first, order)) {
+      const std::uint64_t lower = buddy_of(first, order);
+      if (contains(lower, order)) {
+        first = lower;
         erase(first, order);
       } else {
         insert(first, order);
         first += size;
       }
     }
-    if ((last & size) != 0) {
+    if (is_upper_buddy(last, order)) {
       if (contains(last, order)) {
         erase(last, order);
         last += size;
       } else {
-        last -= size;
+        last = buddy_of(last, order);
         insert(last, order);
       }
     }
@@ -136,8 +136,8 @@ void Buddy::take(std::uint64_t page, std::uint64_t pages) noexcept {
   for (std::uint64_t index = page - origin_; index < last;) {
     const unsigned order = holding(index);
     EXCLAVE_CHECK(order != kMaxOrders);
-    const std::uint64_t start = align_down(index, std::uint64_t{1} << order);
-    const std::uint64_t end = start + (std::uint64_t{1} << order);
+    const std::uint64_t start = block_start(index, order);
+    const std::uint64_t end = block_end(index, order);
     erase(start, order);
     free_pages_ -= end - start;
     if (start < index) free(origin_ + start, index - start);
@@ -151,7 +151,7 @@ bool Buddy::is_free(std::uint64_t page, std::uint64_t pages) const noexcept {
   for (std::uint64_t index = page - origin_; index < last;) {
     const unsigned order = holding(index);
     if (order == kMaxOrders) return false;
-    index = align_down(index, std::uint64_t{1} << order) + (std::uint64_t{1} << order);
+    index = block_end(index, order);
   }
   return true;
 }
@@ -160,7 +160,7 @@ std::uint64_t Buddy::free_end(std::uint64_t page) const noexcept {
   std::uint64_t index = page - origin_;
   unsigned order = holding(index);
   while (order != kMaxOrders) {
-    index = align_down(index, std::uint64_t{1} << order) + (std::uint64_t{1} << order);
+    index = block_end(index, order);
     order = starting_at(index);
   }
   return origin_ + index;
@@ -185,7 +185,7 @@ unsigned Buddy::ending_at(std::uint64_t index) const noexcept {
 
 unsigned Buddy::holding(std::uint64_t index) const noexcept {
   for (unsigned order = 0; order < orders_; ++order) {
-    if (contains(align_down(index, std::uint64_t{1} << order), order)) return order;
+    if (contains(block_start(index, order), order)) return order;
   }
   return kMaxOrders;
 }
@@ -200,11 +200,10 @@ bool Buddy::validate() const noexcept {
       const std::uint64_t index = at << order;
       const std::uint64_t size = std::uint64_t{1} << order;
       if (index < first_ || index + size > end_) return false;
-      if (order + 1 < orders_ && contains(index ^ size, order))
+      if (order + 1 < orders_ && contains(buddy_of(index, order), order))
         return false;  // two buddies must have joined
       for (unsigned above = order + 1; above < orders_; ++above) {
-        if (contains(align_down(index, std::uint64_t{1} << above), above))
-          return false;  // no block inside another
+        if (contains(block_start(index, above), above)) return false;  // no block inside another
       }
       counted += size;
     }

@@ -10,6 +10,7 @@
 
 #include "base/bit_tree.hpp"
 #include "base/units.hpp"
+#include "page/buddy_index.hpp"
 #include "port/book_store.hpp"
 
 namespace exclave {
@@ -50,7 +51,7 @@ class Buddy {
     return order < orders_ && index >> order < bits_for(order) &&
            tree_[order].contains(index >> order);
   }
-  std::uint64_t bits_for(unsigned order) const noexcept { return ((end_ - 1) >> order) + 1; }
+  std::uint64_t bits_for(unsigned order) const noexcept { return blocks_below(end_, order); }
   // The order of the free block that starts, or ends, at the index; or kMaxOrders.
   unsigned starting_at(std::uint64_t index) const noexcept;
   unsigned ending_at(std::uint64_t index) const noexcept;

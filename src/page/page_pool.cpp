@@ -497,8 +497,7 @@ Result<PageRun> PagePool::allocate_edge_slab(Region& region) noexcept {
 // 0: none.
 void PagePool::set_units_locked(const PageRun& run, BookRef slab) noexcept {
   std::atomic<UnitEntry>* unit = run.region->unit_of(run.extent.base);
-  const std::uint64_t units =
-      ((run.extent.end() - 1) >> kUnitShift) - (run.extent.base >> kUnitShift) + 1;
+  const std::uint64_t units = units_of(run.extent);
   // Release pairs with the acquire of the frees' look-up: the slab's book is filled in.
   for (std::uint64_t i = 0; i < units; ++i)
     unit[i].store(slab != 0 ? make_slab_unit(slab) : 0, std::memory_order_release);

@@ -13,31 +13,48 @@ inline constexpr std::uint64_t kShortestClassedRun = 17;
 inline constexpr std::uint64_t kLongestClassedRun = 2048;
 inline constexpr unsigned kRunClasses = 28;
 
-constexpr bool has_run_class(std::uint64_t pages) noexcept {
+template <class W = std::uint64_t>
+constexpr Truth<W> has_run_class(Given<W> pages) noexcept {
   return pages - kShortestClassedRun <= kLongestClassedRun - kShortestClassedRun;
 }
 
+// Two bits below the highest of the last page's number, which is not 0.
+template <class W = std::uint64_t>
+constexpr Log<W> run_class_shift(Given<W> last) noexcept {
+  return floor_log2(last) - 2;
+}
+
 // The length that a request for so many pages is given. Precondition: pages != 0.
-constexpr std::uint64_t round_run(std::uint64_t pages) noexcept {
-  if (!has_run_class(pages)) return pages;
-  return align_up(pages, std::uint64_t{1} << (floor_log2(pages - 1) - 2));
+template <class W = std::uint64_t>
+constexpr W round_run(Given<W> pages) noexcept {
+  // The bit does not change the highest one of a run that has a class; others only need one.
+  const W last = (pages - 1) | (kShortestClassedRun - 1);
+  return select(has_run_class<W>(pages), align_up<W>(pages, W(1) << run_class_shift<W>(last)),
+                pages);
 }
 
 // The class whose runs are just long enough. Precondition: has_run_class(pages).
+template <class W = std::uint64_t>
+constexpr W run_class_number(Given<W> pages) noexcept {
+  const W last = pages - 1;
+  const auto shift = run_class_shift<W>(last);
+  const W step = last >> shift;  // 4 to 7
+  return W(shift - 2) * 4 + step - 4;
+}
 constexpr unsigned run_class_of(std::uint64_t pages) noexcept {
-  const unsigned shift = floor_log2(pages - 1) - 2;
-  const unsigned step = static_cast<unsigned>((pages - 1) >> shift);  // 4 to 7
-  return (shift - 2) * 4 + step - 4;
+  return static_cast<unsigned>(run_class_number(pages));
 }
 
-constexpr std::uint64_t run_class_pages(unsigned run_class) noexcept {
-  return std::uint64_t{run_class % 4 + 5} << (run_class / 4 + 2);
+template <class W = std::uint64_t>
+constexpr W run_class_pages(Given<W> run_class) noexcept {
+  return (run_class % 4 + 5) << (run_class / 4 + 2);
 }
 
 // May a request for `asked` pages have been given so many? Its own length, where memory was short;
 // else that of its class.
-constexpr bool may_serve_run(std::uint64_t given, std::uint64_t asked) noexcept {
-  return given == asked || given == round_run(asked);
+template <class W = std::uint64_t>
+constexpr Truth<W> may_serve_run(Given<W> given, Given<W> asked) noexcept {
+  return given == asked || given == round_run<W>(asked);
 }
 
 static_assert(run_class_of(17) == 0 && run_class_pages(0) == 20 && round_run(17) == 20);

@@ -14,14 +14,14 @@
 #include <cstdint>
 
 #include "base/units.hpp"
+#include "page/slab_window.hpp"
 #include "port/book_store.hpp"
 
 namespace exclave {
 
 class SlabMap {
  public:
-  static constexpr unsigned kGrainShift = 16;
-  static constexpr std::size_t kGrainBytes = std::size_t{1} << kGrainShift;
+  static constexpr std::size_t kGrainBytes = exclave::kGrainBytes;
 
   explicit SlabMap(BookStore& books) noexcept : books_(books) {}
 
@@ -29,15 +29,15 @@ class SlabMap {
   [[gnu::always_inline]] BookRef find(std::uintptr_t address) const noexcept {
     // Acquire pairs with the release in cover: the window is filled in.
     const Window& window = *window_.load(std::memory_order_acquire);
-    const std::uint64_t grain = (address >> kGrainShift) - window.first;
-    if (EXCLAVE_UNLIKELY(grain >= window.count)) return 0;
+    const std::uint64_t grain = grain_index(address, window.grains.first);
+    if (EXCLAVE_UNLIKELY(grain >= window.grains.count)) return 0;
     // Acquire pairs with enter: the slab's book is filled in.
     return window.slabs()[grain].load(std::memory_order_acquire);
   }
 
   bool covers(std::uintptr_t address) const noexcept {
     const Window& window = *window_.load(std::memory_order_acquire);
-    return (address >> kGrainShift) - window.first < window.count;
+    return grain_index(address, window.grains.first) < window.grains.count;
   }
 
   // Extends the window to the region, unless it would become large beside the pool's memory, or
@@ -51,8 +51,7 @@ class SlabMap {
 
  private:
   struct Window {
-    std::uint64_t first = 0;  // the number of the first grain
-    std::uint64_t count = 0;
+    Grains<std::uint64_t> grains;
     const std::atomic<BookRef>* slabs() const noexcept {
       return reinterpret_cast<const std::atomic<BookRef>*>(this + 1);
     }

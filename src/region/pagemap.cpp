@@ -5,7 +5,7 @@
 namespace exclave {
 
 void Pagemap::set_entry(Middle& middle, std::uintptr_t address, std::uint32_t value) noexcept {
-  std::atomic<std::uint32_t>& entry = middle.entry[(address >> kMiddleShift) % kMiddleEntries];
+  std::atomic<std::uint32_t>& entry = middle.entry[middle_index(address)];
   middle.used -= entry.load(std::memory_order_relaxed) != 0;
   middle.used += value != 0;
   // Pairs with the acquire in find: what the reference names is filled in.
@@ -16,8 +16,7 @@ void Pagemap::set_entry(Middle& middle, std::uintptr_t address, std::uint32_t va
 Status Pagemap::prepare_edge(std::uintptr_t address) noexcept {
   if (is_aligned(address, kSegmentBytes)) return {};
   Middle& middle = *middle_of(books_.view(), address);
-  const std::uint32_t before =
-      middle.entry[(address >> kMiddleShift) % kMiddleEntries].load(std::memory_order_relaxed);
+  const std::uint32_t before = middle.entry[middle_index(address)].load(std::memory_order_relaxed);
   if (before & kLeafTag) return {};
   Leaf* const leaf = static_cast<Leaf*>(books_.allocate(BookKind::kPagemapLeaf, sizeof(Leaf)));
   if (leaf == nullptr) return Error::kOutOfTrustedMemory;
@@ -30,7 +29,7 @@ Status Pagemap::prepare_edge(std::uintptr_t address) noexcept {
 }
 
 Status Pagemap::prepare(Extent range) noexcept {
-  for (std::uintptr_t i = range.base >> kRootShift; i <= (range.end() - 1) >> kRootShift; ++i) {
+  for (std::uintptr_t i = root_index(range.base); i <= root_index(range.end() - 1); ++i) {
     if (root_[i].load(std::memory_order_relaxed) != 0) continue;
     void* const middle = books_.allocate(BookKind::kPagemapMiddle, sizeof(Middle));
     if (middle == nullptr) return Error::kOutOfTrustedMemory;
@@ -49,7 +48,7 @@ void Pagemap::set(Extent range, Region* region) noexcept {
     const std::uintptr_t segment_end = align_down(at, kSegmentBytes) + kSegmentBytes;
     const std::uintptr_t stop = segment_end < range.end() ? segment_end : range.end();
     Middle* const middle = middle_of(books_.view(), at);
-    const std::size_t index = (at >> kMiddleShift) % kMiddleEntries;
+    const std::size_t index = middle_index(at);
     const std::uint32_t before = middle->entry[index].load(std::memory_order_relaxed);
     Leaf* const leaf = before & kLeafTag ? books_.at<Leaf>(before & ~kLeafTag) : nullptr;
     if (stop - at == kSegmentBytes) {
@@ -57,7 +56,7 @@ void Pagemap::set(Extent range, Region* region) noexcept {
       if (leaf != nullptr) books_.release(BookKind::kPagemapLeaf, leaf, sizeof(Leaf));
     } else {
       EXCLAVE_CHECK(leaf != nullptr);
-      const std::size_t first = (at >> kPageShift) % kLeafEntries;
+      const std::size_t first = leaf_index(at);
       const std::size_t count = (stop - at) >> kPageShift;
       std::uint32_t were_used = 0;
       for (std::atomic<BookRef>* entry = &leaf->entry[first]; entry != &leaf->entry[first] + count;
@@ -85,14 +84,13 @@ Region* Pagemap::first_in(Extent range) const noexcept {
       at = ((at >> kRootShift) + 1) << kRootShift;
       continue;
     }
-    const std::uint32_t entry =
-        middle->entry[(at >> kMiddleShift) % kMiddleEntries].load(std::memory_order_relaxed);
+    const std::uint32_t entry = middle->entry[middle_index(at)].load(std::memory_order_relaxed);
     const std::uintptr_t segment_end = align_down(at, kSegmentBytes) + kSegmentBytes;
     if ((entry & kLeafTag) != 0) {
       const Leaf& leaf = *books.at_tagged<Leaf>(entry, kLeafTag);
       const std::uintptr_t stop = segment_end < range.end() ? segment_end : range.end();
-      const std::size_t last = ((stop - 1) >> kPageShift) % kLeafEntries;
-      for (std::size_t page = (at >> kPageShift) % kLeafEntries; page <= last; ++page) {
+      const std::size_t last = leaf_index(stop - 1);
+      for (std::size_t page = leaf_index(at); page <= last; ++page) {
         const BookRef found = leaf.entry[page].load(std::memory_order_relaxed);
         if (found != 0) return books.at<Region>(found);
       }

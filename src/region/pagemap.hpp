@@ -20,6 +20,27 @@
 
 namespace exclave {
 
+// The three indices of a page.
+inline constexpr unsigned kMiddleShift = 22;
+inline constexpr unsigned kRootShift = 35;
+inline constexpr std::size_t kLeafEntries = std::size_t{1} << (kMiddleShift - kPageShift);
+inline constexpr std::size_t kMiddleEntries = std::size_t{1} << (kRootShift - kMiddleShift);
+inline constexpr std::size_t kRootEntries = std::size_t{1} << (kAddressBits - kRootShift);
+
+// kRootEntries or more for what lies above the lower half.
+template <class W = std::uintptr_t>
+constexpr W root_index(Given<W> address) noexcept {
+  return address >> kRootShift;
+}
+template <class W = std::uintptr_t>
+constexpr W middle_index(Given<W> address) noexcept {
+  return (address >> kMiddleShift) % kMiddleEntries;
+}
+template <class W = std::uintptr_t>
+constexpr W leaf_index(Given<W> address) noexcept {
+  return (address >> kPageShift) % kLeafEntries;
+}
+
 class Pagemap {
  public:
   explicit Pagemap(BookStore& books) noexcept : books_(books) {}
@@ -34,18 +55,17 @@ class Pagemap {
 
   // The same by reference; 0: none. On the path of every query.
   [[gnu::always_inline]] BookRef find(BookView books, std::uintptr_t address) const noexcept {
-    const std::uintptr_t root = address >> kRootShift;
+    const std::uintptr_t root = root_index(address);
     if (EXCLAVE_UNLIKELY(root >= kRootEntries)) return 0;
     // Each acquire pairs with the release store in set or prepare: what the reference names is
     // filled in.
     const BookRef middle = root_[root].load(std::memory_order_acquire);
     if (EXCLAVE_UNLIKELY(middle == 0)) return 0;
     std::uint32_t entry =
-        books.at<Middle>(middle)->entry[(address >> kMiddleShift) % kMiddleEntries].load(
-            std::memory_order_acquire);
+        books.at<Middle>(middle)->entry[middle_index(address)].load(std::memory_order_acquire);
     if (EXCLAVE_UNLIKELY((entry & kLeafTag) != 0)) {
       entry = books.at_tagged<Leaf>(entry, kLeafTag)
-                  ->entry[(address >> kPageShift) % kLeafEntries]
+                  ->entry[leaf_index(address)]
                   .load(std::memory_order_acquire);
     }
     return entry;
@@ -65,11 +85,6 @@ class Pagemap {
   void set(Extent range, Region* region) noexcept;
 
  private:
-  static constexpr unsigned kMiddleShift = 22;
-  static constexpr unsigned kRootShift = 35;
-  static constexpr std::size_t kLeafEntries = 1024;
-  static constexpr std::size_t kMiddleEntries = 8192;
-  static constexpr std::size_t kRootEntries = std::size_t{1} << (kAddressBits - kRootShift);
   static constexpr std::size_t kSegmentBytes = std::size_t{1} << kMiddleShift;
   static constexpr std::uint32_t kLeafTag = 1;  // a book's reference is even
 
@@ -87,7 +102,7 @@ class Pagemap {
   // Null where nothing was ever entered. Acquire pairs with the release store in prepare.
   [[gnu::always_inline]] Middle* middle_of(BookView books, std::uintptr_t address) const noexcept {
     if (EXCLAVE_UNLIKELY(address >= kAddressLimit)) return nullptr;
-    const BookRef middle = root_[address >> kRootShift].load(std::memory_order_acquire);
+    const BookRef middle = root_[root_index(address)].load(std::memory_order_acquire);
     return EXCLAVE_UNLIKELY(middle == 0) ? nullptr : books.at<Middle>(middle);
   }
 

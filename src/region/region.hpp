@@ -17,6 +17,22 @@ namespace exclave {
 // starts here.
 using UnitEntry = std::uint32_t;
 
+// The units that an extent touches, of which the first is that of its base.
+template <class W = std::uint64_t>
+constexpr W first_unit_of(Given<BasicExtent<W>> extent) noexcept {
+  return extent.base >> kUnitShift;
+}
+// Precondition: it is not empty and does not wrap.
+template <class W = std::uint64_t>
+constexpr W units_of(Given<BasicExtent<W>> extent) noexcept {
+  return ((extent.end() - 1) >> kUnitShift) - (extent.base >> kUnitShift) + 1;
+}
+// units_of or more where the address lies in none of them, whatever it is.
+template <class W = std::uint64_t>
+constexpr W unit_index(Given<W> address, Given<W> first_unit) noexcept {
+  return (address >> kUnitShift) - first_unit;
+}
+
 // What query tells of a region beside where it lies, packed as in RegionInfo.
 struct RegionTraits {
   Role role = Role::kPool;
@@ -95,8 +111,7 @@ struct alignas(kCacheLine) Region {
   // The entry of the unit that holds the address, or null. Safe on a book that is being reused: the
   // entries lie within it whatever first_unit says.
   std::atomic<UnitEntry>* unit_of(std::uintptr_t address) noexcept {
-    const std::uint64_t index =
-        (address >> kUnitShift) - first_unit.load(std::memory_order_relaxed);
+    const std::uint64_t index = unit_index(address, first_unit.load(std::memory_order_relaxed));
     // Acquire pairs with the release store of the count in Registry::create: the entries are this
     // region's.
     return index < unit_count.load(std::memory_order_acquire) ? &units()[index] : nullptr;

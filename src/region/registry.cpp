@@ -74,7 +74,7 @@ Result<RegionInfo> Registry::query_slow(std::uintptr_t address, std::size_t size
     if (holds(facts, address, size)) return facts.info();
     // Not this one; unless the book went to another region between the look at the pagemap and the
     // look at the book.
-    if (address - facts.base < facts.size) return Error::kNotFound;
+    if (Extent{facts.base, facts.size}.contains(address)) return Error::kNotFound;
     if (pagemap_.find(address) == region &&
         region->sequence.load(std::memory_order_acquire) == sequence) {
       return Error::kNotFound;
@@ -84,8 +84,8 @@ Result<RegionInfo> Registry::query_slow(std::uintptr_t address, std::size_t size
 
 Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bool grown) noexcept {
   const bool pool = options.role == Role::kPool;
-  const std::uint64_t first_unit = extent.base >> kUnitShift;
-  const std::uint64_t units = pool ? ((extent.end() - 1) >> kUnitShift) - first_unit + 1 : 0;
+  const std::uint64_t first_unit = first_unit_of(extent);
+  const std::uint64_t units = pool ? units_of(extent) : 0;
   if (units > UINT32_MAX) return Error::kOutOfTrustedMemory;
   const std::uint64_t generation = generation_.fetch_add(1, std::memory_order_relaxed) + 1;
   if (generation > kMaxGeneration) return Error::kOutOfTrustedMemory;
@@ -185,16 +185,14 @@ void Registry::resize_locked(Region& region, std::size_t size) noexcept {
 // The part from `at` on becomes a region of its own. Readers find the new one before the old one
 // shrinks.
 Status Registry::split_locked(Region& mapping, std::uintptr_t at) noexcept {
-  const Extent whole = mapping.extent();
-  const std::size_t low = at - whole.base;
-  const Extent high{at, whole.size - low};
+  const auto [low, high] = split_at(mapping.extent(), at);
   AttachOptions options;
   options.role = Role::kMapping;
   const RegionTraits traits = mapping.traits();
   options.protection = traits.protection;
   options.device = traits.device;
   const std::uint64_t device_base = mapping.device_base.load(std::memory_order_relaxed);
-  options.device_base = device_base == kNoDeviceAddress ? kNoDeviceAddress : device_base + low;
+  options.device_base = device_base == kNoDeviceAddress ? kNoDeviceAddress : device_base + low.size;
   options.gone = mapping.gone;
   options.gone_context = mapping.gone_context;
   if (Status room = pagemap_.prepare(high); !room.ok()) return room;
@@ -204,7 +202,7 @@ Status Registry::split_locked(Region& mapping, std::uintptr_t at) noexcept {
   upper.id.store(mapping.id.load(std::memory_order_relaxed), std::memory_order_release);
   pagemap_.set(high, &upper);
   close_facts(upper);
-  resize_locked(mapping, low);
+  resize_locked(mapping, low.size);
   count_.store(count() + 1, std::memory_order_relaxed);
   return {};
 }
@@ -237,7 +235,7 @@ void Registry::set_draining_locked(Region& region, bool draining) noexcept {
 // The pagemap has leaves at both edges of `high` already, so setting it again cannot fail.
 void Registry::absorb_locked(Region& low, Region& high) noexcept {
   const Extent extent = high.extent();
-  resize_locked(low, low.extent().size + extent.size);
+  resize_locked(low, joined(low.extent(), extent).size);
   pagemap_.set(extent, &low);
   count_.store(count() - 1, std::memory_order_relaxed);
   destroy(high);
@@ -245,8 +243,8 @@ void Registry::absorb_locked(Region& low, Region& high) noexcept {
 
 void Registry::join_locked(Region& mapping) noexcept {
   const auto one = [](const Region& a, const Region& b) noexcept {
-    return a.extent().end() == b.extent().base && a.region_id() == b.region_id() &&
-           a.in_call == 0 && b.in_call == 0 && a.traits().protection == b.traits().protection;
+    return adjoin(a.extent(), b.extent()) && a.region_id() == b.region_id() && a.in_call == 0 &&
+           b.in_call == 0 && a.traits().protection == b.traits().protection;
   };
   Region* low = &mapping;
   if (Region* const before = region_at_locked(mapping.extent().base - 1);

@@ -8,6 +8,7 @@
 
 #include <atomic>
 
+#include "base/extents.hpp"
 #include "base/spin_lock.hpp"
 #include "exclave/allocator.hpp"
 #include "region/pagemap.hpp"
@@ -79,8 +80,7 @@ class Registry {
   // Does the range lie in that region? Size 0 stands for the single address. A region that is gone
   // has no size.
   static bool holds(const RegionFacts& facts, std::uintptr_t address, std::size_t size) noexcept {
-    const std::uintptr_t offset = address - facts.base;
-    return offset < facts.size && size <= facts.size - offset && facts.role() != Role::kForbidden;
+    return lies_in({facts.base, facts.size}, address, size) && facts.role() != Role::kForbidden;
   }
   [[gnu::noinline]] Result<RegionInfo> query_slow(std::uintptr_t address, std::size_t size,
                                                   bool (*is_inside)(const void* context),

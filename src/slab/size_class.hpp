@@ -16,34 +16,50 @@ inline constexpr std::size_t kMaxSmallBytes = std::size_t{64} << 10;
 // A slab starts on a page at worst, so its slots can promise no more.
 inline constexpr std::size_t kMaxSmallAlignment = kPageBytes;
 
-// Precondition: 1 <= bytes <= kMaxSmallBytes.
-constexpr SizeClass size_class_of(std::size_t bytes) noexcept {
-  const std::uint64_t last = bytes - 1;
+// The number of the class, not narrowed yet. Precondition: 1 <= bytes <= kMaxSmallBytes.
+template <class W = std::uint64_t>
+constexpr W size_class_number(Given<W> bytes) noexcept {
+  const W last = bytes - 1;
   // Three bits below the highest; below 128 the step stays 16. No branch.
-  const unsigned shift = floor_log2(last | 128) - 3;
-  return static_cast<SizeClass>(std::uint64_t{shift} * 8 + (last >> shift) - 32);
+  const auto shift = floor_log2(last | 128) - 3;
+  return W(shift) * 8 + (last >> shift) - 32;
 }
 
-constexpr std::uint32_t size_class_bytes(SizeClass c) noexcept {
-  if (c < 8) return (c + 1u) * 16u;
-  const unsigned log = c / 8u + 6u;
-  return (1u << log) + ((c % 8u + 1u) << (log - 3));
+// Precondition: 1 <= bytes <= kMaxSmallBytes.
+constexpr SizeClass size_class_of(std::size_t bytes) noexcept {
+  return static_cast<SizeClass>(size_class_number(bytes));
+}
+
+template <class W = std::uint32_t>
+constexpr W size_class_bytes(Given<W> c) noexcept {
+  const W log = c / 8 + 6;
+  return select(c < 8, (c + 1) * 16, (W(1) << log) + ((c % 8 + 1) << (log - 3)));
 }
 
 // The same as a table, for the fast path: one load, where counting leading zeros takes as long as
-// three, and on some processors ten.
+// three, and on some processors ten. Sizes that share an entry share a class.
+template <class W = std::uint64_t>
+constexpr W size_class_entry(Given<W> bytes) noexcept {
+  return (bytes - 1) / 16;
+}
+template <class W = std::uint64_t>
+constexpr W first_bytes_of_entry(Given<W> entry) noexcept {
+  return entry * 16 + 1;
+}
+
 struct SizeClassTable {
   SizeClass class_of[kMaxSmallBytes / 16] = {};
 
   constexpr SizeClassTable() noexcept {
-    for (std::size_t i = 0; i < kMaxSmallBytes / 16; ++i) class_of[i] = size_class_of(i * 16 + 1);
+    for (std::size_t i = 0; i < kMaxSmallBytes / 16; ++i)
+      class_of[i] = size_class_of(first_bytes_of_entry(i));
   }
 };
 inline constexpr SizeClassTable kSizeClassTable;
 
 // Precondition: 1 <= bytes <= kMaxSmallBytes.
 inline SizeClass size_class_fast(std::size_t bytes) noexcept {
-  return kSizeClassTable.class_of[(bytes - 1) / 16];
+  return kSizeClassTable.class_of[size_class_entry(bytes)];
 }
 
 // The class for blocks at a wider alignment: the first whose slots are all aligned. Alignment is a

@@ -9,11 +9,6 @@ constexpr std::uint64_t kAllFree = 0;
 constexpr std::uint64_t kAllCached =
     0x0101010101010101u * static_cast<unsigned>(SlotState::kCached);
 
-// Nonzero exactly when one of the eight bytes is zero, that is kFree.
-constexpr std::uint64_t any_zero_byte(std::uint64_t word) noexcept {
-  return (word - 0x0101010101010101u) & ~word & 0x8080808080808080u;
-}
-
 }  // namespace
 
 void Slab::open(const PageRun& run, BookRef region_ref, SizeClass c, BookRef owning_heap) noexcept {
@@ -21,7 +16,7 @@ void Slab::open(const PageRun& run, BookRef region_ref, SizeClass c, BookRef own
   const std::uint32_t count = slots_in(run.extent.size, c);
   base.store(run.extent.base, std::memory_order_relaxed);
   slot_bytes.store(bytes, std::memory_order_relaxed);
-  reciprocal.store(UINT64_MAX / bytes + 1, std::memory_order_relaxed);
+  reciprocal.store(slot_reciprocal(bytes), std::memory_order_relaxed);
   slots.store(static_cast<std::uint16_t>(count), std::memory_order_relaxed);
   size_class.store(c, std::memory_order_relaxed);
   free_slots = static_cast<std::uint16_t>(count);
@@ -31,7 +26,7 @@ void Slab::open(const PageRun& run, BookRef region_ref, SizeClass c, BookRef own
   next = prev = 0;
   listed_full = false;
   // The book came zeroed: every state is kFree. What lies past the last slot is none.
-  for (std::uint32_t i = count; i < align_up(count + 1, kWord); ++i)
+  for (std::uint32_t i = count; i < states_for(count); ++i)
     states()[i].store(SlotState::kNone, std::memory_order_relaxed);
   owner.store(owning_heap, std::memory_order_release);
 }

@@ -15,6 +15,7 @@
 #include "page/page_pool.hpp"
 #include "port/book_store.hpp"
 #include "slab/size_class.hpp"
+#include "slab/slot_index.hpp"
 
 namespace exclave {
 
@@ -61,31 +62,29 @@ struct Slab {
     return reinterpret_cast<const std::atomic<SlotState>*>(this + 1);
   }
   static constexpr std::size_t book_bytes(std::uint32_t slots) noexcept {
-    return sizeof(Slab) + align_up(slots + 1, 8);
+    return sizeof(Slab) + states_for(slots);
   }
 
-  // The state of the slot that starts exactly here; false if none does. One multiplication gives
-  // the slot and whether it divides (Lemire, Kaser, Kurz: Faster remainder by direct computation,
-  // 2019). Precondition: the address lies in the slab, and this thread keeps the slab from
-  // changing. What is left over behind the last slot has a state, too: kNone.
+  // The state of the slot that starts exactly here; false if none does. Precondition: the address
+  // lies in the slab, and this thread keeps the slab from changing. What is left over behind the
+  // last slot has a state, too: kNone.
   [[gnu::always_inline]] bool find_state(std::uintptr_t address,
                                          std::atomic<SlotState>** state) noexcept {
     const std::uint64_t offset = address - base.load(std::memory_order_relaxed);
     const std::uint64_t inverse = reciprocal.load(std::memory_order_relaxed);
-    const Uint128 product = Uint128{offset} * inverse;
-    if (EXCLAVE_UNLIKELY(static_cast<std::uint64_t>(product) >= inverse)) return false;
-    *state = &states()[static_cast<std::uint64_t>(product >> 64)];
+    const Uint128 product = multiply_wide(offset, inverse);
+    if (EXCLAVE_UNLIKELY(!starts_slot(product, inverse))) return false;
+    *state = &states()[slot_of(product)];
     return true;
   }
 
   // Which slot starts exactly here; kNoSlot if none does. Safe on a book that is being reused.
   std::uint32_t slot_at(std::uintptr_t address) const noexcept {
     const std::uint64_t offset = address - base.load(std::memory_order_relaxed);
-    // Offsets in a slab are far below 2^32; a wild one fails the two compares below.
-    const std::uint64_t slot = static_cast<std::uint64_t>(
-        (Uint128{offset} * reciprocal.load(std::memory_order_relaxed)) >> 64);
-    if (EXCLAVE_UNLIKELY(slot >= slots.load(std::memory_order_relaxed) ||
-                         slot * slot_bytes.load(std::memory_order_relaxed) != offset)) {
+    const std::uint64_t slot =
+        slot_of(multiply_wide(offset, reciprocal.load(std::memory_order_relaxed)));
+    if (EXCLAVE_UNLIKELY(!is_slot_at(slot, offset, slots.load(std::memory_order_relaxed),
+                                     slot_bytes.load(std::memory_order_relaxed)))) {
       return kNoSlot;
     }
     return static_cast<std::uint32_t>(slot);
