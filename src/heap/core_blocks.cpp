@@ -458,11 +458,10 @@ Result<Region*> AllocatorCore::grow_by(Gate& gate, std::size_t bytes,
     return refuse(Error::kHostLied);
   }
   if (made.ok()) registry_.destroy(**made);
-  {
-    HostCall call(gate, release_calls_);
-    (void)port_.host_release(port_.context, range->base, range->size);
-  }
-  return refuse(inserted.error());
+  HostCall call(gate, release_calls_);
+  // What the host does not take back stays charged to the quota.
+  const bool released = port_.host_release(port_.context, range->base, range->size) == 0;
+  return released ? refuse(inserted.error()) : inserted.error();
 }
 
 void AllocatorCore::give_idle_back(Gate& gate, std::size_t keep_bytes) noexcept {
