@@ -209,7 +209,10 @@ Result<Region*> Registry::isolate_locked(Region& mapping, Extent part) noexcept 
     if (Status cut = split_locked(mapping, part.end()); !cut.ok()) return cut.error();
   }
   if (part.base == whole.base) return &mapping;
-  if (Status cut = split_locked(mapping, part.base); !cut.ok()) return cut.error();
+  if (Status cut = split_locked(mapping, part.base); !cut.ok()) {
+    join_locked(mapping);
+    return cut.error();
+  }
   return region_at_locked(part.base);
 }
 
