@@ -93,15 +93,12 @@ freestanding: ## the core alone, as an enclave links it, and its symbols checked
 	$(call build,freestanding)
 	@$(call test,freestanding)
 
-coverage: ## all tests with line and branch counts; build/coverage/index.html
+coverage: ## all tests, and how much of src/ they execute, held to scripts/coverage_floor.txt
 	@$(call setup,build test check)
 	$(call build,coverage)
 	@find build/coverage -name '*.gcda' -delete
 	@$(call test,coverage)
-	@mkdir -p build/coverage/html
-	gcovr --root . --filter src/ --filter include/ --filter ports/process/ --object-directory build/coverage \
-	  --exclude-throw-branches --print-summary --html-details build/coverage/html/index.html >build/coverage/summary.txt; \
-	  status=$$?; cat build/coverage/summary.txt; echo "see build/coverage/html/index.html"; exit $$status
+	@scripts/coverage.py build/coverage
 
 format: ## put every source into the house style
 	@$(call setup,test)

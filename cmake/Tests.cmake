@@ -19,6 +19,7 @@ endif()
 # --- the tree: its text is the same in every preset, but a check is cheap -------------------------------------------------
 add_test(NAME check.includes COMMAND Python3::Interpreter ${scripts}/check_includes.py ${PROJECT_SOURCE_DIR})
 add_test(NAME check.includes_self_test COMMAND Python3::Interpreter ${scripts}/check_includes.py --self-test)
+add_test(NAME check.coverage_self_test COMMAND Python3::Interpreter ${scripts}/coverage.py --self-test)
 add_test(NAME check.bench_self_test COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/bench/self_test.py)
 add_test(NAME check.format COMMAND ${scripts}/check_format.sh)
 

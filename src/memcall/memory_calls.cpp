@@ -60,12 +60,9 @@ Parts cut(Extent range, Extent enclave) noexcept {
           between(most(range.base, enclave.end()), range.end())};
 }
 
+// Of what a gate or the books refuse.
 int error_number(Error error) noexcept {
   switch (error) {
-    case Error::kNone:
-      return 0;
-    case Error::kOutOfTrustedMemory:
-      return -kENOMEM;
     case Error::kPinned:
     case Error::kBusy:
     case Error::kReentered:
@@ -73,7 +70,7 @@ int error_number(Error error) noexcept {
     case Error::kTooManyThreads:
       return -kEAGAIN;
     default:
-      return -kEINVAL;
+      return -kENOMEM;  // kOutOfTrustedMemory
   }
 }
 
