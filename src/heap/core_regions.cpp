@@ -460,7 +460,10 @@ Result<Region*> AllocatorCore::take_mappings_out(Extent range, bool holes_ok) no
         return cut.error();
     }
     const Result<Region*> lowest = registry_.isolate_locked(*first, common(first->extent(), range));
-    if (!lowest.ok()) return lowest.error();
+    if (!lowest.ok()) {
+      registry_.join_locked(*last);
+      return lowest.error();
+    }
 
     Region* chain = nullptr;
     Region** link = &chain;

@@ -33,12 +33,9 @@ Protection protection_of(int bits) noexcept {
   return static_cast<Protection>(bits & (kProtRead | kProtWrite));
 }
 
+// Of what a gate or the books refuse.
 int error_number(Error error) noexcept {
   switch (error) {
-    case Error::kNone:
-      return 0;
-    case Error::kOutOfTrustedMemory:
-      return -kENOMEM;
     case Error::kPinned:
     case Error::kBusy:
     case Error::kReentered:
@@ -46,7 +43,7 @@ int error_number(Error error) noexcept {
     case Error::kTooManyThreads:
       return -kEAGAIN;
     default:
-      return -kEINVAL;
+      return -kENOMEM;  // kOutOfTrustedMemory
   }
 }
 

@@ -57,7 +57,7 @@ class Registry {
   // The lowest region with a page in the range, or null. The range may be empty.
   Region* first_in_locked(Extent range) noexcept EXCLAVE_REQUIRES(lock_);
   // Cuts a mapping so that `part` is a region of its own. Precondition: the mapping covers it.
-  // Errors: kOutOfTrustedMemory, with every byte still in the books, perhaps in more pieces.
+  // Errors, without change: kOutOfTrustedMemory.
   Result<Region*> isolate_locked(Region& mapping, Extent part) noexcept EXCLAVE_REQUIRES(lock_);
   void set_protection_locked(Region& region, Protection protection) noexcept
       EXCLAVE_REQUIRES(lock_);

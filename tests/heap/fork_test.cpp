@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "exclave/exclave.hpp"
+#include "support/end_child.hpp"
 #include "support/sanitizers.hpp"
 
 namespace exclave {
@@ -40,7 +41,7 @@ class Fork : public ::testing::Test {
       ProcessPort::forget_other_threads();
       port_->after_fork();
       allocator_->after_fork_in_child();
-      _exit(function());
+      testing_support::end_child(function());
     }
     port_->after_fork();
     allocator_->after_fork_in_parent();

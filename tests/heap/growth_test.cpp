@@ -133,6 +133,26 @@ TEST_F(GrowthTest, ReleaseThatTheHostRefusesStaysChargedToTheQuota) {
   EXPECT_EQ(allocate_error(kMiBytes), Error::kQuota) << "the host still holds the first";
 }
 
+TEST_F(GrowthTest, GrowthWithoutBooksThatTheHostKeepsStaysChargedToTheQuota) {
+  Config made = config(kMiBytes, 0);
+  made.quota_bytes = 2 * kMiBytes;
+  start(made);
+  leftovers_expected_ = true;
+  // Use up what there is of books.
+  AttachOptions options;
+  options.role = Role::kMapping;
+  for (std::size_t i = 0;; ++i) {
+    if (!allocator_->attach(range_at(i * 2 * kPageBytes, kPageBytes), options).ok()) break;
+    port_.set_trusted_left(0);
+  }
+  port_.refuse_release(true);
+  EXPECT_EQ(allocate_error(kMiBytes), Error::kOutOfTrustedMemory);
+  ASSERT_EQ(port_.ranges_out(), 1u);
+  port_.set_trusted_left(SIZE_MAX / 2);
+  EXPECT_NE(allocate(kMiBytes), 0u);
+  EXPECT_EQ(allocate_error(kMiBytes), Error::kQuota) << "the host still holds the first";
+}
+
 // ---- Rescue ----
 
 TEST_F(GrowthTest, RescueFreesSomethingAndTheRetryWorks) {

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <atomic>
 #include <barrier>
+#include <cerrno>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
@@ -12,6 +13,7 @@
 #include <set>
 #include <thread>
 
+#include "exclave/memory_calls.hpp"
 #include "port/thread_slot.hpp"
 #include "support/fake_allocator.hpp"
 
@@ -411,6 +413,8 @@ TEST_F(ThreadsTest, ThreadBeyondTheLastSlotIsToldAndNothingChanges) {
       ++refused;
       EXPECT_EQ(free(mine), Error::kTooManyThreads);
       EXPECT_TRUE(allocator_->query(mine, 64).ok()) << "a query needs no slot";
+      MemoryCalls calls(*allocator_, EnclaveMemoryTable{});
+      EXPECT_EQ(calls.munmap(FakePort::kAttachBase, kPageBytes), -EAGAIN);
     }
     std::unique_lock lock(mutex);
     ++started;

@@ -1,0 +1,98 @@
+// mmap and mprotect where more than one thing goes wrong at once, and where two threads meet.
+#include <sys/mman.h>
+
+#include <cerrno>
+#include <chrono>
+#include <thread>
+
+#include "support/hostile_fixture.hpp"
+#include "support/page_host_fixture.hpp"
+#include "support/process_fixture.hpp"
+
+namespace exclave {
+namespace {
+
+using namespace testing_support;
+
+constexpr std::uintptr_t kPlace = std::uintptr_t{0x1234} << 32;
+
+class ReplacementTest : public PageHostFixture {
+ protected:
+  // Two mappings of one page with a hole between them, over which the tests map.
+  void SetUp() override {
+    PageHostFixture::SetUp();
+    map(1, kPlace);
+    map(1, kPlace + 2 * kPage);
+  }
+  std::intptr_t replace() {
+    return calls_->mmap(kPlace, 3 * kPage, kReadWrite, MAP_SHARED | MAP_FIXED, kDevice, 0);
+  }
+};
+
+TEST_F(ReplacementTest, HostThatFillsTheHoleElsewhereLies) {
+  host_->answer = [](const PageHost::Call& call) -> std::optional<HostReply> {
+    if (call.kind != PageHost::Kind::kMap) return std::nullopt;
+    return HostReply{call.extent.base + kPage, 0};
+  };
+  EXPECT_EQ(replace(), -EPERM);
+  host_->answer = nullptr;
+  EXPECT_EQ(allocator_->statistics().lies_refused, 1u);
+  EXPECT_EQ(book(kPlace, 3), "b.b") << "all stands as it did";
+}
+
+TEST_F(ReplacementTest, PlaceThatWasTakenMeanwhileIsLeftToItsNewHolder) {
+  // While the hole is filled nothing of it stands in the books, so who calls then may attach there.
+  host_->answer = [this](const PageHost::Call& call) -> std::optional<HostReply> {
+    if (call.kind != PageHost::Kind::kMap) return std::nullopt;
+    AttachOptions options;
+    options.role = Role::kMapping;
+    options.protection = Protection::kRead;
+    EXPECT_TRUE(allocator_->attach({kPlace, kPage}, options).ok());
+    return HostReply{0, ENOMEM};
+  };
+  EXPECT_EQ(replace(), -ENOMEM);
+  host_->answer = nullptr;
+  EXPECT_EQ(book(kPlace, 3), "r.b");
+}
+
+TEST_F(ReplacementTest, OverlapIsALieAlsoWhenThereAreNoBooksToSeeItWith) {
+  host_->starve_books_from(1);
+  AttachOptions options;
+  options.role = Role::kMapping;
+  for (std::uintptr_t at = kPlace + 64 * kPage; allocator_->attach({at, kPage}, options).ok();)
+    at += 2 * kPage;
+  host_->answer = [](const PageHost::Call& call) -> std::optional<HostReply> {
+    if (call.kind != PageHost::Kind::kMap) return std::nullopt;
+    return HostReply{kPlace, 0};
+  };
+  host_->take_calls();
+  EXPECT_EQ(calls_->mmap(0, kPage, kReadWrite, MAP_SHARED, kDevice, 0), -EPERM);
+  EXPECT_EQ(host_->take_calls().size(), 1u) << "and nothing is unmapped";
+  host_->answer = nullptr;
+  host_->starve_books_from(0);
+  EXPECT_EQ(book(kPlace, 3), "b.b");
+}
+
+class TwoProtectsTest : public HostileHostFixture {};
+
+TEST_F(TwoProtectsTest, SecondWaitsForTheFirstAndIsWhatHolds) {
+  const OwnedDescriptor file(memfd_of(kPage));
+  MemoryCalls calls(*allocator_, bind_enclave_memory(*memory_));
+  const std::intptr_t at = calls.mmap(0, kPage, kReadWrite, MAP_SHARED, file.get(), 0);
+  ASSERT_GT(at, 0);
+  const auto page = static_cast<std::uintptr_t>(at);
+  host_->hold(sim::HostCall::kProtect);
+  std::thread first([&] { EXPECT_EQ(calls.mprotect(page, kPage, PROT_READ), 0); });
+  ASSERT_TRUE(host_->wait_until_held(1));
+  std::thread second([&] { EXPECT_EQ(calls.mprotect(page, kPage, PROT_NONE), 0); });
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_EQ(host_->calls(sim::HostCall::kProtect), 1u) << "the second has not asked yet";
+  host_->let_go();
+  first.join();
+  second.join();
+  EXPECT_EQ(allocator_->query(page, kPage)->protection, Protection::kNone);
+  EXPECT_EQ(calls.munmap(page, kPage), 0);
+}
+
+}  // namespace
+}  // namespace exclave
