@@ -2,8 +2,6 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#include <future>
-#include <latch>
 #include <memory>
 #include <thread>
 #include <vector>
@@ -19,87 +17,6 @@ using Keeps = FaultWalk::Keeps;
 
 constexpr std::initializer_list<FaultPoint> kGrowing = {FaultPoint::kHostReserve,
                                                         FaultPoint::kHostRelease};
-
-// Threads that live until the end of the scenario, so that none finds the heap of another that
-// ended.
-class LastingThreads {
- public:
-  LastingThreads() = default;
-  ~LastingThreads() {
-    leave_.count_down();
-    for (std::thread& thread : threads_) thread.join();
-  }
-  LastingThreads(const LastingThreads&) = delete;
-  LastingThreads& operator=(const LastingThreads&) = delete;
-
-  // The operation's outcome, on a thread that has called nothing yet.
-  template <class Operation>
-  Outcome first_call(const Operation& operation) {
-    const auto told = std::make_shared<std::promise<Outcome>>();
-    std::future<Outcome> outcome = told->get_future();
-    threads_.emplace_back([this, told, &operation] {
-      told->set_value(operation());
-      leave_.wait();
-    });
-    return outcome.get();
-  }
-
- private:
-  std::latch leave_{1};
-  std::vector<std::thread> threads_;
-};
-
-TEST(Faults, FirstCallOfAThreadWhateverItIs) {
-  // Nothing stands there, and nothing touches it.
-  constexpr Extent kRange{std::uintptr_t{0x2345} << 32, std::size_t{4} << 20};
-  survive_every_fault(kGrowing, [&](FaultWalk& walk) {
-    LastingThreads threads;
-    Allocator& allocator = walk.allocator();
-    const auto first = [&](const char* name, const auto& operation, Keeps keeps = Keeps::kAll) {
-      walk.step(
-          name, [&] { return threads.first_call([&]() -> Outcome { return operation(); }); },
-          keeps);
-    };
-    untrusted_bytes block = walk.allocate(100000);
-    AttachOptions mapping;
-    mapping.role = Role::kMapping;
-    PinId pin{};
-    first("attach", [&] { return allocator.attach(kRange, mapping); });
-    first("pin", [&] {
-      const Result<PinId> made = allocator.pin({kRange.base, 1});
-      if (made.ok()) pin = *made;
-      return made;
-    });
-    first("unpin", [&] { return allocator.unpin(pin); });
-    first("next_region", [&] { return allocator.next_region(0); });
-    first("next_run", [&] { return allocator.next_run(block.address()); });
-    first("usable_size", [&] { return allocator.usable_size(block); });
-    first("query", [&] { return allocator.query(block.address(), 1000); });
-    const auto resize = [&](std::size_t size) {
-      const Result<untrusted_bytes> moved = allocator.reallocate(block, size);
-      if (moved.ok()) block = *moved;
-      return moved;
-    };
-    first(
-        "reallocate in place", [&] { return resize(70000); }, Keeps::kBlocks);
-    first(
-        "reallocate", [&] { return resize(200000); }, Keeps::kBlocks);
-    first("detach", [&] { return allocator.detach(kRange); });
-    first("deallocate", [&] { return allocator.deallocate(block); });
-    first("flush and trim", [&] {
-      allocator.flush_thread();
-      allocator.trim();
-      return Error::kNone;
-    });
-    first(
-        "allocate and deallocate",
-        [&]() -> Outcome {
-          const Result<untrusted_bytes> made = allocator.allocate(64);
-          return made.ok() ? Outcome(allocator.deallocate(*made)) : Outcome(made);
-        },
-        Keeps::kBlocks);
-  });
-}
 
 TEST(Faults, BlocksThatAnotherThreadFrees) {
   survive_every_fault(kGrowing, [](FaultWalk& walk) {
