@@ -5,8 +5,8 @@
  * One block of an attached pool, kPinnedFreed. One thread unpins; one frees the block again, which is a double free; one
  * allocates; one revokes the pool, attaches the same place anew and allocates there.
  *
- * The code as it stands makes the block live, gives up the registry's lock, and frees it as a caller would. For that moment
- * it looks like anybody's. It holds that the block is not lost and that `live` is right. Two claims do not hold:
+ * The code as it was (ADR 0007 tells of its mend) made the block live, gave up the registry's lock, and freed it as a caller would. For that moment
+ * it looked like anybody's. It holds that the block is not lost and that `live` is right. Two claims do not hold:
  * KNOWN_next_holder_loses_it: what unpin frees may be somebody else's by then. After a revoke and an attach that takes no misuse
  * at all; else it takes a second free.
  * KNOWN_second_free_untold: a second free in that moment is taken for the first.
