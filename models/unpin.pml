@@ -1,38 +1,30 @@
-/* The last pin of a block goes that was freed while it was pinned; beside it a second free, an allocation, a revoke and the next attach.
+/* The last pin of a block goes that was freed while it was pinned; beside it a second free, an allocation, a revoke and the next
+ * attach, and frees from signal handlers.
  *
- * Code: AllocatorCore::unpin (src/heap/core_regions.cpp); free_shared, free_unless_live (src/heap/core_blocks.cpp).
+ * Code: AllocatorCore::unpin (src/heap/core_regions.cpp); free_unpinned_slot, free_shared, free_unless_live, deallocate_nested
+ * (src/heap/core_blocks.cpp).
  *
- * One block of an attached pool, kPinnedFreed. One thread unpins; one frees the block again, which is a double free; one
- * allocates; one revokes the pool, attaches the same place anew and allocates there.
+ * One slot of an attached pool, kPinnedFreed. One thread unpins: under the registry's lock the pin goes and the slot becomes
+ * kRemote; then, under the pool's lock, it goes back to the pool, if this is still the pool that the pin was in. One thread frees
+ * the block again, which is a double free; one allocates, and frees in a signal handler; one revokes the pool, attaches the same
+ * place anew, allocates there, and frees in a signal handler.
  *
- * The code as it was (ADR 0007 tells of its mend) made the block live, gave up the registry's lock, and freed it as a caller would. For that moment
- * it looked like anybody's. It holds that the block is not lost and that `live` is right. Two claims do not hold:
- * KNOWN_next_holder_loses_it: what unpin frees may be somebody else's by then. After a revoke and an attach that takes no misuse
- * at all; else it takes a second free.
- * KNOWN_second_free_untold: a second free in that moment is taken for the first.
- *
- * MEND_deferred is the proposal: under the registry's lock, where the pin is removed, kPinnedFreed becomes kRemote by
- * compare-and-swap and is deferred (Heap::defer takes no lock), so the block is never live again and nobody but its owner takes
- * it. Then, with the registry's lock given up, unpin takes the pool's lock, folds if a sweep is wanted, counts, and looks whether
- * a drain ends. Both claims hold then. PLANT_deferred_after_unlock is the same without the lock.
+ * It holds that the block is never handed out while it has a holder, that `live` is right whenever the pool's lock is given up,
+ * that the block is not lost, that the second free is told unless the block has its next holder by then, and that no holder is told
+ * of a double free that was none. PLANT_live_again makes the slot live on its way, as the code once did. PLANT_pool_unasked
+ * does not ask whether the pool is still the same. PLANT_unlocked gives the slot back without the pool's lock.
  */
-#if defined(PLANT_deferred_after_unlock)
-#define MEND_deferred
-#endif
-#if defined(MEND_deferred)
-#define KNOWN_next_holder_loses_it
-#define KNOWN_second_free_untold
-#endif
-
-mtype = { FREE, LIVE, DEFERRED, PINNED_FREED };
+mtype = { FREE, LIVE, REMOTE, DEFERRED, PINNED_FREED };
 
 mtype state = PINNED_FREED;
 bool pool;
 bool registry;
 bool pinned = true;
 bool sweep_wanted;
+byte pool_id;
 byte live = 1;
-bool held; /* by a caller who got it since */
+bool held;     /* by a caller who got it since */
+bool mistaken; /* a free too many, or one that a revoke overtook, took it from its next holder: that cannot be told apart */
 byte done;
 
 #define lock(which) atomic { !which -> which = true }
@@ -43,49 +35,51 @@ inline unlock_pool() {
 }
 
 inline fold() {
-#ifdef MEND_deferred
   if
   :: sweep_wanted ->
     sweep_wanted = false;
     if
     :: atomic { state == DEFERRED -> state = FREE; live-- }
-    :: state != DEFERRED
+    :: atomic { state != DEFERRED -> skip }
     fi
   :: else
   fi
-#else
-  skip /* nothing here defers */
-#endif
 }
 
 proctype Unpinner() {
+  byte my_pool;
   lock(registry);
   pinned = false;
-#ifdef MEND_deferred
-#ifdef PLANT_deferred_after_unlock
-  unlock(registry);
-#endif
-  /* By way of kRemote, which nobody looks at under this lock. */
-  state = DEFERRED;
-  sweep_wanted = true;
-#ifndef PLANT_deferred_after_unlock
-  unlock(registry);
-#endif
-  lock(pool);
-  fold();
-  unlock_pool();
-#else
+  my_pool = pool_id;
+#ifdef PLANT_live_again
   state = LIVE;
-  unlock(registry);
-  lock(pool);
-  if
-  :: atomic { state == LIVE ->
-#ifdef KNOWN_next_holder_loses_it
-      assert(!held);
+#else
+  state = REMOTE;
 #endif
-      state = FREE; held = false; live-- }
-  :: atomic { state != LIVE -> skip } /* the error goes to nobody */
+  unlock(registry);
+#ifndef PLANT_unlocked
+  lock(pool);
+#endif
+  if
+#ifndef PLANT_pool_unasked
+  :: pool_id != my_pool
+#endif
+#ifdef PLANT_live_again
+  :: else ->
+    if
+    :: atomic { state == LIVE -> assert(!held); state = FREE; live-- }
+    :: atomic { state != LIVE -> skip }
+    fi
+#else
+  :: else ->
+    if
+    :: atomic { state == REMOTE -> assert(!held); state = FREE }
+      live--
+    :: atomic { state != REMOTE -> skip }
+    fi
+#endif
   fi;
+#ifndef PLANT_unlocked
   unlock_pool();
 #endif
   done++
@@ -94,11 +88,7 @@ proctype Unpinner() {
 proctype SecondFree() {
   lock(pool);
   if
-  :: atomic { state == LIVE ->
-#ifdef KNOWN_second_free_untold
-      assert(held);
-#endif
-      state = FREE; held = false; live-- }
+  :: atomic { state == LIVE -> assert(held); mistaken = true; state = FREE; held = false; live-- }
   :: atomic { state != LIVE -> skip } /* told */
   fi;
   unlock_pool();
@@ -107,22 +97,47 @@ proctype SecondFree() {
 
 inline allocate() {
   fold();
+  got = false;
   atomic {
     if
-    :: state == FREE -> assert(!held); state = LIVE; held = true; live++
+    :: state == FREE -> assert(!held); state = LIVE; held = true; live++; got = true; its_pool = pool_id
     :: else
     fi
   }
 }
 
+/* A revoke drops what is live, so a free after it is the caller's mistake. */
+#define excused (mistaken || its_pool != pool_id)
+
+inline nested_free() {
+  if
+  :: got ->
+    if
+    :: atomic { state == LIVE && !excused -> state = REMOTE; held = false }
+      if
+      :: atomic { state == REMOTE -> state = DEFERRED; mistaken = mistaken || its_pool != pool_id }
+        sweep_wanted = true
+      :: atomic { state != REMOTE -> assert(excused) }
+      fi
+    :: atomic { state != LIVE || excused -> assert(excused) }
+    fi
+  :: else
+  fi
+}
+
 proctype User() {
+  bool got;
+  byte its_pool;
   lock(pool);
   allocate();
   unlock_pool();
+  nested_free();
   done++
 }
 
 proctype Revoker() {
+  bool got;
+  byte its_pool;
   bool closed;
   lock(pool);
   lock(registry);
@@ -134,11 +149,12 @@ proctype Revoker() {
   if
   :: closed ->
     /* The slab's book goes, and sweep_ is cleared (Heap::dissolve_slow); the next attach. */
-    atomic { state = FREE; held = false; sweep_wanted = false; live = 0 }
+    atomic { state = FREE; held = false; sweep_wanted = false; live = 0; pool_id++ }
     allocate()
   :: else
   fi;
   unlock_pool();
+  nested_free();
   done++
 }
 

@@ -213,7 +213,7 @@ class AllocatorCore {
   Status free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t block, bool* moved) noexcept;
   // What was freed while it was pinned goes when the last pin does: a slot that is kRemote, a block
   // of pages that is marked freed and pinned. Nothing to do when its pool was revoked meanwhile.
-  void free_unpinned_slot(Gate& gate, std::uintptr_t block) noexcept;
+  void free_unpinned_slot(Gate& gate, Pool* pool, RegionId pool_id, std::uintptr_t block) noexcept;
   void free_unpinned_pages(Pool* pool, RegionId pool_id, std::uintptr_t block) noexcept;
   // heap: the pool's, its lock held.
   static void count_folded_locked(Pool& pool, Heap& heap) noexcept;

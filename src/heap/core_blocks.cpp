@@ -712,7 +712,8 @@ Status AllocatorCore::free_pages(Gate& gate, std::uintptr_t block) noexcept {
   return {};
 }
 
-void AllocatorCore::free_unpinned_slot(Gate& gate, std::uintptr_t block) noexcept {
+void AllocatorCore::free_unpinned_slot(Gate& gate, Pool* pool, RegionId pool_id,
+                                       std::uintptr_t block) noexcept {
   for (;;) {
     const SlotRef found = find_slot(block);
     if (found.slot == Slab::kNoSlot) return;
@@ -721,6 +722,7 @@ void AllocatorCore::free_unpinned_slot(Gate& gate, std::uintptr_t block) noexcep
     Heap& owner = *books_.at<Heap>(owner_ref);
     std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
     SharedHeap* const shared = owner.shared();
+    if ((shared != nullptr ? shared->pool : nullptr) != pool) return;
     if (shared == nullptr) {  // a thread's: the slot holds the slab in place
       if (owner_ref == gate.heap().self()) {
         owner.give_back(*found.slab, state);
@@ -735,12 +737,15 @@ void AllocatorCore::free_unpinned_slot(Gate& gate, std::uintptr_t block) noexcep
         now.slab->owner.load(std::memory_order_acquire) != shared->heap.self()) {
       continue;
     }
-    // Not this one, when the pool was revoked and attached again.
-    if (now.slab->states()[now.slot].load(std::memory_order_relaxed) != SlotState::kRemote) return;
+    // Not what stands there since the pool was revoked and the place attached again.
+    if ((pool != nullptr && pool->id != pool_id) ||
+        now.slab->states()[now.slot].load(std::memory_order_relaxed) != SlotState::kRemote) {
+      return;
+    }
     shared->heap.give_back(*now.slab, &now.slab->states()[now.slot]);
-    if (shared->pool != nullptr) {
-      shared->pool->live -= 1;
-      count_folded_locked(*shared->pool, shared->heap);
+    if (pool != nullptr) {
+      pool->live -= 1;
+      count_folded_locked(*pool, shared->heap);
     }
     return;
   }

@@ -389,7 +389,7 @@ Status AllocatorCore::unpin(PinId id) noexcept {
   if (!freed.empty()) {
     if (scrub_) detail::fill_zero_bytes(freed.base, freed.size);
     if (is_slot) {
-      free_unpinned_slot(gate, freed.base);
+      free_unpinned_slot(gate, pool, pool_id, freed.base);
     } else {
       free_unpinned_pages(pool, pool_id, freed.base);
     }
