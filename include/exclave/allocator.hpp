@@ -86,8 +86,9 @@ class EXCLAVE_API Allocator {
   Result<untrusted_bytes> allocate_zeroed(std::size_t size_bytes, std::size_t alignment = 16,
                                           Placement where = {}) noexcept;
   // Moves a block to a new size if it does not fit in place; contents up to the smaller size go
-  // along. On error the old block is untouched. A null block allocates. Errors: as allocate and
-  // deallocate.
+  // along. A pinned block of pages that would lose pages moves, too: the old one is freed, and kept
+  // until its last pin goes. On error the old block is untouched. A null block allocates. Errors: as
+  // allocate and deallocate.
   Result<untrusted_bytes> reallocate(untrusted_bytes block, std::size_t size_bytes,
                                      std::size_t alignment = 16, Placement where = {}) noexcept;
 

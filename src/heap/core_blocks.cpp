@@ -360,22 +360,23 @@ Result<untrusted_bytes> AllocatorCore::reallocate(std::uintptr_t block, std::siz
     // In place: the size class is the same, or the tail pages can go.
     if (plan->size_class != kSizeClasses && found->usable == size_class_bytes(plan->size_class))
       return pointer(block);
-    if (plan->size_class == kSizeClasses && found->usable >= plan->pages * kPageBytes &&
-        !found->pinned) {
+    if (plan->size_class == kSizeClasses && found->usable >= plan->pages * kPageBytes) {
       std::uint64_t pages = attached ? plan->pages : round_run(plan->pages);
       // Memory was short when it was given, to the page (allocate_pages); so it stays.
       if (found->usable < pages * kPageBytes) pages = plan->pages;
       if (found->usable == pages * kPageBytes) return pointer(block);
-      Gate gate(*this);
-      if (!gate.status().ok()) return gate.status().error();
-      PagePool* const pool =
-          static_cast<PagePool*>(found->region->page_pool.load(std::memory_order_acquire));
-      if (scrub_) {
-        const std::size_t kept = pages * kPageBytes;
-        detail::fill_zero_bytes(block + kept, found->usable - kept);
+      if (!found->pinned) {
+        Gate gate(*this);
+        if (!gate.status().ok()) return gate.status().error();
+        PagePool* const pool =
+            static_cast<PagePool*>(found->region->page_pool.load(std::memory_order_acquire));
+        if (scrub_) {
+          const std::size_t kept = pages * kPageBytes;
+          detail::fill_zero_bytes(block + kept, found->usable - kept);
+        }
+        if (pool != nullptr && pool->shrink_block(*found->region, block, pages).ok())
+          return pointer(block);
       }
-      if (pool != nullptr && pool->shrink_block(*found->region, block, pages).ok())
-        return pointer(block);
     }
   }
   // A block of an attached pool stays there unless another place is asked for.

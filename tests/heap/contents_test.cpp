@@ -156,6 +156,7 @@ TEST_F(ContentsTest, ReallocateOfAPinnedBlockMovesAndKeepsTheOld) {
   const untrusted_bytes block = *allocator_->allocate(100000);
   fill(block, 100000);
   const PinId pin = *allocator_->pin({block.address(), 10});
+  EXPECT_EQ(*allocator_->reallocate(block, 99999), block) << "as many pages as before";
   const Result<untrusted_bytes> moved = allocator_->reallocate(block, 50000);
   ASSERT_TRUE(moved.ok());
   EXPECT_NE(*moved, block);
