@@ -4,7 +4,6 @@
 A model is checked as it stands, and once for each name that it asks for by #ifdef:
   PLANT_x  one step of the protocol taken out: the search must find an error
   KNOWN_x  a claim that the code is known not to meet: the search must find an error, until the code is mended
-  MEND_x   a change that is proposed: the search must find none
 Where no error may be found, every statement of the model must be reached as well. docs/models.md says what each
 model is about.
 """
@@ -45,7 +44,7 @@ def command(args, folder, limit_s=LIMIT_S):
 def variants_of(model):
     """'' and every name that the model asks for."""
     names = re.findall(r"^#\s*if(?:n?def)?\s.*$", model.read_text(), re.MULTILINE)
-    found = sorted(set(re.findall(r"\b(?:PLANT|KNOWN|MEND)_\w+", "\n".join(names))))
+    found = sorted(set(re.findall(r"\b(?:PLANT|KNOWN)_\w+", "\n".join(names))))
     return ["", *found]
 
 

@@ -689,7 +689,11 @@ Status AllocatorCore::deallocate_nested(std::uintptr_t block, const SizePlan* pl
   if (scrub_) {
     detail::fill_zero_bytes(block, found.slab->slot_bytes.load(std::memory_order_relaxed));
   }
-  return Heap::defer(books_, *found.slab, state) ? Error::kNone : Error::kDoubleFree;
+  if (!Heap::defer(books_, *found.slab, state)) return Error::kDoubleFree;
+  Heap* const home = homes_[assigned_thread_slot()];
+  if (home != nullptr && found.slab->owner.load(std::memory_order_relaxed) == home->self())
+    home->note_nested_free(block);
+  return {};
 }
 
 Status AllocatorCore::free_pages(Gate& gate, std::uintptr_t block) noexcept {

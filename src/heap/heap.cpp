@@ -219,6 +219,7 @@ bool Heap::adopt_slow(Heap& from, SizeClass c) noexcept {
   // Whoever deferred a slot before that store may have asked `from`, which looks here no more. Who
   // does it later reads us as the owner: both sides are sequentially consistent.
   sweep_slab(slab);
+  forget_nested_frees();
   return true;
 }
 
@@ -261,6 +262,7 @@ void Heap::hand_over_slow(Heap& to) noexcept {
     to.slabs_[c].count += slabs_[c].count;
     slabs_[c].count = 0;
   }
+  forget_nested_frees();
 }
 
 void Heap::dissolve_slow() noexcept {
@@ -324,8 +326,7 @@ void Heap::take_back(std::uintptr_t block) noexcept {
     }
     if (defer(books_, *found.slab, state)) return;
   }
-  double_frees_ += 1;
-  last_double_free_ = block;
+  count_double_free(block);
 }
 
 void Heap::fold_slow() noexcept {
@@ -342,6 +343,7 @@ void Heap::fold_slow() noexcept {
 void Heap::sweep() noexcept {
   // Cleared first: a deferral during the walk asks again.
   sweep_.exchange(false, std::memory_order_acq_rel);
+  check_nested_frees();
   for (const Slabs& slabs : slabs_) {
     for (const BookRef head : {slabs.with_free, slabs.full}) {
       for (BookRef at = head; at != 0;) {
@@ -349,6 +351,19 @@ void Heap::sweep() noexcept {
         at = slab.next;
         sweep_slab(slab);
       }
+    }
+  }
+  forget_nested_frees();
+}
+
+void Heap::check_nested_frees() noexcept {
+  const std::uint32_t count = nested_count_.load(std::memory_order_relaxed);
+  std::atomic_signal_fence(std::memory_order_acquire);
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const SlotRef found = find_slot(books_, registry_, pages_, nested_[i]);
+    if (found.slot == Slab::kNoSlot ||
+        found.slab->states()[found.slot].load(std::memory_order_relaxed) != SlotState::kDeferred) {
+      count_double_free(nested_[i]);
     }
   }
 }

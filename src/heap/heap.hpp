@@ -128,6 +128,16 @@ class alignas(kCacheLine) Heap {
   // thread; takes no lock. False, with nothing changed: the owner freed it, too, at the same
   // moment.
   static bool defer(const BookStore& books, Slab& slab, std::atomic<SlotState>* state) noexcept;
+  // A signal handler of this heap's thread, inside another call, left a slot of this heap
+  // kDeferred. Had the interrupted call looked at the slot before, to free it, it stores kCached
+  // over that and never knows: so the next sweep looks whether the slot is as the handler left it.
+  void note_nested_free(std::uintptr_t block) noexcept {
+    const std::uint32_t count = nested_count_.load(std::memory_order_relaxed);
+    if (count == kNestedNotes) return;
+    nested_[count] = block;
+    std::atomic_signal_fence(std::memory_order_release);
+    nested_count_.store(count + 1, std::memory_order_relaxed);
+  }
   // Takes in what came by batch and by deferral.
   void fold_slow() noexcept;
   // Slots taken back by fold_slow that nobody has counted yet: for shared heaps, which count their
@@ -192,6 +202,13 @@ class alignas(kCacheLine) Heap {
   void drop_stack(Stack& stack) noexcept;
   void take_back(std::uintptr_t block) noexcept;
   void sweep() noexcept;
+  void check_nested_frees() noexcept;
+  // Where a nested free may have been noted and folded since the last check.
+  void forget_nested_frees() noexcept { nested_count_.store(0, std::memory_order_relaxed); }
+  void count_double_free(std::uintptr_t block) noexcept {
+    double_frees_ += 1;
+    last_double_free_ = block;
+  }
   void sweep_slab(Slab& slab) noexcept;
   Slab& slab_of(std::uintptr_t block) noexcept;
   void list(Slab& slab) noexcept;
@@ -219,6 +236,10 @@ class alignas(kCacheLine) Heap {
   std::uint64_t folded_ = 0;
   std::uint64_t double_frees_ = 0;
   std::uintptr_t last_double_free_ = 0;
+  // Further ones are not noted; they are folded all the same.
+  static constexpr std::uint32_t kNestedNotes = 16;
+  std::atomic<std::uint32_t> nested_count_{0};
+  std::uintptr_t nested_[kNestedNotes] = {};
   // Written by other threads: lines of their own.
   alignas(kCacheLine) std::atomic<Batch*> inbox_{nullptr};
   std::atomic<bool> sweep_{false};
