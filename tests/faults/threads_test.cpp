@@ -2,7 +2,10 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <condition_variable>
+#include <future>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <vector>
 
@@ -60,6 +63,97 @@ TEST(Faults, ThreadsThatEndWithBlocks) {
     // This thread takes the orphaned slab over.
     blocks.push_back(walk.allocate(64));
     for (const untrusted_bytes block : blocks) walk.deallocate(block);
+  });
+}
+
+// Threads that live until the end of a walk.
+class LastingThreads {
+ public:
+  ~LastingThreads() {
+    {
+      const std::lock_guard guard(mutex_);
+      over_ = true;
+    }
+    ended_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+  // Makes the call on a new thread, and waits for its end.
+  template <class Call>
+  void add(const Call& call) {
+    std::promise<void> called;
+    threads_.emplace_back([&] {
+      call();
+      std::unique_lock lock(mutex_);
+      called.set_value();
+      ended_.wait(lock, [this] { return over_; });
+    });
+    called.get_future().wait();
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable ended_;
+  bool over_ = false;
+  std::vector<std::thread> threads_;
+};
+
+// Each operation is the first call of its thread, which needs a heap then. The heap of a thread
+// that ended would do; so another thread takes it, and stays.
+TEST(Faults, FirstCallOfAThreadWhateverItIs) {
+  survive_every_fault(kGrowing, [](FaultWalk& walk) {
+    LastingThreads lasting;
+    Allocator& allocator = walk.allocator();
+    const auto first_call = [&](const char* name, auto call, Keeps keeps = Keeps::kAll) {
+      walk.step(
+          name,
+          [&] {
+            Outcome outcome = Error::kNone;
+            std::thread([&] {
+              outcome = call();
+              EXPECT_NE(allocator.unpin(PinId{}).error(), Error::kReentered)
+                  << "the thread is not inside a call any more";
+            }).join();
+            return outcome;
+          },
+          keeps);
+      walk.always("another stays", [&] { lasting.add([&] { allocator.flush_thread(); }); });
+    };
+    constexpr Extent kRange{0x310000000000, std::size_t{1} << 20};
+    untrusted_bytes small = walk.allocate(200);
+    untrusted_bytes large = walk.allocate(100000);
+    const untrusted_bytes pinned = walk.allocate(3000);
+    PinId pin;
+    first_call("attach", [&] { return allocator.attach(kRange, AttachOptions{}); });
+    first_call("pin", [&] {
+      const auto made = allocator.pin({pinned.address(), 100});
+      if (made.ok()) pin = *made;
+      return made;
+    });
+    first_call(
+        "allocate",
+        [&] {
+          const auto block = allocator.allocate(500);
+          return block.ok() ? allocator.deallocate(*block) : Status(block.error());
+        },
+        Keeps::kBlocks);
+    first_call(
+        "reallocate",
+        [&] {
+          const auto moved = allocator.reallocate(large, 10000);
+          if (moved.ok()) large = *moved;
+          return moved;
+        },
+        Keeps::kBlocks);
+    first_call("usable_size", [&] { return allocator.usable_size(large); });
+    first_call("deallocate", [&] { return allocator.deallocate(small); });
+    first_call("deallocate by size", [&] { return allocator.deallocate(large, 10000); });
+    first_call("deallocate while pinned", [&] { return allocator.deallocate(pinned); });
+    first_call("unpin", [&] { return allocator.unpin(pin); });
+    first_call("detach", [&] { return allocator.detach(kRange); });
+    first_call("trim", [&] {
+      allocator.trim();
+      return Error::kNone;
+    });
   });
 }
 
