@@ -141,7 +141,7 @@ def compile_all(sources, build, jobs):
             return uncompilable, targets
         before = len(uncompilable)
         complaints = (build / "compile.log").read_text(errors="replace")
-        for path, line in set(re.findall(rf"^{re.escape(str(tree))}/((?:src|ports)/[^:\n]+):(\d+):", done.stdout, re.M)):
+        for path, line in set(re.findall(rf"^{re.escape(str(tree))}/((?:src|ports)/[^:\n]+):(\d+):", complaints, re.M)):
             for _, name, text, mutants in sources:
                 for mutant in mutants if name == path else []:
                     first = text.count("\n", 0, mutant.begin) + 1

@@ -67,6 +67,12 @@ TEST_F(PinTableTest, WildIdsAreNotFound) {
   EXPECT_TRUE(pins_.remove(id).ok());
 }
 
+TEST_F(PinTableTest, BeforeTheFirstPinNoIdIsFound) {
+  for (const std::uint64_t wild : {std::uint64_t{0}, std::uint64_t{1}, std::uint64_t{1} << 32}) {
+    EXPECT_EQ(pins_.remove(PinId{wild}).error(), Error::kNotFound) << wild;
+  }
+}
+
 TEST_F(PinTableTest, RandomPinsAgreeWithAList) {
   std::map<std::uint64_t, Extent> model;
   std::mt19937_64 random(5);
@@ -112,6 +118,18 @@ TEST_F(PinTableTest, OutOfTrustedMemoryChangesNothing) {
   EXPECT_FALSE(pins_.overlaps({200 + ids.size(), 1}));
   for (const PinId id : ids) EXPECT_TRUE(pins_.remove(id).ok());
   EXPECT_TRUE(pins_.remove(kept).ok());
+}
+
+// A slot is there, and no book for the pin in it.
+TEST_F(PinTableTest, WithoutABookForThePinItsSlotStaysFree) {
+  EXPECT_TRUE(pins_.remove(add({100, 1})).ok());
+  port_.set_trusted_left(0);
+  while (books_.allocate(BookKind::kPlain, sizeof(Pin)) != nullptr) {
+  }
+  EXPECT_EQ(pins_.add({100, 1}, false).error(), Error::kOutOfTrustedMemory);
+  EXPECT_EQ(pins_.count(), 0u);
+  port_.set_trusted_left(SIZE_MAX / 2);
+  EXPECT_TRUE(pins_.remove(add({100, 1})).ok());
 }
 
 }  // namespace

@@ -2,6 +2,8 @@
 // models/region_facts.pml says about that, with the code itself.
 #include <gtest/gtest.h>
 
+#include <utility>
+
 #include "region/registry.hpp"
 #include "support/books_fixture.hpp"
 #include "support/sanitizers.hpp"
@@ -109,6 +111,75 @@ TEST_F(StoppedReaderTest, HalvesOfTwoLivesOfABookAreNotTold) {
     }
   }
   EXPECT_GT(stops, 200u) << "the trap flag has no effect here";
+}
+
+// A reader that meets an open region is no signal handler, and waits until it is closed.
+TEST_F(StoppedReaderTest, WhoIsNotInsideAnyCallWaits) {
+  Region& region = insert(kOne);
+  region.sequence.store(region.sequence.load() + 1);
+  const auto told = registry_.query(
+      kBase, kPageBytes,
+      [](const void* context) {
+        std::atomic<std::uint64_t>& sequence =
+            *static_cast<std::atomic<std::uint64_t>*>(const_cast<void*>(context));
+        sequence.store(sequence.load() + 1);
+        return false;
+      },
+      &region.sequence);
+  EXPECT_TRUE(told.ok());
+  remove(region);
+}
+
+// A page that is in one mapping or another at every moment, while they are cut and joined and their
+// books go to regions elsewhere.
+TEST_F(StoppedReaderTest, WhatStandsAllTheTimeIsToldWhereverItGoes) {
+  const SteppedCall stepper;
+  constexpr Extent kWhole{kBase, 4 * kPageBytes};
+  constexpr Extent kUpper{kBase + 2 * kPageBytes, 2 * kPageBytes};
+  constexpr Extent kElsewhere{kBase + 8 * kPageBytes, kPageBytes};
+  std::uint64_t stops = 0;
+  for (const bool starts_cut : {false, true}) {
+    bool more = true;
+    for (std::uint64_t first = 1; more && !HasFailure(); first += 2 * kStride) {
+      bool again = true;
+      for (std::uint64_t second = 1; again && !HasFailure(); second += 3 * kStride) {
+        Region& lower = insert(kWhole);
+        Region* elsewhere = nullptr;
+        bool is_cut = false;
+        const auto change = [&] {
+          const LockGuard guard(registry_.lock());
+          if (is_cut) {
+            registry_.join_locked(lower);
+          } else {
+            EXPECT_TRUE(registry_.isolate_locked(lower, kUpper).ok());
+          }
+          is_cut = !is_cut;
+        };
+        if (starts_cut) change();
+        int stop = 0;
+        Result<RegionInfo> told = Error::kBusy;
+        more = SteppedCall::stopped_at(
+            first, [&] { told = registry_.query(kUpper.base, kPageBytes); },
+            [&] {
+              // So the upper part gets the same book again.
+              if (elsewhere != nullptr) remove(*std::exchange(elsewhere, nullptr));
+              change();
+              if (!is_cut) elsewhere = &insert(kElsewhere);
+              if (++stop == 1) SteppedCall::stop_again(second);
+            });
+        again = stop == 2;
+        stops += static_cast<std::uint64_t>(stop);
+        EXPECT_EQ(told.error(), Error::kNone) << first << ", " << second;
+        if (told.ok()) {
+          EXPECT_TRUE(told->extent == kWhole || told->extent == kUpper) << first << ", " << second;
+        }
+        if (is_cut) change();
+        if (elsewhere != nullptr) remove(*elsewhere);
+        remove(lower);
+      }
+    }
+  }
+  EXPECT_GT(stops, 50u) << "the trap flag has no effect here";
 }
 
 }  // namespace

@@ -1,0 +1,93 @@
+// Edges of the region room's books that no caller comes near.
+#include <gtest/gtest.h>
+
+#include "region/registry.hpp"
+#include "support/books_fixture.hpp"
+
+namespace exclave {
+namespace {
+
+using namespace testing_support;
+
+constexpr std::uintptr_t kBase = 0x200000000000;
+constexpr std::size_t kSegment = std::size_t{4} << 20;
+constexpr std::size_t kTable = std::size_t{32} << 30;
+
+class GuardsTest : public BooksFixture {
+ protected:
+  void SetUp() override {
+    BooksFixture::SetUp();
+    registry_.open(port_.enclave(), 7);
+  }
+  void TearDown() override {
+    EXPECT_TRUE(registry_.validate());
+    BooksFixture::TearDown();
+  }
+  Region& insert(Extent extent, Role role) {
+    AttachOptions options;
+    options.role = role;
+    const Result<Region*> made = registry_.create(extent, options, false);
+    EXPECT_TRUE(made.ok() && registry_.insert(**made).ok());
+    return **made;
+  }
+
+  Registry registry_{books_};
+};
+
+TEST_F(GuardsTest, ARegionUpToTheEndOfATableTakesNoSecondOne) {
+  const std::size_t before = books_.used_bytes();
+  insert({kBase + kTable - kSegment, kSegment}, Role::kMapping);
+  const std::size_t one = books_.used_bytes() - before;
+  insert({kBase + 3 * kTable - kSegment, 2 * kSegment}, Role::kMapping);
+  EXPECT_GT(books_.used_bytes() - before - one, 2 * one - 4 * kCacheLine);
+}
+
+TEST_F(GuardsTest, WhereNoTableIsNothingIsFound) {
+  insert({kBase, kSegment}, Role::kMapping);
+  for (std::uintptr_t at = kBase + kTable; at < kBase + 2 * kTable; at += kSegment)
+    ASSERT_EQ(registry_.find(at), nullptr) << std::hex << at;
+}
+
+TEST_F(GuardsTest, TheUnitsOfAPoolEndWithIt) {
+  for (const std::size_t pages : {4u, 5u, 7u, 8u}) {
+    const Extent extent{kBase, pages * kPageBytes};
+    Region& pool = insert(extent, Role::kPool);
+    for (std::uintptr_t at = extent.base; at < extent.end(); at += kPageBytes)
+      EXPECT_NE(pool.unit_of(at), nullptr);
+    EXPECT_EQ(pool.unit_of(align_up(extent.end(), kUnitBytes)), nullptr);
+    EXPECT_EQ(pool.unit_of(extent.base - 1), nullptr);
+    registry_.remove(pool);
+    registry_.destroy(pool);
+  }
+}
+
+TEST_F(GuardsTest, APoolPinnedAsAWholeIsPinned) {
+  Region& pool = insert({kBase, kSegment}, Role::kPool);
+  const LockGuard guard(registry_.lock());
+  EXPECT_FALSE(registry_.is_pinned_locked(pool));
+  pool.pins = 1;
+  EXPECT_TRUE(registry_.is_pinned_locked(pool));
+}
+
+// As after 2^28 changes of one region: the numbers of its generation are used up, and the next one
+// is another region's.
+TEST_F(GuardsTest, SequencesGoOnWithAGenerationOfTheirOwn) {
+  constexpr unsigned kGenerationShift = 29;
+  const auto generation_of = [](const Region& region) {
+    return region.sequence.load() >> kGenerationShift;
+  };
+  Region& first = insert({kBase, kSegment}, Role::kMapping);
+  const Region& second = insert({kBase + 2 * kSegment, kSegment}, Role::kMapping);
+  ASSERT_EQ(generation_of(first), 1u);
+  ASSERT_EQ(generation_of(second), 2u);
+  const LockGuard guard(registry_.lock());
+  registry_.set_protection_locked(first, Protection::kRead);
+  EXPECT_EQ(generation_of(first), 1u);
+  first.sequence.store((std::uint64_t{2} << kGenerationShift) - 1);
+  registry_.set_protection_locked(first, Protection::kReadWrite);
+  EXPECT_EQ(generation_of(first), 3u);
+  EXPECT_EQ(first.sequence.load() % 2, 1u);
+}
+
+}  // namespace
+}  // namespace exclave
