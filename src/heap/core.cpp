@@ -160,7 +160,7 @@ void AllocatorCore::retire_heap_slow(Heap& heap) noexcept {
   }
   // Whoever posts from now on sees that nobody is there; what was posted before is settled here.
   heap.set_active(false);
-  settle_abandoned(heap);
+  settle_abandoned(heap, heap);
   if (heap.wants_sweep()) {
     LockGuard guard(orphans_.lock);
     orphans_.heap.request_sweep();

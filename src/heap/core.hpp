@@ -221,9 +221,10 @@ class AllocatorCore {
   Status free_pages(Gate& gate, std::uintptr_t block) noexcept;
   bool confirm_mark(const SlotRef& found, std::uintptr_t block) const noexcept;
   static Status free_unless_live(std::atomic<SlotState>* state) noexcept;
-  void send(Heap& owner, Batch& batch) noexcept;
+  // mine: counts the double frees that come to light.
+  void send(Heap& mine, Heap& owner, Batch& batch) noexcept;
   void send_outboxes(Heap& heap) noexcept;
-  void settle_abandoned(Heap& heap) noexcept;
+  void settle_abandoned(Heap& mine, Heap& abandoned) noexcept;
   Status report(Error error, std::uintptr_t block, std::size_t size) noexcept;
   void report_folded(Heap& heap) noexcept;
 

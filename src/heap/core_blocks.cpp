@@ -624,7 +624,7 @@ Status AllocatorCore::free_remote(Heap& mine, Heap& owner, const SlotRef& found,
   if (!confirm_mark(found, block)) return Error::kDoubleFree;
   Heap::Outbox& box = mine.outbox_for(owner.self());
   if (box.batch != nullptr && box.owner != owner.self()) {
-    send(*books_.at<Heap>(box.owner), *box.batch);
+    send(mine, *books_.at<Heap>(box.owner), *box.batch);
     box.batch = nullptr;
   }
   if (box.batch == nullptr) {
@@ -635,35 +635,37 @@ Status AllocatorCore::free_remote(Heap& mine, Heap& owner, const SlotRef& found,
   }
   box.batch->blocks[box.batch->count++] = block;
   if (box.batch->count == Batch::kBlocks) {
-    send(owner, *box.batch);
+    send(mine, owner, *box.batch);
     box.batch = nullptr;
   }
   return {};
 }
 
-void AllocatorCore::send(Heap& owner, Batch& batch) noexcept {
+void AllocatorCore::send(Heap& mine, Heap& owner, Batch& batch) noexcept {
   owner.post(batch, batch);
   // The owner's thread may have ended meanwhile; then whoever sees it settles what lies there.
-  if (!owner.active()) settle_abandoned(owner);
+  if (!owner.active()) settle_abandoned(mine, owner);
 }
 
 void AllocatorCore::send_outboxes(Heap& heap) noexcept {
   for (unsigned i = 0; i < Heap::kOutboxes; ++i) {
     Heap::Outbox& box = heap.outboxes()[i];
-    if (box.batch != nullptr) send(*books_.at<Heap>(box.owner), *box.batch);
+    if (box.batch != nullptr) send(heap, *books_.at<Heap>(box.owner), *box.batch);
     box = {};
   }
 }
 
 // What was posted to a heap without a thread: its slabs have other owners by now, who find the
-// slots by sweeping.
-void AllocatorCore::settle_abandoned(Heap& heap) noexcept {
-  for (Batch* batch = heap.take_inbox(); batch != nullptr;) {
+// slots by sweeping. A slot that is not kRemote any more was freed by its owner at the same moment.
+void AllocatorCore::settle_abandoned(Heap& mine, Heap& abandoned) noexcept {
+  for (Batch* batch = abandoned.take_inbox(); batch != nullptr;) {
     Batch* const next = batch->next;
     for (std::uint32_t i = 0; i < batch->count; ++i) {
       const SlotRef found = find_slot(batch->blocks[i]);
-      if (found.slot == Slab::kNoSlot) continue;  // freed twice at once, and its slab is gone
-      (void)Heap::defer(books_, *found.slab, &found.slab->states()[found.slot]);
+      if (found.slot == Slab::kNoSlot ||
+          !Heap::defer(books_, *found.slab, &found.slab->states()[found.slot])) {
+        mine.count_double_free(batch->blocks[i]);
+      }
     }
     books_.release(BookKind::kPlain, batch, sizeof(Batch));
     batch = next;

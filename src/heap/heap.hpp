@@ -147,7 +147,11 @@ class alignas(kCacheLine) Heap {
     folded_ = 0;
     return n;
   }
-  // Folding found a slot that is not kRemote: freed a second time by the owner at the same moment.
+  // A slot is not as the second of two frees at one moment left it: the other went over it.
+  void count_double_free(std::uintptr_t block) noexcept {
+    double_frees_ += 1;
+    last_double_free_ = block;
+  }
   bool has_double_frees() const noexcept { return double_frees_ != 0; }
   std::uint64_t take_double_frees(std::uintptr_t* last) noexcept {
     const std::uint64_t n = double_frees_;
@@ -205,10 +209,6 @@ class alignas(kCacheLine) Heap {
   void check_nested_frees() noexcept;
   // Where a nested free may have been noted and folded since the last check.
   void forget_nested_frees() noexcept { nested_count_.store(0, std::memory_order_relaxed); }
-  void count_double_free(std::uintptr_t block) noexcept {
-    double_frees_ += 1;
-    last_double_free_ = block;
-  }
   void sweep_slab(Slab& slab) noexcept;
   Slab& slab_of(std::uintptr_t block) noexcept;
   void list(Slab& slab) noexcept;

@@ -2,6 +2,7 @@
 // all orders.
 #include <gtest/gtest.h>
 
+#include <future>
 #include <thread>
 
 #include "heap/pool.hpp"
@@ -110,6 +111,46 @@ TEST_F(PinnedMeanwhileTest, ABlockOfAPoolIsCountedOnce) {
   }
   EXPECT_GT(pinned_live, 20u) << "the trap flag has no effect here";
   EXPECT_EQ(free(stays), Error::kNone);
+}
+
+// Owner and stranger free one block at the same moment, and the owner's thread ends before the
+// stranger's batch comes: one of them is told all the same.
+class AbandonedTest : public FakeAllocatorTest {};
+
+TEST_F(AbandonedTest, Threat41ADoubleFreeIsToldThoughTheOwnerIsGone) {
+  if (kSanitized) GTEST_SKIP() << "a sanitizer puts signals off";
+  const SteppedCall stepper;
+  allocator_->flush_thread();  // not this thread's first call, below
+  unsigned late = 0;
+  bool more = true;
+  for (std::uint64_t n = 1; more && !HasFailure(); n += kStride) {
+    misuses_.clear();
+    std::promise<std::uintptr_t> stopped;
+    std::promise<void> freed_here;
+    Error owner = Error::kNotFound;
+    std::thread thread([&] {
+      const std::uintptr_t block = allocate(64);
+      const auto at_stop = [&] {
+        stopped.set_value(block);
+        freed_here.get_future().wait();
+      };
+      more = SteppedCall::stopped_at(
+          n, [&] { owner = free(block); }, at_stop);
+      if (!more) at_stop();
+    });
+    const std::uintptr_t block = stopped.get_future().get();
+    const Error stranger = free(block);
+    freed_here.set_value();
+    thread.join();
+    late += owner == Error::kNone && stranger == Error::kNone;
+    allocator_->flush_thread();
+    ASSERT_EQ(misuses_.size(), 1u) << "at " << n;
+    EXPECT_EQ(misuses_[0].address, block);
+    EXPECT_EQ(misuses_[0].error, Error::kDoubleFree);
+    EXPECT_EQ(statistics().live_blocks, 0u) << "at " << n;
+    EXPECT_TRUE(allocator_->validate_books()) << "at " << n;
+  }
+  EXPECT_GT(late, 0u) << "the moment between the look and the store was not met";
 }
 
 }  // namespace
