@@ -1,56 +1,26 @@
 // THREATS 56, without luck: the signal comes after each single instruction of a call, by the trap
 // flag, and its handler calls again.
 #include <gtest/gtest.h>
-#include <signal.h>
-#include <ucontext.h>
 
 #include <functional>
+#include <optional>
 #include <thread>
 
 #include "support/fake_allocator.hpp"
 #include "support/sanitizers.hpp"
+#include "support/stepped_call.hpp"
 
 namespace exclave {
 namespace {
 
 using namespace testing_support;
 
-constexpr greg_t kTrapFlag = 0x100;
-
-// Of the one thread that is stepped.
-volatile std::uint64_t steps = 0;
-volatile std::uint64_t target = 0;
-const std::function<void()>* nested = nullptr;
-
-void on_trap(int, siginfo_t*, void* context) {
-  steps = steps + 1;
-  if (steps != target) return;
-  static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_EFL] &= ~kTrapFlag;
-  (*nested)();
-}
-
-// Around the red zone.
-[[gnu::always_inline]] inline void set_trap_flag() {
-  __asm__ volatile(
-      "leaq -128(%%rsp), %%rsp\n pushfq\n orq $0x100, (%%rsp)\n popfq\n leaq 128(%%rsp), %%rsp" ::
-          : "memory", "cc");
-}
-[[gnu::always_inline]] inline void clear_trap_flag() {
-  __asm__ volatile(
-      "leaq -128(%%rsp), %%rsp\n pushfq\n andq $~0x100, (%%rsp)\n popfq\n leaq 128(%%rsp), "
-      "%%rsp" ::
-          : "memory", "cc");
-}
-
 class EveryInstructionTest : public FakeAllocatorTest {
  protected:
   void SetUp() override {
     FakeAllocatorTest::SetUp();
     if (kSanitized) GTEST_SKIP() << "a sanitizer puts signals off";
-    struct sigaction action {};
-    action.sa_sigaction = &on_trap;
-    action.sa_flags = SA_SIGINFO;
-    ASSERT_EQ(sigaction(SIGTRAP, &action, &before_), 0);
+    stepper_.emplace();
     // Memory is there already: no call below reaches the host, where a nested call may do anything.
     keeps_region_ = allocate(64);
     allocator_->flush_thread();
@@ -58,22 +28,10 @@ class EveryInstructionTest : public FakeAllocatorTest {
   void TearDown() override {
     if (!kSanitized) {
       EXPECT_EQ(free(keeps_region_), Error::kNone);
-      sigaction(SIGTRAP, &before_, nullptr);
     }
     FakeAllocatorTest::TearDown();
   }
 
-  // Runs the body with `inside` after its n-th instruction. False: it has fewer.
-  static bool interrupted_at(std::uint64_t n, const std::function<void()>& body,
-                             const std::function<void()>& inside) {
-    nested = &inside;
-    steps = 0;
-    target = n;
-    set_trap_flag();
-    body();
-    clear_trap_flag();
-    return steps >= n;
-  }
   // For n = 1, 2, ... until the body is through, or up to `most`.
   static void each(const std::function<bool(std::uint64_t n)>& attempt,
                    std::uint64_t most = UINT64_MAX) {
@@ -83,7 +41,7 @@ class EveryInstructionTest : public FakeAllocatorTest {
   }
 
   std::uintptr_t keeps_region_ = 0;
-  struct sigaction before_ {};
+  std::optional<SteppedCall> stepper_;
 };
 
 TEST_F(EveryInstructionTest, Threat56ANestedAllocationIsServedOrTold) {
@@ -96,7 +54,7 @@ TEST_F(EveryInstructionTest, Threat56ANestedAllocationIsServedOrTold) {
       EXPECT_EQ(free(b), Error::kNone);
       std::uintptr_t outer = 0;
       Result<untrusted_bytes> inner = Error::kNotFound;
-      const bool more = interrupted_at(
+      const bool more = SteppedCall::stopped_at(
           n, [&] { outer = allocate(size); }, [&] { inner = allocator_->allocate(size); });
       EXPECT_NE(outer, 0u) << n;
       EXPECT_EQ(free(outer), Error::kNone);
@@ -120,7 +78,7 @@ TEST_F(EveryInstructionTest, Threat56ANestedFreeOfAnotherBlockIsServedOrTold) {
       const std::uintptr_t other = allocate(size);
       Error inner = Error::kNotFound;
       Error outer = Error::kNotFound;
-      const bool more = interrupted_at(
+      const bool more = SteppedCall::stopped_at(
           n, [&] { outer = free(mine); }, [&] { inner = free(other); });
       EXPECT_EQ(outer, Error::kNone) << n;
       if (more && size == 64) {
@@ -147,7 +105,7 @@ TEST_F(EveryInstructionTest, Threat41ADoubleFreeInsideTheFreeIsTold) {
       const std::uintptr_t block = allocate(size);
       Error inner = Error::kNotFound;
       Error outer = Error::kNotFound;
-      const bool more = interrupted_at(
+      const bool more = SteppedCall::stopped_at(
           n, [&] { outer = free(block); }, [&] { inner = free(block); });
       EXPECT_TRUE(outer == Error::kNone || inner == Error::kNone) << n;
       late += outer == Error::kNone && inner == Error::kNone;
@@ -187,7 +145,7 @@ TEST_F(EveryInstructionTest, Threat56AThreadsFirstCallLosesNoHeap) {
           allocator_->flush_thread();
           std::thread([&] {
             const auto body = [&] { frees ? (void)free(block) : (void)(outer = allocate(64)); };
-            more = interrupted_at(n, body, [&] { inner = allocator_->allocate(64); });
+            more = SteppedCall::stopped_at(n, body, [&] { inner = allocator_->allocate(64); });
           }).join();
           if (outer != 0) {
             EXPECT_EQ(free(outer), Error::kNone) << n;
