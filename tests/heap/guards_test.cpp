@@ -1,7 +1,9 @@
 // Edges of the plan, and checks that stand before others: each alone.
 #include <gtest/gtest.h>
 
+#include <atomic>
 #include <cstdint>
+#include <thread>
 #include <vector>
 
 #include "heap/core.hpp"
@@ -214,6 +216,205 @@ TEST_F(GuardsTest, Threat31ASlabWithoutAnOwnerIsNobodys) {
   slab_around(block).owner.store(owner);
   EXPECT_EQ(statistics().live_blocks, 0u);
   EXPECT_TRUE(allocator_->detach(range_at(0, kMiBytes), DetachMode::kRevoke).ok());
+}
+
+// ---- Growth ----
+
+TEST_F(GuardsTest, WhatLiesIdleMakesRoomUnderTheQuota) {
+  Config config;
+  config.grow_min_bytes = config.grow_max_bytes = kMiBytes;
+  config.quota_bytes = 8 * kMiBytes;
+  start(config);
+  EXPECT_EQ(free(allocate(9 * kMiBytes / 2)), Error::kNone);
+  const std::uintptr_t longer = allocate(7 * kMiBytes);
+  EXPECT_NE(longer, 0u);
+  EXPECT_EQ(free(longer), Error::kNone);
+}
+
+TEST_F(GuardsTest, OnlyLongRegionsStandAtWholeSegments) {
+  Config config;
+  config.grow_min_bytes = config.grow_max_bytes = 64 * kKiBytes;
+  start(config);
+  std::vector<std::uintptr_t> blocks;
+  while (port_.reserve_calls() < 2) blocks.push_back(allocate(5000));
+  EXPECT_EQ(allocator_->next_region(0)->extent.end(),
+            allocator_->query(blocks.back(), 1)->extent.base);
+  const std::uintptr_t segment = allocate(4 * kMiBytes);
+  EXPECT_EQ(allocator_->query(segment, 1)->extent.base % (4 * kMiBytes), 0u);
+  blocks.push_back(segment);
+  for (const std::uintptr_t block : blocks) EXPECT_EQ(free(block), Error::kNone);
+}
+
+// A lie cannot be told from other failures when there are no books; but it must not make us give
+// away what is somebody's.
+TEST_F(GuardsTest, Threat14WhatStandsThereIsNotReleasedForWantOfBooks) {
+  static unsigned released;
+  released = 0;
+  PortTable table = port_.table();
+  table.host_reserve = [](void*, std::size_t, std::size_t) -> HostReply {
+    return {FakePort::kAttachBase, 0};
+  };
+  table.host_release = [](void*, std::uintptr_t, std::size_t) {
+    ++released;
+    return 0;
+  };
+  Config config;
+  config.grow_min_bytes = config.grow_max_bytes = kMiBytes;
+  auto made = Allocator::create(table, config);
+  ASSERT_TRUE(made.ok());
+  ASSERT_TRUE(made->attach({FakePort::kAttachBase, 2 * kMiBytes}).ok());
+  EXPECT_EQ(made->allocate(64).error(), Error::kHostLied);
+  port_.set_trusted_left(0);
+  // Nor books for a region of this length, in the end.
+  for (std::size_t i = 1; i < 100; ++i) {
+    AttachOptions options;
+    options.role = Role::kPool;
+    (void)made->attach({FakePort::kAttachBase + i * 4 * kMiBytes, kMiBytes}, options);
+  }
+  EXPECT_EQ(made->allocate(64).error(), Error::kHostLied);
+  EXPECT_EQ(made->allocate(kMiBytes / 2).error(), Error::kHostLied);
+  EXPECT_EQ(released, 0u);
+  port_.set_trusted_left(SIZE_MAX / 2);
+}
+
+// ---- Frees ----
+
+TEST_F(GuardsTest, Threat43TheSizeIsLookedAtFirst) {
+  const std::uintptr_t block = allocate(64);
+  EXPECT_EQ(free(block), Error::kNone);
+  EXPECT_EQ(free(block, 0), Error::kWrongSize);
+  EXPECT_EQ(free(0x5000, 0), Error::kWrongSize);
+  EXPECT_EQ(free(0x5000, 64), Error::kForeignFree);
+}
+
+TEST_F(GuardsTest, Threat43WhatFitsAnotherPlaceIsWrong) {
+  // As long as a page, but a slot; as in a pool with a boundary, but without one.
+  const std::uintptr_t slot = allocate(kPageBytes);
+  EXPECT_EQ(free(slot, 3000), Error::kWrongSize);
+  EXPECT_EQ(free(slot, kPageBytes), Error::kNone);
+  const Placement where = Placement::in_pool(attach(range_at(0, kMiBytes)));
+  const std::uintptr_t block = allocate(128, 16, where);
+  EXPECT_EQ(free(block, 100), Error::kWrongSize);
+  EXPECT_EQ(free(block, 128), Error::kNone);
+}
+
+TEST_F(GuardsTest, HandlesAreStaleWhereNothingIs) {
+  EXPECT_EQ(allocator_->deallocate_handle(bytes_at(0x5000), RegionId{}).error(), Error::kStale);
+  const std::uintptr_t block = allocate(64);
+  const RegionId id = *allocator_->region_of(bytes_at(block));
+  {
+    // This very thread is changing the region.
+    const core::AllocatorCore::Gate inside(*allocator_->core());
+    std::atomic<std::uint64_t>& sequence = allocator_->core()->registry().find(block)->sequence;
+    sequence.store(sequence.load() + 1);
+    EXPECT_EQ(allocator_->deallocate_handle(bytes_at(block), id).error(), Error::kReentered);
+    sequence.store(sequence.load() + 1);
+  }
+  EXPECT_TRUE(allocator_->deallocate_handle(bytes_at(block), id).ok());
+  EXPECT_TRUE(misuses_.empty());
+}
+
+TEST_F(GuardsTest, AThreadWithoutBooksForAHeapIsTold) {
+  const std::uintptr_t block = allocate(64);
+  port_.set_trusted_left(0);
+  std::vector<std::thread> threads;
+  std::atomic<bool> done = false;
+  Error told = Error::kNone;
+  // Each takes a heap; in the end there is none.
+  for (int i = 0; i < 64 && told == Error::kNone; ++i) {
+    std::atomic<bool> asked = false;
+    threads.emplace_back([&] {
+      told = free(0x5000) == Error::kOutOfTrustedMemory ? Error::kOutOfTrustedMemory : Error::kNone;
+      asked = true;
+      while (!done) std::this_thread::yield();
+    });
+    while (!asked) std::this_thread::yield();
+  }
+  done = true;
+  for (std::thread& thread : threads) thread.join();
+  port_.set_trusted_left(SIZE_MAX / 2);
+  EXPECT_EQ(told, Error::kOutOfTrustedMemory);
+  EXPECT_EQ(free(block), Error::kNone);
+}
+
+// Another thread's frees go by batch, as long as there are books for batches.
+TEST_F(GuardsTest, FreesForAnotherThreadNeedNoBooks) {
+  std::vector<std::uintptr_t> blocks;
+  for (int i = 0; i < 12000; ++i) blocks.push_back(allocate(16));
+  std::thread([&] {
+    EXPECT_EQ(free(blocks[0]), Error::kNone);
+    port_.set_trusted_left(0);
+    for (std::size_t i = 1; i < blocks.size(); ++i) ASSERT_EQ(free(blocks[i]), Error::kNone) << i;
+    port_.set_trusted_left(SIZE_MAX / 2);
+  }).join();
+  allocator_->flush_thread();
+  EXPECT_EQ(statistics().live_blocks, 0u);
+  EXPECT_EQ(statistics().cached_bytes, 0u);
+}
+
+// A few are kept back until their batch is full.
+TEST_F(GuardsTest, AFewFreesForAnotherThreadAreNotSentYet) {
+  const std::uintptr_t stays = allocate(64);
+  const std::uintptr_t blocks[] = {allocate(64), allocate(64)};
+  std::atomic<int> turn = 0;
+  std::thread other([&] {
+    for (const std::uintptr_t block : blocks) EXPECT_EQ(free(block), Error::kNone);
+    turn = 1;
+    while (turn != 2) std::this_thread::yield();
+  });
+  while (turn != 1) std::this_thread::yield();
+  allocator_->flush_thread();
+  EXPECT_EQ(run_of(stays).cached_slots, 2u);
+  turn = 2;
+  other.join();
+  allocator_->flush_thread();
+  EXPECT_EQ(run_of(stays).cached_slots, 0u);
+  EXPECT_EQ(free(stays), Error::kNone);
+}
+
+// Its owner freed it at the same moment, its slab went, and the owner ended.
+TEST_F(GuardsTest, Threat41ABatchForAnEndedThreadMayNameWhatIsGone) {
+  std::uintptr_t block = 0;
+  std::atomic<int> turn = 0;
+  const auto wait_for = [&](int n) {
+    while (turn != n) std::this_thread::yield();
+  };
+  std::thread owner([&] {
+    block = allocate(64);
+    turn = 1;
+    wait_for(2);
+    // The owner saw it live before the other marked it.
+    Slab& slab = slab_around(block);
+    slab.states()[slab.slot_at(block)].store(SlotState::kLive);
+    EXPECT_EQ(free(block), Error::kNone);
+  });
+  wait_for(1);
+  EXPECT_EQ(free(block), Error::kNone);  // in a batch that is not sent
+  turn = 2;
+  owner.join();
+  allocator_->trim();
+  ASSERT_FALSE(allocator_->query(block, 1).ok());
+  allocator_->flush_thread();
+  EXPECT_EQ(statistics().live_blocks, 0u);
+}
+
+// The owner takes it back at once; anybody else leaves it for the owner.
+TEST_F(GuardsTest, WhoUnpinsLastGivesBackOnlyWhatIsHisOwn) {
+  const std::uintptr_t stays = allocate(64);
+  for (const bool own : {true, false}) {
+    const std::uint32_t before = run_of(stays).cached_slots;
+    const std::uintptr_t block = allocate(64);
+    const PinId pinned = pin({block, 8});
+    EXPECT_EQ(free(block), Error::kNone);
+    if (own) {
+      EXPECT_TRUE(allocator_->unpin(pinned).ok());
+    } else {
+      std::thread([&] { EXPECT_TRUE(allocator_->unpin(pinned).ok()); }).join();
+    }
+    EXPECT_EQ(run_of(stays).cached_slots, own ? before - 1 : before);
+    EXPECT_EQ(statistics().live_blocks, 1u);
+  }
+  EXPECT_EQ(free(stays), Error::kNone);
 }
 
 }  // namespace
