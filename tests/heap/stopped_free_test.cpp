@@ -199,6 +199,51 @@ INSTANTIATE_TEST_SUITE_P(Slots, StoppedFreeTest,
                                          std::tuple(Cut::kAnew, std::size_t{5}, false),
                                          std::tuple(Cut::kAnew, std::size_t{5}, true)));
 
+// ---- A slab without a thread, that finds one while a free is stopped ----
+
+class AdoptedMeanwhileTest : public FakeAllocatorTest {};
+
+TEST_F(AdoptedMeanwhileTest, TheFreeGoesToTheNewOwner) {
+  if (kSanitized) GTEST_SKIP() << "a sanitizer puts signals off";
+  const SteppedCall stepper;
+  Worker other;
+  const std::uintptr_t keeps_region = allocate(64);
+  bool more = true;
+  unsigned adopted = 0;
+  for (std::uint64_t n = 1; more && !HasFailure(); n += 2 * kStride) {
+    std::uintptr_t block = 0;
+    std::uintptr_t stays = 0;
+    std::thread([&] {
+      block = allocate(5120);
+      stays = allocate(5120);
+    }).join();
+    std::uintptr_t next = 0;
+    Error told = Error::kBusy;
+    bool held = false;
+    more = SteppedCall::stopped_at(
+        n, [&] { told = free(block); },
+        [&] {
+          other.start([&] { next = allocate(5120); });
+          held = !other.wait_a_little();
+        });
+    other.wait();
+    adopted += !held;
+    EXPECT_EQ(told, Error::kNone) << "at " << n;
+    EXPECT_TRUE(allocator_->validate_books()) << "at " << n;
+    allocator_->flush_thread();
+    other.run([&] {
+      allocator_->flush_thread();
+      EXPECT_EQ(statistics().live_blocks, more ? 3u : 2u) << "at " << n;
+      if (next != 0) EXPECT_EQ(free(next), Error::kNone) << "at " << n;
+      EXPECT_EQ(free(stays), Error::kNone) << "at " << n;
+      allocator_->flush_thread();
+    });
+    allocator_->trim();
+  }
+  EXPECT_GT(adopted, 20u) << "the trap flag has no effect here";
+  EXPECT_EQ(free(keeps_region), Error::kNone);
+}
+
 // ---- A pool that goes while a call is stopped ----
 
 enum class Call { kFree, kFreeLast, kUnpin, kPin, kUsableSize, kRegionOf, kAllocate };

@@ -17,6 +17,9 @@ using namespace testing_support;
 constexpr std::uintptr_t kBase = 0x200000000000;
 constexpr Extent kOne{kBase, kPageBytes};
 constexpr Extent kTwo{kBase, 2 * kPageBytes};
+constexpr Extent kWhole{kBase, 4 * kPageBytes};
+constexpr Extent kUpper{kBase + 2 * kPageBytes, 2 * kPageBytes};
+constexpr Extent kElsewhere{kBase + 8 * kPageBytes, kPageBytes};
 
 class StoppedReaderTest : public BooksFixture {
  protected:
@@ -41,6 +44,14 @@ class StoppedReaderTest : public BooksFixture {
   void remove(Region& region) {
     registry_.remove(region);
     registry_.destroy(region);
+  }
+
+  // Instead of the question whether the reader is inside a call: the writer goes on.
+  static bool close(const void* context) {
+    std::atomic<std::uint64_t>& sequence =
+        *static_cast<std::atomic<std::uint64_t>*>(const_cast<void*>(context));
+    sequence.store(sequence.load() + 1);
+    return false;
   }
 
   AttachOptions options_;
@@ -117,15 +128,7 @@ TEST_F(StoppedReaderTest, HalvesOfTwoLivesOfABookAreNotTold) {
 TEST_F(StoppedReaderTest, WhoIsNotInsideAnyCallWaits) {
   Region& region = insert(kOne);
   region.sequence.store(region.sequence.load() + 1);
-  const auto told = registry_.query(
-      kBase, kPageBytes,
-      [](const void* context) {
-        std::atomic<std::uint64_t>& sequence =
-            *static_cast<std::atomic<std::uint64_t>*>(const_cast<void*>(context));
-        sequence.store(sequence.load() + 1);
-        return false;
-      },
-      &region.sequence);
+  const auto told = registry_.query(kBase, kPageBytes, &close, &region.sequence);
   EXPECT_TRUE(told.ok());
   remove(region);
 }
@@ -134,9 +137,6 @@ TEST_F(StoppedReaderTest, WhoIsNotInsideAnyCallWaits) {
 // books go to regions elsewhere.
 TEST_F(StoppedReaderTest, WhatStandsAllTheTimeIsToldWhereverItGoes) {
   const SteppedCall stepper;
-  constexpr Extent kWhole{kBase, 4 * kPageBytes};
-  constexpr Extent kUpper{kBase + 2 * kPageBytes, 2 * kPageBytes};
-  constexpr Extent kElsewhere{kBase + 8 * kPageBytes, kPageBytes};
   std::uint64_t stops = 0;
   for (const bool starts_cut : {false, true}) {
     bool more = true;
@@ -177,6 +177,59 @@ TEST_F(StoppedReaderTest, WhatStandsAllTheTimeIsToldWhereverItGoes) {
         if (elsewhere != nullptr) remove(*elsewhere);
         remove(lower);
       }
+    }
+  }
+  EXPECT_GT(stops, 50u) << "the trap flag has no effect here";
+}
+
+// The reader found the book in the pagemap, its facts are those of a region elsewhere, and when he
+// looks again it is back. Only the sequence tells.
+TEST_F(StoppedReaderTest, ABookThatIsBackWhereItWasIsReadAgain) {
+  const SteppedCall stepper;
+  std::uint64_t stops = 0;
+  bool more = true;
+  for (std::uint64_t first = 1; more && !HasFailure(); first += kStride) {
+    bool again = true;
+    for (std::uint64_t second = 1; again && !HasFailure() && second < 20 * kStride;
+         second += 3 * kStride) {
+      Region& lower = insert(kWhole);
+      const auto cut = [&]() -> Region& {
+        const LockGuard guard(registry_.lock());
+        return **registry_.isolate_locked(lower, kUpper);
+      };
+      const auto join = [&] {
+        const LockGuard guard(registry_.lock());
+        registry_.join_locked(lower);
+      };
+      Region& book = cut();
+      Region* elsewhere = nullptr;
+      // Open at first, so that the short way is not taken.
+      book.sequence.store(book.sequence.load() + 1);
+      int stop = 0;
+      Result<RegionInfo> told = Error::kBusy;
+      more = SteppedCall::stopped_at(
+          first, [&] { told = registry_.query(kUpper.base, kPageBytes, &close, &book.sequence); },
+          [&] {
+            if (book.sequence.load() % 2 == 0) return;  // not closed yet
+            if (++stop == 1) {
+              join();
+              elsewhere = &insert(kElsewhere);
+              EXPECT_EQ(elsewhere, &book);
+              SteppedCall::stop_again(second);
+            } else {
+              remove(*std::exchange(elsewhere, nullptr));
+              EXPECT_EQ(&cut(), &book);
+            }
+          });
+      again = stop == 2;
+      stops += static_cast<std::uint64_t>(stop);
+      EXPECT_EQ(told.error(), Error::kNone) << first << ", " << second;
+      if (elsewhere != nullptr) {
+        remove(*elsewhere);
+      } else {
+        join();
+      }
+      remove(lower);
     }
   }
   EXPECT_GT(stops, 50u) << "the trap flag has no effect here";

@@ -1,0 +1,421 @@
+// Edges of the plan, and checks that stand before others: each alone.
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <cstdint>
+#include <thread>
+#include <vector>
+
+#include "heap/core.hpp"
+#include "support/fake_allocator.hpp"
+
+namespace exclave {
+namespace {
+
+using namespace testing_support;
+
+class GuardsTest : public FakeAllocatorTest {
+ protected:
+  RunInfo run_of(std::uintptr_t block) {
+    const Result<RunInfo> run = allocator_->next_run(block);
+    EXPECT_TRUE(run.ok());
+    return *run;
+  }
+  Slab& slab_around(std::uintptr_t block) {
+    const UnitEntry entry = allocator_->core()->registry().find(block)->unit_of(block)->load();
+    return *slab_of<Slab>(BookView(port_.book_window().base), entry);
+  }
+  static AttachOptions open_to_all() {
+    AttachOptions options;
+    options.open_to_all = true;
+    return options;
+  }
+};
+
+TEST_F(GuardsTest, TheLongestSizeThatIsOne) {
+  EXPECT_EQ(allocate_error(PTRDIFF_MAX), Error::kOutOfMemory);
+  EXPECT_EQ(allocate_error(std::size_t{PTRDIFF_MAX} + 1), Error::kInvalidArgument);
+}
+
+TEST_F(GuardsTest, WhatIsASlotAndWhatARunOfPages) {
+  const std::uintptr_t largest = allocate(kMaxSmallBytes);
+  EXPECT_EQ(run_of(largest).kind, RunInfo::Kind::kSlab);
+  EXPECT_EQ(run_of(largest).slot_bytes, kMaxSmallBytes);
+  const std::uintptr_t longer = allocate(kMaxSmallBytes + 1);
+  EXPECT_EQ(run_of(longer).kind, RunInfo::Kind::kBlock);
+  const std::uintptr_t at_a_page = allocate(100, kPageBytes);
+  EXPECT_EQ(run_of(at_a_page).kind, RunInfo::Kind::kSlab);
+  // Slots of two pages are at hand, but a slab promises no such alignment.
+  const std::uintptr_t slot = allocate(2 * kPageBytes);
+  EXPECT_EQ(free(slot), Error::kNone);
+  const std::uintptr_t wider = allocate(100, 2 * kPageBytes);
+  EXPECT_EQ(run_of(wider).kind, RunInfo::Kind::kBlock);
+  EXPECT_EQ(usable(wider), kPageBytes);
+  for (const std::uintptr_t block : {largest, longer, at_a_page, wider})
+    EXPECT_EQ(free(block), Error::kNone);
+}
+
+// Not even what is at hand: the smallest slot, an aligned one, a kept run.
+TEST_F(GuardsTest, WhileAPoolIsOpenToAllItComesFirst) {
+  const Extent pool = range_at(0, kMiBytes);
+  for (const std::size_t size : {std::size_t{1}, std::size_t{64}, std::size_t{100000}}) {
+    for (const std::size_t alignment : {std::size_t{16}, std::size_t{64}}) {
+      EXPECT_EQ(free(allocate(size, alignment)), Error::kNone);
+      attach(pool, open_to_all());
+      const std::uintptr_t block = allocate(size, alignment);
+      EXPECT_TRUE(pool.contains(block)) << size << " at " << alignment;
+      EXPECT_EQ(free(block), Error::kNone);
+      EXPECT_TRUE(allocator_->detach(pool).ok());
+    }
+  }
+}
+
+TEST_F(GuardsTest, GrowthLeavesWhatIsCached) {
+  std::vector<std::uintptr_t> small, large;
+  for (int i = 0; i < 100; ++i) small.push_back(allocate(64));
+  for (const std::uintptr_t block : small) EXPECT_EQ(free(block), Error::kNone);
+  const std::uint32_t cached = run_of(small[0]).cached_slots;
+  ASSERT_GE(cached, 100u);
+  while (port_.reserve_calls() < 2) large.push_back(allocate(40000));
+  EXPECT_EQ(run_of(small[0]).cached_slots, cached);
+  while (port_.reserve_calls() < 3) large.push_back(allocate(kMiBytes));
+  EXPECT_EQ(run_of(small[0]).cached_slots, cached);
+  for (const std::uintptr_t block : large) EXPECT_EQ(free(block), Error::kNone);
+}
+
+// Memory is there, on this thread's stack for another size alone.
+TEST_F(GuardsTest, WhatIsKeptForOneSizeServesAnotherBeforeOutOfMemory) {
+  Config config;
+  config.grow_min_bytes = config.grow_max_bytes = 64 * kKiBytes;
+  start(config);
+  port_.set_host_left(64 * kKiBytes);
+  std::vector<std::uintptr_t> blocks;
+  while (const std::uintptr_t block = allocate(64)) blocks.push_back(block);
+  for (const std::uintptr_t block : blocks) EXPECT_EQ(free(block), Error::kNone);
+  ASSERT_NE(run_of(blocks[0]).cached_slots, 0u);
+  const std::uintptr_t other = allocate(5000);
+  EXPECT_NE(other, 0u);
+  EXPECT_EQ(free(other), Error::kNone);
+}
+
+// ---- The same in an attached pool ----
+
+TEST_F(GuardsTest, APoolsSlabIsUsedUpBeforeThereIsASecondOne) {
+  const Extent pool = range_at(0, 16 * kMiBytes);
+  const Placement where = Placement::in_pool(attach(pool));
+  const std::uintptr_t first = allocate(64, 16, where);
+  const Extent slab = run_of(first).extent;
+  for (std::uint32_t i = 1; i < run_of(first).slots; ++i)
+    ASSERT_TRUE(slab.contains(allocate(64, 16, where))) << i;
+  EXPECT_FALSE(slab.contains(allocate(64, 16, where)));
+  EXPECT_TRUE(allocator_->detach(pool, DetachMode::kRevoke).ok());
+}
+
+TEST_F(GuardsTest, APoolsNewSlabLeavesWhatIsCached) {
+  const Extent pool = range_at(0, 16 * kMiBytes);
+  const Placement where = Placement::in_pool(attach(pool));
+  const std::uintptr_t stays = allocate(64, 16, where);
+  std::uintptr_t block = allocate(64, 16, where);
+  EXPECT_EQ(free(block), Error::kNone);
+  const std::uint32_t cached = run_of(stays).cached_slots;
+  ASSERT_NE(cached, 0u);
+  allocate(5000, 16, where);
+  EXPECT_EQ(run_of(stays).cached_slots, cached);
+  EXPECT_TRUE(allocator_->detach(pool, DetachMode::kRevoke).ok());
+}
+
+TEST_F(GuardsTest, APoolsMemoryForOneSizeServesAnother) {
+  const Extent pool = range_at(0, 4 * kUnitBytes);
+  const Placement where = Placement::in_pool(attach(pool));
+  std::vector<std::uintptr_t> blocks;
+  while (const std::uintptr_t block = allocate(64, 16, where)) blocks.push_back(block);
+  for (const std::uintptr_t block : blocks) EXPECT_EQ(free(block), Error::kNone);
+  const std::uintptr_t other = allocate(1000, 16, where);
+  EXPECT_EQ(run_of(other).kind, RunInfo::Kind::kSlab);
+  EXPECT_EQ(free(other), Error::kNone);
+  EXPECT_TRUE(allocator_->detach(pool).ok());
+}
+
+TEST_F(GuardsTest, ABlockMayBeAsLongAsItsPoolsBoundary) {
+  const Extent pool = range_at(0, kMiBytes);
+  for (const std::size_t boundary : {kPageBytes, 64 * kKiBytes, 128 * kKiBytes}) {
+    AttachOptions options;
+    options.boundary = boundary;
+    const Placement where = Placement::in_pool(attach(pool, options));
+    const std::uintptr_t block = allocate(boundary, 16, where);
+    EXPECT_NE(block, 0u);
+    EXPECT_EQ(run_of(block).kind == RunInfo::Kind::kSlab, boundary <= kMaxSmallBytes);
+    EXPECT_EQ(allocate(boundary + 1, 16, where), 0u);
+    EXPECT_EQ(free(block), Error::kNone);
+    EXPECT_TRUE(allocator_->detach(pool).ok());
+  }
+}
+
+// ---- Moves that scrub ----
+
+TEST_F(GuardsTest, ScrubbingTouchesNothingThatStays) {
+  alignas(64 * kPageBytes) static std::byte memory[64 * kPageBytes];
+  const Extent range{reinterpret_cast<std::uintptr_t>(memory), sizeof memory};
+  Config config;
+  config.scrub_on_free = true;
+  start(config);
+  const Placement where = Placement::in_pool(attach(range));
+  const auto byte_at = [](std::uintptr_t address) -> std::byte& {
+    return *reinterpret_cast<std::byte*>(address);
+  };
+  // Longer: there is no tail to scrub.
+  const std::uintptr_t grows = allocate(18 * kPageBytes, 16, where);
+  byte_at(grows) = std::byte{1};
+  const auto grown = allocator_->reallocate(bytes_at(grows), 20 * kPageBytes);
+  ASSERT_TRUE(grown.ok());
+  EXPECT_EQ(byte_at(grown->address()), std::byte{1});
+  EXPECT_EQ(free(grown->address()), Error::kNone);
+  // Pinned: a device may still read it.
+  const std::uintptr_t shrinks = allocate(20 * kPageBytes, 16, where);
+  byte_at(shrinks + 19 * kPageBytes) = std::byte{2};
+  const PinId pinned = pin({shrinks, 20 * kPageBytes});
+  const auto shrunk = allocator_->reallocate(bytes_at(shrinks), 17 * kPageBytes);
+  ASSERT_TRUE(shrunk.ok());
+  EXPECT_EQ(byte_at(shrinks + 19 * kPageBytes), std::byte{2});
+  EXPECT_TRUE(allocator_->unpin(pinned).ok());
+  EXPECT_EQ(byte_at(shrinks + 19 * kPageBytes), std::byte{0});
+  EXPECT_EQ(free(shrunk->address()), Error::kNone);
+  EXPECT_TRUE(allocator_->detach(range).ok());
+}
+
+TEST_F(GuardsTest, WithoutBooksTheHostIsNotAskedForMore) {
+  Config config;
+  config.grow_min_bytes = config.grow_max_bytes = 64 * kMiBytes;
+  start(config);
+  std::vector<std::uintptr_t> blocks{allocate(64)};
+  port_.set_trusted_left(0);
+  Error error = Error::kNone;
+  for (std::size_t size = 96; size < kMaxSmallBytes && error == Error::kNone; size += 16) {
+    const Result<untrusted_bytes> block = allocator_->allocate(size);
+    error = block.error();
+    if (block.ok()) blocks.push_back(block->address());
+  }
+  EXPECT_EQ(error, Error::kOutOfTrustedMemory);
+  EXPECT_EQ(port_.reserve_calls(), 1u);
+  port_.set_trusted_left(SIZE_MAX / 2);
+  for (const std::uintptr_t block : blocks) EXPECT_EQ(free(block), Error::kNone);
+}
+
+// As for a moment while its pool is revoked.
+TEST_F(GuardsTest, Threat31ASlabWithoutAnOwnerIsNobodys) {
+  const RegionId id = attach(range_at(0, kMiBytes));
+  const std::uintptr_t block = allocate(64, 16, Placement::in_pool(id));
+  const BookRef owner = slab_around(block).owner.exchange(0);
+  EXPECT_EQ(free(block), Error::kForeignFree);
+  EXPECT_EQ(free(block, 64), Error::kForeignFree);
+  slab_around(block).owner.store(owner);
+  const PinId pinned = pin({block, 8});
+  EXPECT_EQ(free(block), Error::kNone);
+  slab_around(block).owner.store(0);
+  EXPECT_TRUE(allocator_->unpin(pinned).ok());
+  slab_around(block).owner.store(owner);
+  EXPECT_EQ(statistics().live_blocks, 0u);
+  EXPECT_TRUE(allocator_->detach(range_at(0, kMiBytes), DetachMode::kRevoke).ok());
+}
+
+// ---- Growth ----
+
+TEST_F(GuardsTest, WhatLiesIdleMakesRoomUnderTheQuota) {
+  Config config;
+  config.grow_min_bytes = config.grow_max_bytes = kMiBytes;
+  config.quota_bytes = 8 * kMiBytes;
+  start(config);
+  EXPECT_EQ(free(allocate(9 * kMiBytes / 2)), Error::kNone);
+  const std::uintptr_t longer = allocate(7 * kMiBytes);
+  EXPECT_NE(longer, 0u);
+  EXPECT_EQ(free(longer), Error::kNone);
+}
+
+TEST_F(GuardsTest, OnlyLongRegionsStandAtWholeSegments) {
+  Config config;
+  config.grow_min_bytes = config.grow_max_bytes = 64 * kKiBytes;
+  start(config);
+  std::vector<std::uintptr_t> blocks;
+  while (port_.reserve_calls() < 2) blocks.push_back(allocate(5000));
+  EXPECT_EQ(allocator_->next_region(0)->extent.end(),
+            allocator_->query(blocks.back(), 1)->extent.base);
+  const std::uintptr_t segment = allocate(4 * kMiBytes);
+  EXPECT_EQ(allocator_->query(segment, 1)->extent.base % (4 * kMiBytes), 0u);
+  blocks.push_back(segment);
+  for (const std::uintptr_t block : blocks) EXPECT_EQ(free(block), Error::kNone);
+}
+
+// A lie cannot be told from other failures when there are no books; but it must not make us give
+// away what is somebody's.
+TEST_F(GuardsTest, Threat14WhatStandsThereIsNotReleasedForWantOfBooks) {
+  static unsigned released;
+  released = 0;
+  PortTable table = port_.table();
+  table.host_reserve = [](void*, std::size_t, std::size_t) -> HostReply {
+    return {FakePort::kAttachBase, 0};
+  };
+  table.host_release = [](void*, std::uintptr_t, std::size_t) {
+    ++released;
+    return 0;
+  };
+  Config config;
+  config.grow_min_bytes = config.grow_max_bytes = kMiBytes;
+  auto made = Allocator::create(table, config);
+  ASSERT_TRUE(made.ok());
+  ASSERT_TRUE(made->attach({FakePort::kAttachBase, 2 * kMiBytes}).ok());
+  EXPECT_EQ(made->allocate(64).error(), Error::kHostLied);
+  port_.set_trusted_left(0);
+  // Nor books for a region of this length, in the end.
+  for (std::size_t i = 1; i < 100; ++i) {
+    AttachOptions options;
+    options.role = Role::kPool;
+    (void)made->attach({FakePort::kAttachBase + i * 4 * kMiBytes, kMiBytes}, options);
+  }
+  EXPECT_EQ(made->allocate(64).error(), Error::kHostLied);
+  EXPECT_EQ(made->allocate(kMiBytes / 2).error(), Error::kHostLied);
+  EXPECT_EQ(released, 0u);
+  port_.set_trusted_left(SIZE_MAX / 2);
+}
+
+// ---- Frees ----
+
+TEST_F(GuardsTest, Threat43TheSizeIsLookedAtFirst) {
+  const std::uintptr_t block = allocate(64);
+  EXPECT_EQ(free(block), Error::kNone);
+  EXPECT_EQ(free(block, 0), Error::kWrongSize);
+  EXPECT_EQ(free(0x5000, 0), Error::kWrongSize);
+  EXPECT_EQ(free(0x5000, 64), Error::kForeignFree);
+}
+
+TEST_F(GuardsTest, Threat43WhatFitsAnotherPlaceIsWrong) {
+  // As long as a page, but a slot; as in a pool with a boundary, but without one.
+  const std::uintptr_t slot = allocate(kPageBytes);
+  EXPECT_EQ(free(slot, 3000), Error::kWrongSize);
+  EXPECT_EQ(free(slot, kPageBytes), Error::kNone);
+  const Placement where = Placement::in_pool(attach(range_at(0, kMiBytes)));
+  const std::uintptr_t block = allocate(128, 16, where);
+  EXPECT_EQ(free(block, 100), Error::kWrongSize);
+  EXPECT_EQ(free(block, 128), Error::kNone);
+}
+
+TEST_F(GuardsTest, HandlesAreStaleWhereNothingIs) {
+  EXPECT_EQ(allocator_->deallocate_handle(bytes_at(0x5000), RegionId{}).error(), Error::kStale);
+  const std::uintptr_t block = allocate(64);
+  const RegionId id = *allocator_->region_of(bytes_at(block));
+  {
+    // This very thread is changing the region.
+    const core::AllocatorCore::Gate inside(*allocator_->core());
+    std::atomic<std::uint64_t>& sequence = allocator_->core()->registry().find(block)->sequence;
+    sequence.store(sequence.load() + 1);
+    EXPECT_EQ(allocator_->deallocate_handle(bytes_at(block), id).error(), Error::kReentered);
+    sequence.store(sequence.load() + 1);
+  }
+  EXPECT_TRUE(allocator_->deallocate_handle(bytes_at(block), id).ok());
+  EXPECT_TRUE(misuses_.empty());
+}
+
+TEST_F(GuardsTest, AThreadWithoutBooksForAHeapIsTold) {
+  const std::uintptr_t block = allocate(64);
+  port_.set_trusted_left(0);
+  std::vector<std::thread> threads;
+  std::atomic<bool> done = false;
+  Error told = Error::kNone;
+  // Each takes a heap; in the end there is none.
+  for (int i = 0; i < 64 && told == Error::kNone; ++i) {
+    std::atomic<bool> asked = false;
+    threads.emplace_back([&] {
+      told = free(0x5000) == Error::kOutOfTrustedMemory ? Error::kOutOfTrustedMemory : Error::kNone;
+      asked = true;
+      while (!done) std::this_thread::yield();
+    });
+    while (!asked) std::this_thread::yield();
+  }
+  done = true;
+  for (std::thread& thread : threads) thread.join();
+  port_.set_trusted_left(SIZE_MAX / 2);
+  EXPECT_EQ(told, Error::kOutOfTrustedMemory);
+  EXPECT_EQ(free(block), Error::kNone);
+}
+
+// Another thread's frees go by batch, as long as there are books for batches.
+TEST_F(GuardsTest, FreesForAnotherThreadNeedNoBooks) {
+  std::vector<std::uintptr_t> blocks;
+  for (int i = 0; i < 12000; ++i) blocks.push_back(allocate(16));
+  std::thread([&] {
+    EXPECT_EQ(free(blocks[0]), Error::kNone);
+    port_.set_trusted_left(0);
+    for (std::size_t i = 1; i < blocks.size(); ++i) ASSERT_EQ(free(blocks[i]), Error::kNone) << i;
+    port_.set_trusted_left(SIZE_MAX / 2);
+  }).join();
+  allocator_->flush_thread();
+  EXPECT_EQ(statistics().live_blocks, 0u);
+  EXPECT_EQ(statistics().cached_bytes, 0u);
+}
+
+// A few are kept back until their batch is full.
+TEST_F(GuardsTest, AFewFreesForAnotherThreadAreNotSentYet) {
+  const std::uintptr_t stays = allocate(64);
+  const std::uintptr_t blocks[] = {allocate(64), allocate(64)};
+  std::atomic<int> turn = 0;
+  std::thread other([&] {
+    for (const std::uintptr_t block : blocks) EXPECT_EQ(free(block), Error::kNone);
+    turn = 1;
+    while (turn != 2) std::this_thread::yield();
+  });
+  while (turn != 1) std::this_thread::yield();
+  allocator_->flush_thread();
+  EXPECT_EQ(run_of(stays).cached_slots, 2u);
+  turn = 2;
+  other.join();
+  allocator_->flush_thread();
+  EXPECT_EQ(run_of(stays).cached_slots, 0u);
+  EXPECT_EQ(free(stays), Error::kNone);
+}
+
+// Its owner freed it at the same moment, its slab went, and the owner ended.
+TEST_F(GuardsTest, Threat41ABatchForAnEndedThreadMayNameWhatIsGone) {
+  std::uintptr_t block = 0;
+  std::atomic<int> turn = 0;
+  const auto wait_for = [&](int n) {
+    while (turn != n) std::this_thread::yield();
+  };
+  std::thread owner([&] {
+    block = allocate(64);
+    turn = 1;
+    wait_for(2);
+    // The owner saw it live before the other marked it.
+    Slab& slab = slab_around(block);
+    slab.states()[slab.slot_at(block)].store(SlotState::kLive);
+    EXPECT_EQ(free(block), Error::kNone);
+  });
+  wait_for(1);
+  EXPECT_EQ(free(block), Error::kNone);  // in a batch that is not sent
+  turn = 2;
+  owner.join();
+  allocator_->trim();
+  ASSERT_FALSE(allocator_->query(block, 1).ok());
+  allocator_->flush_thread();
+  EXPECT_EQ(statistics().live_blocks, 0u);
+}
+
+// The owner takes it back at once; anybody else leaves it for the owner.
+TEST_F(GuardsTest, WhoUnpinsLastGivesBackOnlyWhatIsHisOwn) {
+  const std::uintptr_t stays = allocate(64);
+  for (const bool own : {true, false}) {
+    const std::uint32_t before = run_of(stays).cached_slots;
+    const std::uintptr_t block = allocate(64);
+    const PinId pinned = pin({block, 8});
+    EXPECT_EQ(free(block), Error::kNone);
+    if (own) {
+      EXPECT_TRUE(allocator_->unpin(pinned).ok());
+    } else {
+      std::thread([&] { EXPECT_TRUE(allocator_->unpin(pinned).ok()); }).join();
+    }
+    EXPECT_EQ(run_of(stays).cached_slots, own ? before - 1 : before);
+    EXPECT_EQ(statistics().live_blocks, 1u);
+  }
+  EXPECT_EQ(free(stays), Error::kNone);
+}
+
+}  // namespace
+}  // namespace exclave
