@@ -292,8 +292,10 @@ std::intptr_t MemoryCalls::mmap(std::uintptr_t address, std::size_t length, int 
       (flags & kMapAnonymous) == 0 && inside_.lies_outside != nullptr &&
       inside_.lies_outside(inside_.context, protection, flags, descriptor, offset) != 0;
   if (outside) {
+    // A hint that cannot be met is none.
+    const bool usable = address <= kAddressLimit - size && !Extent{address, size}.overlaps(enclave);
     MapRequest request{};
-    request.hint = fixed || Extent{address, size}.overlaps(enclave) == false ? address : 0;
+    request.hint = fixed || usable ? address : 0;
     request.size = size;
     request.protection = protection;
     request.flags = flags;

@@ -105,9 +105,6 @@ struct alignas(kCacheLine) Region {
   std::atomic<UnitEntry>* units() noexcept {
     return reinterpret_cast<std::atomic<UnitEntry>*>(this + 1);
   }
-  const std::atomic<UnitEntry>* units() const noexcept {
-    return reinterpret_cast<const std::atomic<UnitEntry>*>(this + 1);
-  }
   // The entry of the unit that holds the address, or null. Safe on a book that is being reused: the
   // entries lie within it whatever first_unit says.
   std::atomic<UnitEntry>* unit_of(std::uintptr_t address) noexcept {

@@ -72,6 +72,12 @@ TEST_F(MmapTest, AHintIsAHint) {
   host_->take_calls();
   EXPECT_GT(mmap_shared(host_->enclave().base + 16 * kPage, kPage), 0);
   EXPECT_EQ(host_->take_calls()[0].extent.base, 0u);
+  // Nor one that no mapping can have.
+  constexpr std::uintptr_t kLimit = std::uintptr_t{1} << 47;
+  for (const std::uintptr_t beyond : {kLimit, kLimit - kPage, ~kPage + 1}) {
+    EXPECT_GT(mmap_shared(beyond, 2 * kPage), 0);
+    EXPECT_EQ(host_->take_calls()[0].extent.base, 0u) << std::hex << beyond;
+  }
 }
 
 TEST_F(MmapTest, TheSamePagesStandSeveralTimesWithDifferentProtections) {
