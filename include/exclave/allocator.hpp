@@ -87,8 +87,8 @@ class EXCLAVE_API Allocator {
                                           Placement where = {}) noexcept;
   // Moves a block to a new size if it does not fit in place; contents up to the smaller size go
   // along. A pinned block of pages that would lose pages moves, too: the old one is freed, and kept
-  // until its last pin goes. On error the old block is untouched. A null block allocates. Errors: as
-  // allocate and deallocate.
+  // until its last pin goes. On error the old block is untouched. A null block allocates. Errors:
+  // as allocate and deallocate.
   Result<untrusted_bytes> reallocate(untrusted_bytes block, std::size_t size_bytes,
                                      std::size_t alignment = 16, Placement where = {}) noexcept;
 
