@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <array>
 #include <cstring>
+#include <functional>
 #include <random>
 #include <string>
 #include <vector>
@@ -97,7 +98,9 @@ class OutsidePolicy {
 
 // Every answer of a long random run, as numbers. touching: also operations whose contract is to
 // write (zeroed, moved).
-std::vector<std::uint64_t> decisions(FileHost& host, std::uint64_t seed, bool touching) {
+std::vector<std::uint64_t> decisions(
+    FileHost& host, std::uint64_t seed, bool touching,
+    const std::function<void()>& now_and_then = [] {}) {
   std::vector<std::uint64_t> log;
   Config config;
   config.grow_min_bytes = kMiB;
@@ -129,6 +132,7 @@ std::vector<std::uint64_t> decisions(FileHost& host, std::uint64_t seed, bool to
     log.push_back(attached->value);
   }
   for (int step = 0; step < 12000; ++step) {
+    if (step % 128 == 0) now_and_then();
     const std::uint64_t dice = random();
     const std::size_t bytes = dice % 32 == 0 ? 1 + (dice >> 8) % 300000 : 1 + (dice >> 8) % 3000;
     switch ((dice >> 40) % 16) {
@@ -230,8 +234,8 @@ TEST_P(Threat44_ScribbleEverything, EveryAnswerIsAsInTheQuietRun) {
     ASSERT_NE(neighbour, nullptr);
     // What is used of the file, again and again, from the first call to the last.
     ASSERT_TRUE(neighbour->add(0, 64 * kMiB));
-    ASSERT_TRUE(neighbour->wait_for_bytes(kMiB));
-    scribbled = decisions(host, GetParam(), true);
+    scribbled = decisions(host, GetParam(), true,
+                          [&] { ASSERT_TRUE(neighbour->wait_for_bytes(kMiB / 16)); });
     EXPECT_GT(neighbour->bytes_written(), 4 * kMiB) << "the neighbour hardly wrote";
   }
   EXPECT_TRUE(scribbled == quiet) << "a decision depended on untrusted bytes";
