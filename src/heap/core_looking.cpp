@@ -29,11 +29,15 @@ Result<RunInfo> AllocatorCore::run_at(std::uintptr_t address) noexcept {
   if (piece.slab == 0) {
     info.kind = piece.free ? RunInfo::Kind::kFree : RunInfo::Kind::kBlock;
     if (!piece.free) (piece.freed ? info.cached_slots : info.live_slots) = 1;
+    // GCOVR_EXCL_BR_START: a race
     return piece.extent.empty() ? Result<RunInfo>(Error::kNotFound) : info;
+    // GCOVR_EXCL_BR_STOP
   }
   const Slab& slab = *books_.at<Slab>(piece.slab);
   const BookRef owner = slab.owner.load(std::memory_order_acquire);
+  // GCOVR_EXCL_BR_START: a race
   if (owner == 0 || !slab.extent().contains(address)) return Error::kNotFound;
+  // GCOVR_EXCL_BR_STOP
   info.kind = RunInfo::Kind::kSlab;
   info.extent = slab.extent();
   info.slot_bytes = slab.slot_bytes.load(std::memory_order_relaxed);
@@ -65,7 +69,7 @@ Statistics AllocatorCore::statistics() noexcept {
       const Result<RunInfo> run = run_at(page);
       if (!run.ok()) break;
       page = run->extent.end();
-      switch (run->kind) {
+      switch (run->kind) {  // GCOVR_EXCL_BR_LINE: there is no other
         case RunInfo::Kind::kFree:
           s.free_bytes += run->extent.size;
           break;
@@ -106,7 +110,7 @@ bool AllocatorCore::validate() noexcept {
   Gate gate(*this);
   // A thread that can have no heap, for want of trusted memory or a slot, can still look.
   if (gate.status().error() == Error::kReentered || !registry_.validate() || !grown_.validate())
-    return false;
+    return false;  // GCOVR_EXCL_LINE: as above
   LockGuard lists(pool_lists_);
   for (Heap* heap = all_heaps_; heap != nullptr; heap = heap->next_heap) {
     if (!heap->validate()) return false;

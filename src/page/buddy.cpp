@@ -202,7 +202,7 @@ bool Buddy::validate() const noexcept {
       const std::uint64_t size = std::uint64_t{1} << order;
       if (index < first_ || index + size > end_) return false;
       if (order + 1 < orders_ && contains(buddy_of(index, order), order))
-        return false;  // two buddies must have joined
+        return false;  // two buddies must have joined  // GCOVR_EXCL_LINE: as above
       for (unsigned above = order + 1; above < orders_; ++above) {
         if (contains(block_start(index, above), above)) return false;  // no block inside another
       }

@@ -352,7 +352,9 @@ Result<PageBlock> PagePool::around_locked(Region& region, std::uintptr_t address
   const std::uint64_t head = book_of(region).heads.find_back((address >> kPageShift) - first);
   if (head == BitTree::kNone) return Error::kNotFound;
   const Result<PageBlock> block = block_at_locked(region, address_of(first + head));
+  // GCOVR_EXCL_BR_START: heads tell of blocks
   return block.ok() && block->extent.contains(address) ? block : Error::kNotFound;
+  // GCOVR_EXCL_BR_STOP
 }
 
 Result<PageRun> PagePool::allocate_block(std::uint64_t pages, unsigned align_order) noexcept {
@@ -537,7 +539,9 @@ PagePool::Piece PagePool::piece_at(Region& region, std::uintptr_t address) noexc
   }
   const std::uintptr_t end = address_of(book_of(region).buddy->free_end(page >> kPageShift));
   piece.free = true;
+  // GCOVR_EXCL_BR_START: no end is beyond
   piece.extent = {page, (end > page && end <= extent.end() ? end : page + kPageBytes) - page};
+  // GCOVR_EXCL_BR_STOP
   return piece;
 }
 

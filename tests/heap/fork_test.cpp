@@ -115,6 +115,22 @@ TEST_F(Fork, TheFreeMemoryOfTheOthersGoesToTheChild) {
   EXPECT_TRUE(allocator_->validate_books());
 }
 
+TEST_F(Fork, HeapsOfThreadsThatEndedBeforeServeTheChildsThreads) {
+  for (int i = 0; i < 3; ++i) {
+    std::thread([&] { EXPECT_EQ(deallocate(allocate(100, 64)), 0); }).join();
+  }
+  EXPECT_EQ(in_child([&] {
+              const std::size_t before = allocator_->statistics().trusted_used_bytes;
+              int failed = 0;
+              std::thread([&] { failed = deallocate(allocate(1, 64)); }).join();
+              if (failed != 0) return 1;
+              // A heap is 20 KiB of books; what else the thread used went with it.
+              if (allocator_->statistics().trusted_used_bytes > before + 16384) return 2;
+              return allocator_->validate_books() ? 0 : 3;
+            }),
+            0);
+}
+
 TEST_F(Fork, AttachedPoolsAreThereInTheChild) {
   const HostReply range = port_->host_reserve(1 << 20, kPageBytes);
   ASSERT_EQ(range.error, 0);

@@ -15,7 +15,7 @@ namespace {
 
 using namespace testing_support;
 
-constexpr int kSteps = kSanitized ? 1500 : 4000;
+constexpr int kSteps = kSlow ? 1500 : 4000;
 
 Config small_growths() {
   Config config;
@@ -107,8 +107,8 @@ TEST_P(ModelTest, AHostWithLittleMemory) {
 
 TEST_P(ModelTest, ThreadsAgreeAtBarriers) {
   constexpr unsigned kThreads = 4;
-  constexpr int kRounds = kSanitized ? 12 : 40;
-  constexpr int kStepsInARound = kSanitized ? 60 : 150;
+  constexpr int kRounds = kSlow ? 12 : 40;
+  constexpr int kStepsInARound = kSlow ? 60 : 150;
   FakePort port;
   auto made = Allocator::create(port.table(), small_growths());
   ASSERT_TRUE(made.ok());
@@ -167,7 +167,7 @@ TEST_P(ModelTest, ThreadsAgreeAtBarriers) {
   EXPECT_EQ(allocator.statistics().reserved_bytes, 0u);
 }
 
-INSTANTIATE_TEST_SUITE_P(Seeds, ModelTest, testing::Range<std::uint64_t>(1, kSanitized ? 3 : 7));
+INSTANTIATE_TEST_SUITE_P(Seeds, ModelTest, testing::Range<std::uint64_t>(1, kSlow ? 3 : 7));
 
 }  // namespace
 }  // namespace exclave

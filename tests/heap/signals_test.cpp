@@ -11,6 +11,8 @@
 #include <thread>
 #include <utility>
 
+#include "exclave/memory_calls.hpp"
+#include "heap/core.hpp"
 #include "support/fake_allocator.hpp"
 #include "support/sanitizers.hpp"
 
@@ -358,6 +360,68 @@ TEST_F(NestedCallsTest, TheLastBlockOfADrainingPoolFreedInsideLetsItGoInTheEnd) 
   EXPECT_TRUE(allocator_->query(pool.base, 1).ok());
   EXPECT_EQ(free(other), Error::kNone);
   EXPECT_FALSE(allocator_->query(pool.base, 1).ok()) << "nothing lives in it";
+}
+
+TEST_F(NestedCallsTest, ThePoolsNextBlockComesAfterWhatWasFreedInside) {
+  start_hooked();
+  const Extent pool = range_at(64 * kGiBytes, kMiBytes);
+  const Placement where = Placement::in_pool(attach(pool));
+  std::vector<std::uintptr_t> blocks;
+  while (const std::uintptr_t block = allocate(32 * kKiBytes, 16, where)) blocks.push_back(block);
+  inside_a_call([&] {
+    for (const std::uintptr_t block : blocks) (void)free(block);
+  });
+  EXPECT_NE(allocate(kMiBytes / 2, 16, where), 0u) << "all of them are back";
+  EXPECT_EQ(statistics().live_blocks, 1u);
+  EXPECT_TRUE(allocator_->detach(pool, DetachMode::kRevoke).ok());
+}
+
+TEST_F(NestedCallsTest, AScrubbedBlockFreedInsideIsZeroed) {
+  Config config;
+  config.scrub_on_free = true;
+  start_hooked(config);
+  alignas(kPageBytes) static std::uint64_t memory[64 * kPageBytes / 8];
+  const Extent pool{reinterpret_cast<std::uintptr_t>(memory), sizeof memory};
+  const std::uintptr_t block = allocate(64, 16, Placement::in_pool(attach(pool)));
+  std::uint64_t* const words = reinterpret_cast<std::uint64_t*>(block);
+  for (int i = 0; i < 8; ++i) words[i] = 0x5ec3e7;
+  inside_a_call([&] {
+    EXPECT_EQ(free(block), Error::kNone);
+    for (int i = 0; i < 8; ++i) EXPECT_EQ(words[i], 0u);
+  });
+  EXPECT_TRUE(allocator_->detach(pool).ok());
+}
+
+TEST_F(NestedCallsTest, WhatElseIsRefusedInside) {
+  start_hooked();
+  MemoryCalls calls(*allocator_, EnclaveMemoryTable{});
+  AttachOptions mapping;
+  mapping.role = Role::kMapping;
+  const Extent range = range_at(64 * kGiBytes, kMiBytes);
+  attach(range, mapping);
+  const std::uintptr_t block = allocate(64);
+  const Result<RegionInfo> region = allocator_->query(block, 64);
+  ASSERT_TRUE(region.ok());
+  // Aligned for what it is to become, so that it could be cut short in its place.
+  std::vector<std::uintptr_t> slots;
+  do {
+    slots.push_back(allocate(8192));
+  } while (!is_aligned(slots.back(), 8192));
+  inside_a_call([&] {
+    EXPECT_LT(calls.mprotect(range.base, kPageBytes, 1), 0);
+    EXPECT_EQ(allocator_->before_fork().error(), Error::kReentered);
+    EXPECT_EQ(free(range_at(128 * kGiBytes, 1).base), Error::kReentered) << "no region there";
+    EXPECT_EQ(allocator_->reallocate(bytes_at(slots.back()), 4096, 8192).error(),
+              Error::kReentered);
+    EXPECT_EQ(allocator_->core()->deallocate_handle(block, region->id).error(), Error::kNone);
+    EXPECT_EQ(allocator_->core()->deallocate_handle(block, RegionId{77}).error(), Error::kStale);
+    EXPECT_EQ(
+        allocator_->core()->deallocate_handle(range_at(128 * kGiBytes, 1).base, region->id).error(),
+        Error::kStale);
+  });
+  EXPECT_EQ(allocator_->query(range.base, kPageBytes)->protection, Protection::kReadWrite);
+  for (const std::uintptr_t slot : slots) EXPECT_EQ(free(slot), Error::kNone);
+  EXPECT_EQ(statistics().live_blocks, 0u);
 }
 
 }  // namespace

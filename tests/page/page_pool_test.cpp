@@ -137,6 +137,36 @@ TEST_F(PagePoolTest, LengthZeroAndAbsurdLengthsAreRefused) {
   EXPECT_EQ(pool_.allocate_block(1, 40).error(), Error::kOutOfMemory);
 }
 
+TEST_F(PagePoolTest, AbsurdLengthsInOneRegionAreRefusedToo) {
+  Region& region = add({kBase, 16 * kPageBytes});
+  EXPECT_EQ(pool_.allocate_block_in(region, std::uint64_t{1} << 29, 0).error(),
+            Error::kOutOfMemory);
+  EXPECT_EQ(pool_.allocate_block_in(region, UINT64_MAX, 0).error(), Error::kOutOfMemory);
+}
+
+TEST_F(PagePoolTest, NothingStandsOutsideItsRegions) {
+  Region& region = add({kBase, 16 * kPageBytes});
+  for (const std::uintptr_t outside : {kBase - 1, kBase + 16 * kPageBytes}) {
+    EXPECT_EQ(pool_.block_around(region, outside).error(), Error::kNotFound);
+    EXPECT_TRUE(pool_.piece_at(region, outside).extent.empty());
+  }
+  EXPECT_EQ(pool_.block_around(region, kBase).error(), Error::kNotFound) << "no block at all";
+  EXPECT_EQ(pool_.pin_block(region, {kBase, 8}).error(), Error::kNotFound);
+  pool_.remove(region);
+  EXPECT_EQ(pool_.block_around(region, kBase).error(), Error::kNotFound);
+  EXPECT_TRUE(pool_.piece_at(region, kBase).extent.empty());
+}
+
+TEST_F(PagePoolTest, ASlabThatIsNotFoundYetStandsThereAsSinglePages) {
+  Region& region = add({kBase, 16 * kPageBytes});
+  const Result<PageRun> slab = pool_.allocate_slab(4);
+  ASSERT_TRUE(slab.ok());
+  const PagePool::Piece piece = pool_.piece_at(region, slab->extent.base + kPageBytes + 5);
+  EXPECT_EQ(piece.extent, (Extent{slab->extent.base + kPageBytes, kPageBytes}));
+  EXPECT_EQ(piece.slab, 0u);
+  pool_.free_slab(*slab);
+}
+
 // The next block in these units must not find the last one's length there.
 TEST_F(PagePoolTest, AFreedBlockLeavesNothingInItsUnits) {
   Region& region = add({kBase, 64 * kPageBytes});
@@ -446,6 +476,38 @@ TEST_F(KeptRunsTest, WithoutTrustedMemoryRunsJoinAtOnce) {
   std::size_t taken = 0;
   while (pool_.take_kept(20) != 0) ++taken;
   EXPECT_EQ(taken, 56u);
+}
+
+TEST_F(KeptRunsTest, SoManyOfAClassAndNoMore) {
+  constexpr std::size_t kMost = 1024;
+  pool_.keep_runs(SIZE_MAX / 2);
+  Region& region = add({kBase, std::size_t{32} * (kMost + 4) * kPageBytes});
+  std::vector<Extent> runs;
+  for (std::size_t i = 0; i < kMost + 2; ++i) runs.push_back(block(20));
+  for (std::size_t i = 0; i < runs.size(); ++i)
+    EXPECT_EQ(pool_.keep_block(region, runs[i].base), i < kMost) << i;
+  EXPECT_EQ(free(region, runs.back().base), Error::kNone);
+  EXPECT_TRUE(pool_.keep_block(region, block(24).base)) << "another class has its own";
+  EXPECT_TRUE(pool_.validate());
+}
+
+TEST_F(KeptRunsTest, OnlyAnUnalignedRequestIsCutFromALongerOne) {
+  Region& region = add({kBase, 128 * kPageBytes});
+  keep(region, block(128));
+  const Result<PageRun> aligned = pool_.allocate_block(20, 5);
+  ASSERT_TRUE(aligned.ok());
+  EXPECT_TRUE(is_aligned(aligned->extent.base, 32 * kPageBytes));
+  EXPECT_EQ(pool_.take_kept(128), 0u) << "it was taken apart";
+  EXPECT_EQ(free(region, aligned->extent.base), Error::kNone);
+}
+
+TEST_F(KeptRunsTest, AKeptRunIsNotTakenForAPinnedOne) {
+  Region& region = add({kBase, 128 * kPageBytes});
+  const Extent run = block(20);
+  keep(region, run);
+  EXPECT_EQ(pool_.free_unpinned_block(region, run.base).error(), Error::kNotFound);
+  EXPECT_TRUE(pool_.unpin_block(region, run.base)->freed);
+  EXPECT_EQ(pool_.take_kept(20), run.base);
 }
 
 TEST_F(KeptRunsTest, ForeignAddressesAreNotKept) {

@@ -171,6 +171,20 @@ TEST_F(BookStoreTest, ThreadsGetDifferentBooks) {
   }
 }
 
+TEST(BookStoreOpenTest, MemoryOutsideTheWindowIsNotUsed) {
+  FakePort port(std::size_t{1} << 20);
+  alignas(kPageBytes) static char elsewhere[256 * 1024];
+  PortTable table = port.table();
+  table.trusted_reserve = [](void*, std::size_t bytes) -> void* {
+    return bytes <= sizeof elsewhere ? elsewhere : nullptr;
+  };
+  BookStore books;
+  ASSERT_TRUE(books.open(table).ok());
+  EXPECT_EQ(books.allocate(BookKind::kPlain, 100), nullptr);
+  EXPECT_EQ(books.allocate(BookKind::kPlain, 100000), nullptr);
+  EXPECT_EQ(books.reserved_bytes(), 0u);
+}
+
 TEST(BookStoreOpenTest, WindowOutOfShapeIsRefused) {
   struct Shape {
     exclave_extent enclave;

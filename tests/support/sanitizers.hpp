@@ -1,4 +1,5 @@
-// Is this build slowed down by a sanitizer? Then long tests take fewer steps.
+// Is this build slowed down, by a sanitizer or because it counts what is executed? Then long tests
+// take fewer steps.
 #pragma once
 
 namespace exclave::testing_support {
@@ -14,5 +15,14 @@ inline constexpr bool kSanitized = false;
 #else
 inline constexpr bool kSanitized = false;
 #endif
+
+// Not optimised, and counting.
+#if defined(EXCLAVE_COVERAGE)
+inline constexpr bool kCounted = true;
+#else
+inline constexpr bool kCounted = false;
+#endif
+
+inline constexpr bool kSlow = kSanitized || kCounted;
 
 }  // namespace exclave::testing_support
