@@ -174,6 +174,12 @@ TEST_F(RareWaysTest, OverlapIsALieAlsoWhenThereAreNoBooksToSeeItWith) {
     options.role = Role::kMapping;
     if (!made->attach(range_at(i * 4 * kMiBytes, kPageBytes), options).ok()) break;
   }
+  // The last ones share a segment: not a line is left.
+  for (std::size_t i = 2;; i += 2) {
+    AttachOptions options;
+    options.role = Role::kMapping;
+    if (!made->attach(range_at(4 * kMiBytes + i * kPageBytes, kPageBytes), options).ok()) break;
+  }
   EXPECT_EQ(made->allocate(kMiBytes).error(), Error::kHostLied);
   EXPECT_EQ(made->statistics().lies_refused, 1u);
   EXPECT_EQ(port_.release_calls(), 0u) << "what stands there is not for us to give back";
