@@ -245,6 +245,52 @@ TEST_F(GuardsTest, Threat50APinnedBlockMayBeAllOfAGrownRegion) {
   EXPECT_EQ(free(other), Error::kNone);
 }
 
+TEST_F(GuardsTest, TheHighestPageCanBePinned) {
+  const Extent page{kAddressLimit - kPageBytes, kPageBytes};
+  attach_mapping(page);
+  const PinId pinned = pin(page);
+  EXPECT_EQ(allocator_->detach(page).error(), Error::kPinned);
+  EXPECT_TRUE(allocator_->unpin(pinned).ok());
+  EXPECT_TRUE(allocator_->detach(page).ok());
+}
+
+// ---- Attaching ----
+
+TEST_F(GuardsTest, OnlyPoolsLimitTheirBlocks) {
+  AttachOptions options;
+  options.role = Role::kMapping;
+  options.largest_block = 1;
+  EXPECT_EQ(allocator_->attach(range_at(0, kMiBytes), options).error(), Error::kInvalidArgument);
+  options.largest_block = 0;
+  options.boundary = kPageBytes;
+  EXPECT_EQ(allocator_->attach(range_at(0, kMiBytes), options).error(), Error::kInvalidArgument);
+}
+
+// Books are there for a pool, but for no device that would know it.
+TEST_F(GuardsTest, APoolWithoutABookForItsDeviceIsNotAttached) {
+  const Extent pool = range_at(0, kMiBytes);
+  const Extent mapping = range_at(4 * kMiBytes, kMiBytes);
+  attach(pool);
+  attach_mapping(mapping);
+  port_.set_trusted_left(0);
+  std::vector<PinId> pins;
+  for (;;) {
+    const Result<PinId> pinned = allocator_->pin(mapping);
+    if (!pinned.ok()) break;
+    pins.push_back(*pinned);
+  }
+  EXPECT_TRUE(allocator_->detach(pool).ok());
+  AttachOptions options;
+  options.device = 7;
+  EXPECT_EQ(allocator_->attach(pool, options).error(), Error::kOutOfTrustedMemory);
+  EXPECT_FALSE(allocator_->query(pool.base, 1).ok());
+  port_.set_trusted_left(SIZE_MAX / 2);
+  for (const PinId pinned : pins) EXPECT_TRUE(allocator_->unpin(pinned).ok());
+  attach(pool, options);
+  EXPECT_NE(allocate(64, 16, Placement::on_device(7)), 0u);
+  EXPECT_TRUE(allocator_->detach(pool, DetachMode::kRevoke).ok());
+}
+
 // ---- Moves that scrub ----
 
 TEST_F(GuardsTest, ScrubbingTouchesNothingThatStays) {
@@ -283,6 +329,12 @@ TEST_F(GuardsTest, ScrubbingTouchesNothingThatStays) {
   EXPECT_TRUE(allocator_->unpin(pinned).ok());
   EXPECT_EQ(byte_at(shrinks + 19 * kPageBytes), std::byte{0});
   EXPECT_EQ(free(shrunk->address()), Error::kNone);
+  // Unpinned, and still live.
+  const std::uintptr_t lives = allocate(20 * kPageBytes, 16, where);
+  byte_at(lives) = std::byte{4};
+  EXPECT_TRUE(allocator_->unpin(pin({lives, 8})).ok());
+  EXPECT_EQ(byte_at(lives), std::byte{4});
+  EXPECT_EQ(free(lives), Error::kNone);
   EXPECT_TRUE(allocator_->detach(range).ok());
 }
 
@@ -379,6 +431,7 @@ TEST_F(GuardsTest, HandlesAreStaleWhereNothingIs) {
     std::atomic<std::uint64_t>& sequence = allocator_->core()->registry().find(block)->sequence;
     sequence.store(sequence.load() + 1);
     EXPECT_EQ(allocator_->deallocate_handle(bytes_at(block), id).error(), Error::kReentered);
+    EXPECT_EQ(allocator_->device_address(bytes_at(block)).error(), Error::kReentered);
     sequence.store(sequence.load() + 1);
   }
   EXPECT_TRUE(allocator_->deallocate_handle(bytes_at(block), id).ok());
