@@ -70,6 +70,45 @@ TEST_F(GuardsTest, WhileAPoolIsOpenToAllItComesFirst) {
   }
 }
 
+TEST_F(GuardsTest, TheSecondPoolThatIsOpenToAllStaysOpen) {
+  const Extent first = range_at(0, kMiBytes);
+  const Extent second = range_at(4 * kMiBytes, kMiBytes);
+  EXPECT_EQ(free(allocate(64)), Error::kNone);
+  attach(first, open_to_all());
+  attach(second, open_to_all());
+  EXPECT_TRUE(allocator_->detach(first).ok());
+  const std::uintptr_t block = allocate(64);
+  EXPECT_TRUE(second.contains(block));
+  EXPECT_EQ(free(block), Error::kNone);
+}
+
+// ---- Stacks ----
+
+TEST_F(GuardsTest, AFlushLeavesTheSlabsOfTheSmallestSize) {
+  const std::uintptr_t block = allocate(16);
+  allocator_->flush_thread();
+  EXPECT_TRUE(allocator_->validate_books());
+  EXPECT_EQ(run_of(block).live_slots, 1u);
+  EXPECT_EQ(free(block), Error::kNone);
+}
+
+// 16 MiB, beside the first slots of each size.
+TEST_F(GuardsTest, AllStacksTogetherHoldNoMoreThanTheirLimit) {
+  for (SizeClass c = 0; c < kSizeClasses; ++c) {
+    std::vector<std::uintptr_t> blocks;
+    const std::size_t size = size_class_bytes(c);
+    const std::size_t count = 2 * kMiBytes / size < 2048 ? 2 * kMiBytes / size : 2048;
+    for (std::size_t i = 0; i < count; ++i) blocks.push_back(allocate(size));
+    for (const std::uintptr_t block : blocks) EXPECT_EQ(free(block), Error::kNone);
+  }
+  std::size_t first_slots = 0;
+  for (SizeClass c = 0; c < kSizeClasses; ++c) first_slots += 16 * size_class_bytes(c);
+  EXPECT_LE(statistics().cached_bytes, 16 * kMiBytes + first_slots);
+  EXPECT_GT(statistics().cached_bytes, 16 * kMiBytes) << "and use it";
+}
+
+// ---- Out of memory, and near it ----
+
 TEST_F(GuardsTest, GrowthLeavesWhatIsCached) {
   std::vector<std::uintptr_t> small, large;
   for (int i = 0; i < 100; ++i) small.push_back(allocate(64));
@@ -161,6 +200,97 @@ TEST_F(GuardsTest, ABlockMayBeAsLongAsItsPoolsBoundary) {
   }
 }
 
+// A small pool gives little of itself to one class, but as much as one slot needs.
+TEST_F(GuardsTest, SlabsOfSmallPools) {
+  const auto first_run = [&](Extent range, std::size_t boundary, std::size_t size) {
+    AttachOptions options;
+    options.boundary = boundary;
+    const RegionId id = attach(range, options);
+    const RunInfo run = run_of(allocate(size, 16, Placement::in_pool(id)));
+    EXPECT_TRUE(allocator_->detach(range, DetachMode::kRevoke).ok());
+    return run;
+  };
+  const RunInfo little = first_run(range_at(0, kMiBytes), 0, 64);
+  EXPECT_EQ(little.kind, RunInfo::Kind::kSlab);
+  EXPECT_EQ(little.extent.size, kUnitBytes);
+  const RunInfo whole = first_run(range_at(0, kUnitBytes), 0, kUnitBytes);
+  EXPECT_EQ(whole.kind, RunInfo::Kind::kSlab);
+  EXPECT_EQ(whole.slots, 1u);
+  EXPECT_EQ(first_run(range_at(0, kUnitBytes), kUnitBytes, kUnitBytes).kind, RunInfo::Kind::kSlab);
+  // Four slots are enough.
+  EXPECT_EQ(first_run(range_at(0, kMiBytes), 0, 2 * kPageBytes).extent.size, 2 * kUnitBytes);
+  // What is no whole unit will do, too, unless a slot might cross a boundary there.
+  const Extent edge = range_at(kPageBytes, 2 * kPageBytes);
+  EXPECT_EQ(first_run(edge, 0, 64).kind, RunInfo::Kind::kSlab);
+  EXPECT_EQ(first_run(edge, kPageBytes, 64).kind, RunInfo::Kind::kBlock);
+}
+
+// ---- Pins ----
+
+// As long as its region: still one block, which is not handed out again.
+TEST_F(GuardsTest, Threat50APinnedBlockMayBeAllOfAGrownRegion) {
+  Config config;
+  config.grow_min_bytes = config.grow_max_bytes = kMiBytes;
+  config.keep_free_bytes = 0;
+  start(config);
+  const std::uintptr_t block = allocate(kMiBytes);
+  const Extent region = allocator_->query(block, 1)->extent;
+  ASSERT_EQ(region, (Extent{block, kMiBytes}));
+  const PinId pinned = pin(region);
+  EXPECT_EQ(free(block), Error::kNone);
+  EXPECT_TRUE(allocator_->query(block, kMiBytes).ok());
+  const std::uintptr_t other = allocate(kMiBytes);
+  EXPECT_NE(other, block);
+  EXPECT_TRUE(allocator_->unpin(pinned).ok());
+  EXPECT_EQ(free(other), Error::kNone);
+}
+
+TEST_F(GuardsTest, TheHighestPageCanBePinned) {
+  const Extent page{kAddressLimit - kPageBytes, kPageBytes};
+  attach_mapping(page);
+  const PinId pinned = pin(page);
+  EXPECT_EQ(allocator_->detach(page).error(), Error::kPinned);
+  EXPECT_TRUE(allocator_->unpin(pinned).ok());
+  EXPECT_TRUE(allocator_->detach(page).ok());
+}
+
+// ---- Attaching ----
+
+TEST_F(GuardsTest, OnlyPoolsLimitTheirBlocks) {
+  AttachOptions options;
+  options.role = Role::kMapping;
+  options.largest_block = 1;
+  EXPECT_EQ(allocator_->attach(range_at(0, kMiBytes), options).error(), Error::kInvalidArgument);
+  options.largest_block = 0;
+  options.boundary = kPageBytes;
+  EXPECT_EQ(allocator_->attach(range_at(0, kMiBytes), options).error(), Error::kInvalidArgument);
+}
+
+// Books are there for a pool, but for no device that would know it.
+TEST_F(GuardsTest, APoolWithoutABookForItsDeviceIsNotAttached) {
+  const Extent pool = range_at(0, kMiBytes);
+  const Extent mapping = range_at(4 * kMiBytes, kMiBytes);
+  attach(pool);
+  attach_mapping(mapping);
+  port_.set_trusted_left(0);
+  std::vector<PinId> pins;
+  for (;;) {
+    const Result<PinId> pinned = allocator_->pin(mapping);
+    if (!pinned.ok()) break;
+    pins.push_back(*pinned);
+  }
+  EXPECT_TRUE(allocator_->detach(pool).ok());
+  AttachOptions options;
+  options.device = 7;
+  EXPECT_EQ(allocator_->attach(pool, options).error(), Error::kOutOfTrustedMemory);
+  EXPECT_FALSE(allocator_->query(pool.base, 1).ok());
+  port_.set_trusted_left(SIZE_MAX / 2);
+  for (const PinId pinned : pins) EXPECT_TRUE(allocator_->unpin(pinned).ok());
+  attach(pool, options);
+  EXPECT_NE(allocate(64, 16, Placement::on_device(7)), 0u);
+  EXPECT_TRUE(allocator_->detach(pool, DetachMode::kRevoke).ok());
+}
+
 // ---- Moves that scrub ----
 
 TEST_F(GuardsTest, ScrubbingTouchesNothingThatStays) {
@@ -199,6 +329,12 @@ TEST_F(GuardsTest, ScrubbingTouchesNothingThatStays) {
   EXPECT_TRUE(allocator_->unpin(pinned).ok());
   EXPECT_EQ(byte_at(shrinks + 19 * kPageBytes), std::byte{0});
   EXPECT_EQ(free(shrunk->address()), Error::kNone);
+  // Unpinned, and still live.
+  const std::uintptr_t lives = allocate(20 * kPageBytes, 16, where);
+  byte_at(lives) = std::byte{4};
+  EXPECT_TRUE(allocator_->unpin(pin({lives, 8})).ok());
+  EXPECT_EQ(byte_at(lives), std::byte{4});
+  EXPECT_EQ(free(lives), Error::kNone);
   EXPECT_TRUE(allocator_->detach(range).ok());
 }
 
@@ -295,6 +431,7 @@ TEST_F(GuardsTest, HandlesAreStaleWhereNothingIs) {
     std::atomic<std::uint64_t>& sequence = allocator_->core()->registry().find(block)->sequence;
     sequence.store(sequence.load() + 1);
     EXPECT_EQ(allocator_->deallocate_handle(bytes_at(block), id).error(), Error::kReentered);
+    EXPECT_EQ(allocator_->device_address(bytes_at(block)).error(), Error::kReentered);
     sequence.store(sequence.load() + 1);
   }
   EXPECT_TRUE(allocator_->deallocate_handle(bytes_at(block), id).ok());

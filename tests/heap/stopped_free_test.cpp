@@ -244,6 +244,49 @@ TEST_F(AdoptedMeanwhileTest, TheFreeGoesToTheNewOwner) {
   EXPECT_EQ(free(keeps_region), Error::kNone);
 }
 
+// ---- Two detaches ----
+
+class DetachedMeanwhileTest : public FakeAllocatorTest {
+ protected:
+  void SetUp() override {
+    FakeAllocatorTest::SetUp();
+    if (kSanitized) GTEST_SKIP() << "a sanitizer puts signals off";
+  }
+};
+
+// Detached by two at once: once, and no other pool instead.
+TEST_F(DetachedMeanwhileTest, ADetachTakesNoOtherPool) {
+  const SteppedCall stepper;
+  Worker other;
+  constexpr Extent kPool = range_at(0, 64 * kKiBytes);
+  constexpr Extent kOlder = range_at(4 * kMiBytes, 64 * kKiBytes);
+  for (const bool has_older : {false, true}) {
+    if (has_older) attach(kOlder);
+    std::uint64_t stride = 2 * kStride;
+    bool more = true;
+    for (std::uint64_t n = 1; more && !HasFailure(); n += stride) {
+      attach(kPool);
+      Error mine = Error::kBusy;
+      Error its = Error::kBusy;
+      bool held = false;
+      more = SteppedCall::stopped_at(
+          n, [&] { mine = allocator_->detach(kPool).error(); },
+          [&] {
+            other.start([&] { its = allocator_->detach(kPool).error(); });
+            held = !other.wait_a_little();
+            stride = held ? stride * 2 : 2 * kStride;
+          });
+      other.wait();
+      EXPECT_TRUE(mine == Error::kNone || mine == Error::kNotFound) << "at " << n;
+      EXPECT_NE(mine == Error::kNone, its == Error::kNone) << "at " << n;
+      EXPECT_EQ(statistics().regions, has_older ? 1u : 0u) << "at " << n;
+      if (its == Error::kNotFound && !held) break;
+    }
+  }
+  EXPECT_TRUE(allocator_->query(kOlder.base, 1).ok());
+  EXPECT_TRUE(allocator_->detach(kOlder).ok());
+}
+
 // ---- A pool that goes while a call is stopped ----
 
 enum class Call { kFree, kFreeLast, kUnpin, kPin, kUsableSize, kRegionOf, kAllocate };

@@ -1,6 +1,9 @@
 // Edges of the region room's books that no caller comes near.
 #include <gtest/gtest.h>
 
+#include <chrono>
+#include <thread>
+
 #include "region/registry.hpp"
 #include "support/books_fixture.hpp"
 
@@ -67,6 +70,21 @@ TEST_F(GuardsTest, APoolPinnedAsAWholeIsPinned) {
   EXPECT_FALSE(registry_.is_pinned_locked(pool));
   pool.pins = 1;
   EXPECT_TRUE(registry_.is_pinned_locked(pool));
+}
+
+// Its facts are about to change: a signal handler is told so, anybody else waits.
+TEST_F(GuardsTest, AnOpenRegionIsNotRead) {
+  Region& region = insert({kBase, kSegment}, Role::kMapping);
+  region.sequence.store(region.sequence.load() + 1);
+  const auto inside = [](const void*) { return true; };
+  EXPECT_EQ(registry_.query(kBase, 1, inside).error(), Error::kReentered);
+  std::thread writer([&] {
+    std::this_thread::sleep_for(std::chrono::milliseconds(2));
+    region.sequence.store(region.sequence.load() + 1);
+  });
+  EXPECT_TRUE(registry_.query(kBase, 1).ok());
+  EXPECT_EQ(region.sequence.load() % 2, 1u);
+  writer.join();
 }
 
 // As after 2^28 changes of one region: the numbers of its generation are used up, and the next one
