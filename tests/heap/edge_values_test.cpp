@@ -125,7 +125,7 @@ TEST_F(EdgeValuesTest, WhatStandsIdleGoesBackBeforeTheQuotaRefuses) {
   EXPECT_EQ(port_.ranges_out(), 3u) << "kept";
   allocator_->core()->trim();
   blocks.clear();
-  for (int i = 0; i < 3; ++i) blocks.push_back(allocate(200 * kKiBytes + i));
+  for (std::size_t i = 0; i < 3; ++i) blocks.push_back(allocate(200 * kKiBytes + i));
   const std::uintptr_t filler = allocate(64);
   for (const std::uintptr_t block : blocks) EXPECT_EQ(free(block), Error::kNone);
   EXPECT_EQ(free(filler), Error::kNone);
