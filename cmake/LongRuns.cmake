@@ -9,7 +9,7 @@ foreach(program exclave_noninterference exclave_soak)
 endforeach()
 
 set(operations 1000000)
-if(EXCLAVE_SANITIZE)
+if(EXCLAVE_SANITIZE OR EXCLAVE_COVERAGE)
   set(operations 200000)
 endif()
 add_test(NAME noninterference.short COMMAND exclave_noninterference ${operations})

@@ -125,7 +125,7 @@ TEST_F(EdgeValuesTest, WhatStandsIdleGoesBackBeforeTheQuotaRefuses) {
   EXPECT_EQ(port_.ranges_out(), 3u) << "kept";
   allocator_->core()->trim();
   blocks.clear();
-  for (int i = 0; i < 3; ++i) blocks.push_back(allocate(200 * kKiBytes + i));
+  for (std::size_t i = 0; i < 3; ++i) blocks.push_back(allocate(200 * kKiBytes + i));
   const std::uintptr_t filler = allocate(64);
   for (const std::uintptr_t block : blocks) EXPECT_EQ(free(block), Error::kNone);
   EXPECT_EQ(free(filler), Error::kNone);
@@ -255,6 +255,110 @@ TEST_F(EdgeValuesTest, APinnedRegionStaysWithTheHostWhenItsAllocatorGoes) {
   pin({block, 8});
   allocator_.reset();
   EXPECT_EQ(port_.ranges_out(), 1u) << "a device may still write there";
+}
+
+// ---- Books that run out, each at one place ----
+
+class LastBookTest : public FakeAllocatorTest {
+ protected:
+  // Single pages of one segment, each with a book, until there is none.
+  std::vector<Extent> use_up_regions(std::size_t offset) {
+    port_.set_trusted_left(0);
+    std::vector<Extent> mappings;
+    AttachOptions options;
+    options.role = Role::kMapping;
+    for (std::size_t i = 0;; ++i) {
+      const Extent page = range_at(offset + i * 2 * kPageBytes, kPageBytes);
+      const Result<RegionId> id = allocator_->attach(page, options);
+      if (!id.ok()) {
+        EXPECT_EQ(id.error(), Error::kOutOfTrustedMemory);
+        return mappings;
+      }
+      mappings.push_back(page);
+    }
+  }
+};
+
+TEST_F(LastBookTest, OfADevice) {
+  const Extent range = range_at(0, kMiBytes);
+  AttachOptions options;
+  options.device = 1;
+  attach(range, options);
+  EXPECT_TRUE(allocator_->detach(range).ok());
+  // Everything else is used again.
+  port_.set_trusted_left(0);
+  Result<RegionId> id = Error::kNone;
+  do {
+    options.device += 1;
+    id = allocator_->attach(range, options);
+    if (id.ok()) {
+      ASSERT_TRUE(allocator_->detach(range).ok());
+    }
+  } while (id.ok());
+  EXPECT_EQ(id.error(), Error::kOutOfTrustedMemory);
+  EXPECT_EQ(statistics().regions, 0u);
+  EXPECT_EQ(allocate_error(64, 16, Placement::on_device(options.device)), Error::kNotFound);
+  EXPECT_TRUE(allocator_->validate_books());
+  const DeviceTag in_vain = options.device;
+  options.device = 1;
+  attach(range, options);
+  EXPECT_TRUE(allocator_->detach(range).ok());
+  port_.set_trusted_left(SIZE_MAX / 2);
+  options.device = in_vain;
+  attach(range, options);
+  EXPECT_NE(allocate(64, 16, Placement::on_device(in_vain)), 0u);
+}
+
+TEST_F(LastBookTest, OfARegionForAPool) {
+  // A pool's own book lies ready, that of its region does not.
+  const Extent before = range_at(0, kMiBytes);
+  attach(before);
+  EXPECT_TRUE(allocator_->detach(before).ok());
+  use_up_regions(4 * kMiBytes);
+  const Extent range = range_at(16 * kMiBytes, 3 * kMiBytes);
+  const std::size_t regions = statistics().regions;
+  EXPECT_EQ(allocator_->attach(range).error(), Error::kOutOfTrustedMemory);
+  EXPECT_EQ(statistics().regions, regions);
+  EXPECT_EQ(allocator_->query(range.base, 1).error(), Error::kNotFound);
+  EXPECT_TRUE(allocator_->validate_books());
+  port_.set_trusted_left(SIZE_MAX / 2);
+  attach(range);
+}
+
+TEST_F(LastBookTest, OfAPin) {
+  const std::uintptr_t slot = allocate(64);
+  const std::uintptr_t pages = allocate(100000);
+  port_.set_trusted_left(0);
+  for (const std::uintptr_t block : {slot, pages}) {
+    std::vector<PinId> pins;
+    Result<PinId> id = allocator_->pin({block, 8});
+    for (; id.ok(); id = allocator_->pin({block, 8})) pins.push_back(*id);
+    EXPECT_EQ(id.error(), Error::kOutOfTrustedMemory);
+    EXPECT_EQ(statistics().pins, pins.size());
+    for (const PinId held : pins) EXPECT_TRUE(allocator_->unpin(held).ok());
+    EXPECT_EQ(allocator_->next_run(block)->pinned, false);
+    EXPECT_EQ(free(block), Error::kNone);
+  }
+  EXPECT_EQ(statistics().live_blocks, 0u);
+}
+
+TEST_F(LastBookTest, OfACutAtTheEndOfARange) {
+  const Extent first = range_at(0, 4 * kPageBytes);
+  const Extent second{first.end(), 4 * kPageBytes};
+  attach_mapping(first);
+  attach_mapping(second, Protection::kRead);
+  use_up_regions(64 * kPageBytes);
+  const std::size_t regions = statistics().regions;
+  const Extent middle{first.base + kPageBytes, 6 * kPageBytes};
+  EXPECT_EQ(allocator_->detach(middle).error(), Error::kOutOfTrustedMemory);
+  EXPECT_EQ(allocator_->query(first.base, first.size)->extent, first);
+  EXPECT_EQ(allocator_->query(second.base, second.size)->extent, second);
+  EXPECT_EQ(statistics().regions, regions);
+  port_.set_trusted_left(SIZE_MAX / 2);
+  EXPECT_TRUE(allocator_->detach(middle).ok());
+  EXPECT_FALSE(allocator_->query(first.base + kPageBytes, 1).ok());
+  EXPECT_TRUE(allocator_->query(first.base, kPageBytes).ok());
+  EXPECT_TRUE(allocator_->query(second.end() - kPageBytes, kPageBytes).ok());
 }
 
 }  // namespace

@@ -131,6 +131,21 @@ TEST_F(Fork, HeapsOfThreadsThatEndedBeforeServeTheChildsThreads) {
             0);
 }
 
+TEST_F(Fork, PoolsThatWereDetachedServeAgainInTheChild) {
+  const HostReply range = port_->host_reserve(1 << 20, kPageBytes);
+  ASSERT_EQ(range.error, 0);
+  const Extent extent{range.address, 1 << 20};
+  ASSERT_TRUE(allocator_->attach(extent).ok() && allocator_->detach(extent).ok());
+  // The book of a pool is kept for the next one, with its locks.
+  EXPECT_EQ(in_child([&] {
+              if (!allocator_->attach(extent).ok() || !allocator_->detach(extent).ok()) return 1;
+              return allocator_->validate_books() ? 0 : 2;
+            }),
+            0);
+  EXPECT_TRUE(allocator_->attach(extent).ok() && allocator_->detach(extent).ok());
+  EXPECT_EQ(port_->host_release(extent.base, extent.size), 0);
+}
+
 TEST_F(Fork, AttachedPoolsAreThereInTheChild) {
   const HostReply range = port_->host_reserve(1 << 20, kPageBytes);
   ASSERT_EQ(range.error, 0);

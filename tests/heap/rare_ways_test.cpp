@@ -182,6 +182,15 @@ TEST_F(RareWaysTest, OverlapIsALieAlsoWhenThereAreNoBooksToSeeItWith) {
   }
   EXPECT_EQ(made->allocate(kMiBytes).error(), Error::kHostLied);
   EXPECT_EQ(made->statistics().lies_refused, 1u);
+  // Nor the book of a region, in which a place would be looked up.
+  for (std::size_t i = 1; i < 500; ++i) {
+    AttachOptions options;
+    options.role = Role::kMapping;
+    const Extent page = range_at(4 * kMiBytes + i * 2 * kPageBytes, kPageBytes);
+    if (!made->attach(page, options).ok()) break;
+  }
+  EXPECT_EQ(made->allocate(kMiBytes).error(), Error::kHostLied);
+  EXPECT_EQ(made->statistics().lies_refused, 2u);
   EXPECT_EQ(port_.release_calls(), 0u) << "what stands there is not for us to give back";
   port_.set_trusted_left(SIZE_MAX / 2);
   EXPECT_TRUE(made->validate_books());

@@ -410,17 +410,11 @@ TEST_F(ThreadsTest, ThreadBeyondTheLastSlotIsToldAndNothingChanges) {
     if (block.ok()) {
       ++served;
     } else if (block.error() == Error::kTooManyThreads) {
-      const bool is_first = refused++ == 0;
+      ++refused;
       EXPECT_EQ(free(mine), Error::kTooManyThreads);
       EXPECT_TRUE(allocator_->query(mine, 64).ok()) << "a query needs no slot";
       MemoryCalls calls(*allocator_, EnclaveMemoryTable{});
       EXPECT_EQ(calls.munmap(FakePort::kAttachBase, kPageBytes), -EAGAIN);
-      if (is_first) {
-        // Who has no slot can still look, and fork.
-        EXPECT_TRUE(allocator_->validate_books());
-        EXPECT_TRUE(allocator_->before_fork().ok());
-        allocator_->after_fork_in_parent();
-      }
     }
     std::unique_lock lock(mutex);
     ++started;
@@ -448,6 +442,15 @@ TEST_F(ThreadsTest, ThreadBeyondTheLastSlotIsToldAndNothingChanges) {
   {
     std::unique_lock lock(mutex);
     changed.wait(lock, [&] { return started == threads.size(); });
+    if (refused != 0) {
+      on_a_thread([&] {
+        EXPECT_EQ(allocate_error(64), Error::kTooManyThreads);
+        // Who has no slot can still look, and fork.
+        EXPECT_TRUE(allocator_->validate_books());
+        EXPECT_TRUE(allocator_->before_fork().ok());
+        allocator_->after_fork_in_parent();
+      });
+    }
     go_home = true;
   }
   changed.notify_all();

@@ -29,6 +29,15 @@ class ReplacementTest : public PageHostFixture {
   }
 };
 
+TEST_F(ReplacementTest, EveryTypeOfMappingButNoneIsTaken) {
+  for (const int type : {MAP_SHARED, MAP_PRIVATE, MAP_SHARED_VALIDATE}) {
+    const std::intptr_t at = calls_->mmap(0, kPage, kReadWrite, type, kDevice, 0);
+    ASSERT_GT(at, 0) << type;
+    EXPECT_EQ(book(static_cast<std::uintptr_t>(at), 1), "b") << type;
+  }
+  EXPECT_EQ(calls_->mmap(0, kPage, kReadWrite, 0, kDevice, 0), -EINVAL);
+}
+
 TEST_F(ReplacementTest, HostThatFillsTheHoleElsewhereLies) {
   host_->answer = [](const PageHost::Call& call) -> std::optional<HostReply> {
     if (call.kind != PageHost::Kind::kMap) return std::nullopt;

@@ -492,7 +492,7 @@ TEST_F(KeptRunsTest, SoManyOfAClassAndNoMore) {
 }
 
 TEST_F(KeptRunsTest, OnlyAnUnalignedRequestIsCutFromALongerOne) {
-  Region& region = add({kBase, 128 * kPageBytes});
+  Region& region = add({kBase + 4 * kPageBytes, 128 * kPageBytes});
   keep(region, block(128));
   const Result<PageRun> aligned = pool_.allocate_block(20, 5);
   ASSERT_TRUE(aligned.ok());
