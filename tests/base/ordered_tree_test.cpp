@@ -64,6 +64,33 @@ TEST(OrderedTreeTest, FindsNeighboursOnBothSides) {
   EXPECT_EQ(tree.at_or_after(31), nullptr);
 }
 
+TEST(OrderedTreeTest, ValidationTellsOfWhatIsOutOfOrder) {
+  Tree tree;
+  tree.seed(1);
+  std::vector<Item> items(7);
+  for (std::size_t i = 0; i < items.size(); ++i) {
+    items[i].key = 10 * (i + 1);
+    items[i].value = i;
+    tree.insert(items[i]);
+  }
+  ASSERT_EQ(tree.validate(), 7);
+  for (Item& item : items) {
+    const Item before = item;
+    item.key = item.key < 40 ? 1000 : 1;
+    EXPECT_EQ(tree.validate(), -1) << "the key of " << before.key;
+    item = before;
+    if (&item != tree.root()) {
+      item.links.priority = UINT64_MAX;
+      EXPECT_EQ(tree.validate(), -1) << "the priority of " << before.key;
+      item = before;
+    }
+    item.largest += 1;
+    EXPECT_EQ(tree.validate(), -1) << "the summary of " << before.key;
+    item = before;
+  }
+  EXPECT_EQ(tree.validate(), 7);
+}
+
 TEST(OrderedTreeTest, RandomOperationsAgreeWithAMap) {
   for (const std::uint64_t seed : {1u, 2u, 3u}) {
     Tree tree;

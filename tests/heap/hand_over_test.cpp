@@ -5,9 +5,8 @@
 #include <future>
 #include <thread>
 
-#include "heap/pool.hpp"
-#include "support/books_fixture.hpp"
 #include "support/fake_allocator.hpp"
+#include "support/heap_fixture.hpp"
 #include "support/sanitizers.hpp"
 #include "support/stepped_call.hpp"
 
@@ -16,46 +15,7 @@ namespace {
 
 using namespace testing_support;
 
-// A heap with a block out, one without, and the orphans'.
-class HandOverTest : public BooksFixture {
- protected:
-  static constexpr SizeClass kClass = size_class_of(64);
-
-  void SetUp() override {
-    BooksFixture::SetUp();
-    registry_.open(port_.enclave(), 7);
-    const Result<Region*> region = registry_.create({0x200000000000, kMiBytes}, {}, true);
-    ASSERT_TRUE(region.ok() && registry_.insert(**region).ok() && pages_.add(**region).ok());
-    owner_ = make<Heap>();
-    owner_->set_self(books_.ref(owner_), true);
-    next_ = make<Heap>();
-    next_->set_self(books_.ref(next_), true);
-    orphans_ = make<SharedHeap>();
-    const LockGuard guard(orphans_->lock);
-    orphans_->heap.set_self(books_.ref(&orphans_->heap), false);
-    std::uintptr_t block = 0;
-    ASSERT_TRUE(owner_->add_slab_slow(kClass, nullptr, true).ok() && owner_->refill_slow(kClass) &&
-                owner_->pop(kClass, &block));
-    const SlotRef found = Heap::find_slot(books_, registry_, pages_, block);
-    ASSERT_NE(found.slab, nullptr);
-    slab_ = found.slab;
-    state_ = &slab_->states()[found.slot];
-  }
-  // Heaps live in books.
-  template <class T>
-  T* make() {
-    return ::new (books_.allocate(BookKind::kHeap, sizeof(T)))
-        T(books_, registry_, pages_, nullptr);
-  }
-
-  Registry registry_{books_};
-  PagePool pages_{books_};
-  Heap* owner_ = nullptr;
-  Heap* next_ = nullptr;
-  SharedHeap* orphans_ = nullptr;
-  Slab* slab_ = nullptr;
-  std::atomic<SlotState>* state_ = nullptr;
-};
+class HandOverTest : public HeapFixture {};
 
 TEST_F(HandOverTest, Threat41WhatTheOwnerFreedMeanwhileIsNotDeferred) {
   // The owner looked at the state before the stranger marked it, and stored after.

@@ -29,6 +29,15 @@ class BuddyTest : public BooksFixture {
   }
 };
 
+TEST_F(BuddyTest, ValidationTellsOfPagesThatWereFreedTwice) {
+  for (const std::uint64_t pages : {1u, 2u, 7u, 64u}) {
+    Buddy& buddy = make(kBasePage, 256);
+    buddy.free(kBasePage + 64, pages);
+    EXPECT_FALSE(buddy.validate()) << pages;
+    Buddy::destroy(books_, &buddy);
+  }
+}
+
 // One flag for each page, and the rules that a buddy must keep.
 class PageArray {
  public:

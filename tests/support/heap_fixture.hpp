@@ -1,0 +1,57 @@
+// Heaps of their own over one grown region, for tests that look at their books.
+#pragma once
+
+#include <gtest/gtest.h>
+
+#include <new>
+
+#include "heap/pool.hpp"
+#include "support/books_fixture.hpp"
+
+namespace exclave::testing_support {
+
+// A heap with a block out, one without, and the orphans'.
+class HeapFixture : public BooksFixture {
+ protected:
+  static constexpr SizeClass kClass = size_class_of(64);
+
+  void SetUp() override {
+    BooksFixture::SetUp();
+    registry_.open(port_.enclave(), 7);
+    const Result<Region*> region =
+        registry_.create({0x200000000000, std::size_t{1} << 20}, {}, true);
+    ASSERT_TRUE(region.ok() && registry_.insert(**region).ok() && pages_.add(**region).ok());
+    region_ = *region;
+    owner_ = make<Heap>();
+    owner_->set_self(books_.ref(owner_), true);
+    next_ = make<Heap>();
+    next_->set_self(books_.ref(next_), true);
+    orphans_ = make<SharedHeap>();
+    const LockGuard guard(orphans_->lock);
+    orphans_->heap.set_self(books_.ref(&orphans_->heap), false);
+    std::uintptr_t block = 0;
+    ASSERT_TRUE(owner_->add_slab_slow(kClass, nullptr, true).ok() && owner_->refill_slow(kClass) &&
+                owner_->pop(kClass, &block));
+    const SlotRef found = Heap::find_slot(books_, registry_, pages_, block);
+    ASSERT_NE(found.slab, nullptr);
+    slab_ = found.slab;
+    state_ = &slab_->states()[found.slot];
+  }
+  // Heaps live in books.
+  template <class T>
+  T* make() {
+    return ::new (books_.allocate(BookKind::kHeap, sizeof(T)))
+        T(books_, registry_, pages_, nullptr);
+  }
+
+  Registry registry_{books_};
+  PagePool pages_{books_};
+  Region* region_ = nullptr;
+  Heap* owner_ = nullptr;
+  Heap* next_ = nullptr;
+  SharedHeap* orphans_ = nullptr;
+  Slab* slab_ = nullptr;
+  std::atomic<SlotState>* state_ = nullptr;
+};
+
+}  // namespace exclave::testing_support
