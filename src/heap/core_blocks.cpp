@@ -561,12 +561,12 @@ Status AllocatorCore::free_own(Heap& heap, const SlotRef& found, std::uintptr_t 
   return {};
 }
 
-// A slot that was kLive, from its caller to its owner.
+// A slot that was kLive, or is kRemote by now, from its caller to its owner.
 void AllocatorCore::take_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept {
   std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
   const SizeClass c = found.slab->size_class.load(std::memory_order_relaxed);
   if (heap.push(c, block, state)) return;
-  // Making room may give slabs back, but not this one: its slot is still live.
+  // Making room may give slabs back, but not this one: its slot is not free yet.
   if (!heap.make_room_slow(c) || !heap.push(c, block, state)) heap.give_back(*found.slab, state);
 }
 
@@ -591,8 +591,10 @@ Status AllocatorCore::free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t
       return {};
     }
     std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
-    // One look: a nested free or a pin may come at any moment, and the block is counted once.
-    const bool live = state->load(std::memory_order_relaxed) == SlotState::kLive;
+    // A nested free or a pin, which take no lock here, may come at any moment: who is first has it.
+    SlotState expected = SlotState::kLive;
+    const bool live =
+        state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel);
     if (!live) {
       freed = free_unless_live(state);
     } else if (shared.pool == nullptr) {

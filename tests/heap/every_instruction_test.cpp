@@ -132,6 +132,29 @@ TEST_F(EveryInstructionTest, Threat41ADoubleFreeInsideTheFreeIsTold) {
   }
 }
 
+// A pool's blocks are freed under its lock, which a handler cannot take.
+TEST_F(EveryInstructionTest, Threat41ADoubleFreeInsideTheFreeOfAPoolsBlockIsToldAtOnce) {
+  const Placement in_pool = Placement::in_pool(attach(range_at(0, kMiBytes)));
+  each([&](std::uint64_t n) {
+    misuses_.clear();
+    const std::uintptr_t block = allocate(64, 16, in_pool);
+    Error inner = Error::kNotFound;
+    Error outer = Error::kNotFound;
+    const bool more = SteppedCall::stopped_at(
+        n, [&] { outer = free(block); }, [&] { inner = free(block); });
+    if (more) {
+      EXPECT_TRUE((outer == Error::kNone && inner == Error::kDoubleFree) ||
+                  (outer == Error::kDoubleFree && inner == Error::kNone))
+          << n;
+      EXPECT_EQ(misuses_.size(), 1u) << n;
+    }
+    EXPECT_EQ(statistics().live_blocks, 1u) << n;
+    EXPECT_TRUE(allocator_->validate_books()) << n;
+    return more;
+  });
+  EXPECT_TRUE(allocator_->detach(range_at(0, kMiBytes)).ok());
+}
+
 // The handler may be the first to call on this thread, and get its heap.
 TEST_F(EveryInstructionTest, Threat56AThreadsFirstCallLosesNoHeap) {
   for (const bool frees : {false, true}) {
