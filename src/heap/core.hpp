@@ -211,6 +211,14 @@ class AllocatorCore {
   Status free_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept;
   static void take_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept;
   Status free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t block, bool* moved) noexcept;
+  Status free_in_pool(Gate& gate, std::uintptr_t block, RegionId id) noexcept;
+  // found: a slot of that heap, verified under the lock.
+  static Status free_slot_locked(SharedHeap& shared, const SlotRef& found,
+                                 std::uintptr_t block) noexcept EXCLAVE_REQUIRES(shared.lock);
+  static Status free_pages_locked(Pool& pool, std::uintptr_t block) noexcept
+      EXCLAVE_REQUIRES(pool.shared.lock);
+  // The pool's id when its last block went while it drains.
+  static RegionId drained_locked(Pool& pool) noexcept EXCLAVE_REQUIRES(pool.shared.lock);
   // What was freed while it was pinned goes when the last pin does: a slot that is kRemote, a block
   // of pages that is marked freed and pinned. Nothing to do when its pool was revoked meanwhile.
   void free_unpinned_slot(Gate& gate, Pool* pool, RegionId pool_id, std::uintptr_t block) noexcept;

@@ -576,11 +576,15 @@ void AllocatorCore::count_folded_locked(Pool& pool, Heap& heap) noexcept {
   pool.live -= heap.take_folded();
 }
 
+RegionId AllocatorCore::drained_locked(Pool& pool) noexcept {
+  count_folded_locked(pool, pool.shared.heap);
+  return pool.draining && pool.live == 0 ? pool.id : RegionId{};
+}
+
 Status AllocatorCore::free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t block,
                                   bool* moved) noexcept {
   Status freed;
-  Pool* drained = nullptr;
-  RegionId id{};
+  RegionId drained{};
   {
     LockGuard guard(shared.lock);
     // Verified again under the lock: the slab may have gone or changed hands.
@@ -590,30 +594,28 @@ Status AllocatorCore::free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t
       *moved = true;
       return {};
     }
-    std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
-    // A nested free or a pin, which take no lock here, may come at any moment: who is first has it.
-    SlotState expected = SlotState::kLive;
-    const bool live =
-        state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel);
-    if (!live) {
-      freed = free_unless_live(state);
-    } else if (shared.pool == nullptr) {
-      // Orphaned slabs are adopted slab by slab, so none of their slots may stand on a stack.
-      shared.heap.give_back(*found.slab, state);
-    } else {
-      take_own(shared.heap, found, block);
-    }
-    if (Pool* const pool = shared.pool; pool != nullptr) {
-      if (live) pool->live -= 1;
-      count_folded_locked(*pool, shared.heap);
-      if (pool->draining && pool->live == 0) {
-        drained = pool;
-        id = pool->id;
-      }
-    }
+    freed = free_slot_locked(shared, found, block);
+    if (shared.pool != nullptr) drained = drained_locked(*shared.pool);
   }
-  if (drained != nullptr) finish_drain(gate, *drained, id);
+  if (drained) finish_drain(gate, *shared.pool, drained);
   return freed;
+}
+
+Status AllocatorCore::free_slot_locked(SharedHeap& shared, const SlotRef& found,
+                                       std::uintptr_t block) noexcept {
+  std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
+  // A nested free or a pin, which take no lock here, may come at any moment: who is first has it.
+  SlotState expected = SlotState::kLive;
+  if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel))
+    return free_unless_live(state);
+  if (shared.pool == nullptr) {
+    // Orphaned slabs are adopted slab by slab, so none of their slots may stand on a stack.
+    shared.heap.give_back(*found.slab, state);
+  } else {
+    take_own(shared.heap, found, block);
+    shared.pool->live -= 1;
+  }
+  return {};
 }
 
 // Whoever frees a block that is free already may find its slab given back and cut anew before the
@@ -722,22 +724,56 @@ Status AllocatorCore::deallocate_nested(std::uintptr_t block, const SizePlan* pl
 Status AllocatorCore::free_pages(Gate& gate, std::uintptr_t block) noexcept {
   Region* const region = registry_.find(block);
   if (region == nullptr || region->traits().role != Role::kPool) return Error::kForeignFree;
-  bool kept = false;
   Pool* const pool = static_cast<Pool*>(region->pool.load(std::memory_order_acquire));
-  if (pool == nullptr) return grown_.free_block(*region, block, &kept);
-  RegionId id{};
+  if (pool == nullptr) {
+    bool kept = false;
+    return grown_.free_block(*region, block, &kept);
+  }
+  Status freed;
+  RegionId drained{};
   {
     LockGuard guard(pool->shared.lock);
     if (pool->region != region) return Error::kForeignFree;
-    if (const Status freed = pool->pages.free_block(*region, block, &kept); !freed.ok())
-      return freed;
-    if (!kept) pool->live -= 1;
-    count_folded_locked(*pool, pool->shared.heap);
-    if (!pool->draining || pool->live != 0) return {};
-    id = pool->id;
+    freed = free_pages_locked(*pool, block);
+    drained = drained_locked(*pool);
   }
-  finish_drain(gate, *pool, id);
-  return {};
+  if (drained) finish_drain(gate, *pool, drained);
+  return freed;
+}
+
+Status AllocatorCore::free_pages_locked(Pool& pool, std::uintptr_t block) noexcept {
+  bool kept = false;
+  const Status freed = pool.pages.free_block(*pool.region, block, &kept);
+  if (freed.ok() && !kept) pool.live -= 1;
+  return freed;
+}
+
+// A block of the pool that has this id, and of no other that stands in its place by now.
+Status AllocatorCore::free_in_pool(Gate& gate, std::uintptr_t block, RegionId id) noexcept {
+  Region* const region = registry_.find(block);
+  Pool* const pool = region != nullptr
+                         ? static_cast<Pool*>(region->pool.load(std::memory_order_acquire))
+                         : nullptr;
+  if (pool == nullptr) return Error::kStale;
+  Status freed;
+  RegionId drained{};
+  {
+    LockGuard guard(pool->shared.lock);
+    if (pool->id != id) return Error::kStale;
+    // It stands as long as the lock is held.
+    if (scrub_) {
+      const Result<Found> live = find_live(block);
+      if (!live.ok()) return live.error();
+      if (!live->pinned) detail::fill_zero_bytes(block, live->usable);
+    }
+    const SlotRef found = find_slot(block);
+    if (found.slab != nullptr && found.slot == Slab::kNoSlot) return Error::kInteriorFree;
+    freed = found.slab != nullptr ? free_slot_locked(pool->shared, found, block)
+                                  : free_pages_locked(*pool, block);
+    drained = drained_locked(*pool);
+  }
+  if (drained) finish_drain(gate, *pool, drained);
+  return freed;
 }
 
 void AllocatorCore::free_unpinned_slot(Gate& gate, Pool* pool, RegionId pool_id,
@@ -800,7 +836,19 @@ Status AllocatorCore::deallocate_handle(std::uintptr_t block, RegionId region) n
   if (info.error() == Error::kReentered) return Error::kReentered;
   // GCOVR_EXCL_BR_STOP
   if (!info.ok() || info->id != region) return Error::kStale;
-  return deallocate(block);
+  if (info->grown || info->role != Role::kPool) return deallocate(block);
+  Status freed;
+  {
+    Gate gate(*this);
+    if (gate.status().error() == Error::kReentered) {
+      freed = deallocate_nested(block, nullptr);
+    } else if (gate.status().ok()) {
+      freed = free_in_pool(gate, block, region);
+    } else {
+      freed = gate.status();
+    }
+  }
+  return freed.ok() ? freed : report(freed.error(), block, 0);
 }
 
 // ---- What stands at an address ----

@@ -289,7 +289,7 @@ TEST_F(DetachedMeanwhileTest, ADetachTakesNoOtherPool) {
 
 // ---- A pool that goes while a call is stopped ----
 
-enum class Call { kFree, kFreeLast, kUnpin, kPin, kUsableSize, kRegionOf, kAllocate };
+enum class Call { kFree, kFreeLast, kUnpin, kPin, kUsableSize, kRegionOf, kAllocate, kFreeHandle };
 enum class Meanwhile {
   kGone,        // revoked
   kThereAgain,  // and attached again, with blocks in the same places
@@ -309,6 +309,9 @@ class PoolMeanwhileTest : public FakeAllocatorTest,
       case Call::kFree:
       case Call::kFreeLast:
         told_ = free(block);
+        break;
+      case Call::kFreeHandle:
+        told_ = allocator_->deallocate_handle(bytes_at(block), id).error();
         break;
       case Call::kUnpin:
         told_ = allocator_->unpin(*pinned).error();
@@ -390,9 +393,11 @@ TEST_P(PoolMeanwhileTest, Threat31WhatElseLivesStays) {
     if (what == Call::kUnpin) EXPECT_EQ(told_, Error::kNone);
     if (region_.ok()) EXPECT_TRUE(*region_ == id || *region_ == new_id);
     if (pin_.ok()) EXPECT_TRUE(allocator_->unpin(*pin_).ok());
-    const bool frees = what == Call::kFree || what == Call::kFreeLast;
+    const bool by_handle = what == Call::kFreeHandle;
+    if (by_handle) EXPECT_TRUE(told_ == Error::kNone || told_ == Error::kStale);
+    const bool frees = what == Call::kFree || what == Call::kFreeLast || by_handle;
     const bool was_new_one =
-        frees && told_ == Error::kNone && statistics().live_blocks + 1 == now.size();
+        frees && !by_handle && told_ == Error::kNone && statistics().live_blocks + 1 == now.size();
     for (const std::uintptr_t live : now) {
       const bool gone = live == block && was_new_one;
       EXPECT_EQ(free(live), gone ? Error::kDoubleFree : Error::kNone);
@@ -411,32 +416,37 @@ TEST_P(PoolMeanwhileTest, Threat31WhatElseLivesStays) {
 }
 
 std::string name_of(const testing::TestParamInfo<PoolMeanwhileTest::ParamType>& tested) {
-  constexpr const char* kCalls[] = {"Free",       "FreeLast", "Unpin",   "Pin",
-                                    "UsableSize", "RegionOf", "Allocate"};
+  constexpr const char* kCalls[] = {"Free",       "FreeLast", "Unpin",    "Pin",
+                                    "UsableSize", "RegionOf", "Allocate", "FreeHandle"};
   constexpr const char* kChanges[] = {"Gone", "ThereAgain", "Elsewhere", "Drains"};
   return std::string(kCalls[static_cast<int>(std::get<Call>(tested.param))]) +
          kChanges[static_cast<int>(std::get<Meanwhile>(tested.param))] +
          (std::get<bool>(tested.param) ? "Pages" : "Slot");
 }
 
-INSTANTIATE_TEST_SUITE_P(Slots, PoolMeanwhileTest,
-                         testing::Values(std::tuple(Call::kFree, Meanwhile::kGone, false),
-                                         std::tuple(Call::kFree, Meanwhile::kThereAgain, false),
-                                         std::tuple(Call::kFree, Meanwhile::kElsewhere, false),
-                                         std::tuple(Call::kFreeLast, Meanwhile::kGone, false),
-                                         std::tuple(Call::kFreeLast, Meanwhile::kElsewhere, false),
-                                         std::tuple(Call::kUnpin, Meanwhile::kGone, false),
-                                         std::tuple(Call::kUnpin, Meanwhile::kThereAgain, false),
-                                         std::tuple(Call::kUnpin, Meanwhile::kElsewhere, false),
-                                         std::tuple(Call::kPin, Meanwhile::kElsewhere, false),
-                                         std::tuple(Call::kUsableSize, Meanwhile::kElsewhere,
-                                                    false),
-                                         std::tuple(Call::kRegionOf, Meanwhile::kThereAgain, false),
-                                         std::tuple(Call::kAllocate, Meanwhile::kElsewhere, false),
-                                         std::tuple(Call::kAllocate, Meanwhile::kDrains, false)),
-                         name_of);
+INSTANTIATE_TEST_SUITE_P(
+    Slots, PoolMeanwhileTest,
+    testing::Values(std::tuple(Call::kFree, Meanwhile::kGone, false),
+                    std::tuple(Call::kFreeHandle, Meanwhile::kGone, false),
+                    std::tuple(Call::kFreeHandle, Meanwhile::kThereAgain, false),
+                    std::tuple(Call::kFreeHandle, Meanwhile::kElsewhere, false),
+                    std::tuple(Call::kFree, Meanwhile::kThereAgain, false),
+                    std::tuple(Call::kFree, Meanwhile::kElsewhere, false),
+                    std::tuple(Call::kFreeLast, Meanwhile::kGone, false),
+                    std::tuple(Call::kFreeLast, Meanwhile::kElsewhere, false),
+                    std::tuple(Call::kUnpin, Meanwhile::kGone, false),
+                    std::tuple(Call::kUnpin, Meanwhile::kThereAgain, false),
+                    std::tuple(Call::kUnpin, Meanwhile::kElsewhere, false),
+                    std::tuple(Call::kPin, Meanwhile::kElsewhere, false),
+                    std::tuple(Call::kUsableSize, Meanwhile::kElsewhere, false),
+                    std::tuple(Call::kRegionOf, Meanwhile::kThereAgain, false),
+                    std::tuple(Call::kAllocate, Meanwhile::kElsewhere, false),
+                    std::tuple(Call::kAllocate, Meanwhile::kDrains, false)),
+    name_of);
 INSTANTIATE_TEST_SUITE_P(Pages, PoolMeanwhileTest,
                          testing::Values(std::tuple(Call::kFree, Meanwhile::kGone, true),
+                                         std::tuple(Call::kFreeHandle, Meanwhile::kThereAgain,
+                                                    true),
                                          std::tuple(Call::kFree, Meanwhile::kElsewhere, true),
                                          std::tuple(Call::kUnpin, Meanwhile::kThereAgain, true),
                                          std::tuple(Call::kUnpin, Meanwhile::kElsewhere, true),
