@@ -217,14 +217,14 @@ class AllocatorCore {
                                  std::uintptr_t block) noexcept EXCLAVE_REQUIRES(shared.lock);
   static Status free_pages_locked(Pool& pool, std::uintptr_t block) noexcept
       EXCLAVE_REQUIRES(pool.shared.lock);
-  // The pool's id when its last block went while it drains.
-  static RegionId drained_locked(Pool& pool) noexcept EXCLAVE_REQUIRES(pool.shared.lock);
   // What was freed while it was pinned goes when the last pin does: a slot that is kRemote, a block
   // of pages that is marked freed and pinned. Nothing to do when its pool was revoked meanwhile.
   void free_unpinned_slot(Gate& gate, Pool* pool, RegionId pool_id, std::uintptr_t block) noexcept;
   void free_unpinned_pages(Pool* pool, RegionId pool_id, std::uintptr_t block) noexcept;
   // heap: the pool's, its lock held.
   static void count_folded_locked(Pool& pool, Heap& heap) noexcept;
+  // The same; and the pool's id when its last block went while it drains.
+  static RegionId drained_locked(Pool& pool, Heap& heap) noexcept;
   Status free_remote(Heap& mine, Heap& owner, const SlotRef& found, std::uintptr_t block) noexcept;
   Status free_pages(Gate& gate, std::uintptr_t block) noexcept;
   bool confirm_mark(const SlotRef& found, std::uintptr_t block) const noexcept;

@@ -576,8 +576,8 @@ void AllocatorCore::count_folded_locked(Pool& pool, Heap& heap) noexcept {
   pool.live -= heap.take_folded();
 }
 
-RegionId AllocatorCore::drained_locked(Pool& pool) noexcept {
-  count_folded_locked(pool, pool.shared.heap);
+RegionId AllocatorCore::drained_locked(Pool& pool, Heap& heap) noexcept {
+  count_folded_locked(pool, heap);
   return pool.draining && pool.live == 0 ? pool.id : RegionId{};
 }
 
@@ -595,7 +595,7 @@ Status AllocatorCore::free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t
       return {};
     }
     freed = free_slot_locked(shared, found, block);
-    if (shared.pool != nullptr) drained = drained_locked(*shared.pool);
+    if (shared.pool != nullptr) drained = drained_locked(*shared.pool, shared.heap);
   }
   if (drained) finish_drain(gate, *shared.pool, drained);
   return freed;
@@ -735,7 +735,7 @@ Status AllocatorCore::free_pages(Gate& gate, std::uintptr_t block) noexcept {
     LockGuard guard(pool->shared.lock);
     if (pool->region != region) return Error::kForeignFree;
     freed = free_pages_locked(*pool, block);
-    drained = drained_locked(*pool);
+    drained = drained_locked(*pool, pool->shared.heap);
   }
   if (drained) finish_drain(gate, *pool, drained);
   return freed;
@@ -770,7 +770,7 @@ Status AllocatorCore::free_in_pool(Gate& gate, std::uintptr_t block, RegionId id
     if (found.slab != nullptr && found.slot == Slab::kNoSlot) return Error::kInteriorFree;
     freed = found.slab != nullptr ? free_slot_locked(pool->shared, found, block)
                                   : free_pages_locked(*pool, block);
-    drained = drained_locked(*pool);
+    drained = drained_locked(*pool, pool->shared.heap);
   }
   if (drained) finish_drain(gate, *pool, drained);
   return freed;
