@@ -750,16 +750,18 @@ Status AllocatorCore::free_pages_locked(Pool& pool, std::uintptr_t block) noexce
 
 // A block of the pool that has this id, and of no other that stands in its place by now.
 Status AllocatorCore::free_in_pool(Gate& gate, std::uintptr_t block, RegionId id) noexcept {
+  // GCOVR_EXCL_START: a race
   Region* const region = registry_.find(block);
   Pool* const pool = region != nullptr
                          ? static_cast<Pool*>(region->pool.load(std::memory_order_acquire))
                          : nullptr;
   if (pool == nullptr) return Error::kStale;
+  // GCOVR_EXCL_STOP
   Status freed;
   RegionId drained{};
   {
     LockGuard guard(pool->shared.lock);
-    if (pool->id != id) return Error::kStale;
+    if (pool->id != id) return Error::kStale;  // GCOVR_EXCL_LINE: a race
     // It stands as long as the lock is held.
     if (scrub_) {
       const Result<Found> live = find_live(block);

@@ -257,5 +257,29 @@ TEST_F(BadFreesTest, WithoutAHandlerTheErrorIsTheAnswer) {
   EXPECT_EQ(made->deallocate(bytes_at(0x5000)).error(), Error::kForeignFree);
 }
 
+TEST_F(BadFreesTest, Threat41AHandleIsToldLikeAPointer) {
+  const Extent range = range_at(0, kMiBytes);
+  const RegionId id = attach(range);
+  const auto free_handle = [&](std::uintptr_t at, RegionId region) {
+    return allocator_->deallocate_handle(bytes_at(at), region).error();
+  };
+  for (const std::size_t size : {std::size_t{100}, std::size_t{40000}}) {
+    const std::uintptr_t block = allocate(size, 16, Placement::in_pool(id));
+    EXPECT_EQ(free_handle(block + 8, id), Error::kInteriorFree) << size;
+    EXPECT_EQ(free_handle(block, RegionId{id.value + 1}), Error::kStale) << size;
+    EXPECT_EQ(free_handle(block, id), Error::kNone) << size;
+    EXPECT_EQ(free_handle(block, id), Error::kDoubleFree) << size;
+  }
+  EXPECT_EQ(misuses_.size(), 4u) << "a stale handle is no misuse";
+  const Extent mapped = range_at(4 * kMiBytes, kPageBytes);
+  EXPECT_EQ(free_handle(mapped.base, attach_mapping(mapped)), Error::kForeignFree);
+  // The last block of a draining pool goes by its handle, too.
+  const std::uintptr_t last = allocate(100, 16, Placement::in_pool(id));
+  EXPECT_TRUE(allocator_->detach(range, DetachMode::kDrain).ok());
+  EXPECT_EQ(free_handle(last, id), Error::kNone);
+  EXPECT_EQ(allocator_->query(range.base, 1).error(), Error::kNotFound);
+  EXPECT_TRUE(allocator_->detach(mapped).ok());
+}
+
 }  // namespace
 }  // namespace exclave

@@ -208,6 +208,28 @@ TEST_F(ContentsTest, BadFreesScrubNothing) {
   EXPECT_TRUE(filled(block, 256));
 }
 
+TEST_F(ContentsTest, AHandleFreesAPoolsBlockScrubbed) {
+  start(scrubbing());
+  static unsigned char memory[kMiBytes] __attribute__((aligned(4096)));
+  const Extent place{reinterpret_cast<std::uintptr_t>(memory), kMiBytes};
+  const RegionId id = *allocator_->attach(place);
+  for (const std::size_t size : {100u, 40000u}) {
+    const untrusted_bytes block = *allocator_->allocate(size, 16, Placement::in_pool(id));
+    std::memset(raw(block), 0xaa, size);
+    EXPECT_TRUE(allocator_->deallocate_handle(block, id).ok());
+    EXPECT_TRUE(zero(block, 0, size)) << size;
+    EXPECT_EQ(allocator_->deallocate_handle(block, id).error(), Error::kDoubleFree) << size;
+    const untrusted_bytes pinned = *allocator_->allocate(size, 16, Placement::in_pool(id));
+    std::memset(raw(pinned), 0xaa, size);
+    const PinId pin = *allocator_->pin({pinned.address(), 8});
+    EXPECT_TRUE(allocator_->deallocate_handle(pinned, id).ok());
+    EXPECT_EQ(raw(pinned)[0], 0xaa) << "a device may still read it";
+    EXPECT_TRUE(allocator_->unpin(pin).ok());
+    EXPECT_TRUE(zero(pinned, 0, size)) << size;
+  }
+  EXPECT_TRUE(allocator_->detach(place).ok());
+}
+
 TEST_F(ContentsTest, PinnedBlocksAreScrubbedWhenTheyReallyGo) {
   start(scrubbing());
   for (const std::size_t size : {100u, 100000u}) {
