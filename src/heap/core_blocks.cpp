@@ -624,10 +624,12 @@ Status AllocatorCore::free_slot_locked(SharedHeap& shared, const SlotRef& found,
 bool AllocatorCore::confirm_mark(const SlotRef& found, std::uintptr_t block) const noexcept {
   const SlotRef now = find_slot(block);
   if (now.slab == found.slab && now.slot == found.slot) return true;
+  // GCOVR_EXCL_START: a race
   SlotState expected = SlotState::kRemote;
   (void)found.slab->states()[found.slot].compare_exchange_strong(
       expected, SlotState::kLive, std::memory_order_acq_rel, std::memory_order_relaxed);
   return false;
+  // GCOVR_EXCL_STOP
 }
 
 Status AllocatorCore::free_remote(Heap& mine, Heap& owner, const SlotRef& found,
@@ -714,7 +716,7 @@ Status AllocatorCore::deallocate_nested(std::uintptr_t block, const SizePlan* pl
     detail::fill_zero_bytes(block, found.slab->slot_bytes.load(std::memory_order_relaxed));
   }
   if (!Heap::defer(books_, *found.slab, state))
-    return Error::kDoubleFree;  // GCOVR_EXCL_BR_LINE: a race
+    return Error::kDoubleFree;  // GCOVR_EXCL_LINE: a race
   Heap* const home = homes_[assigned_thread_slot()];
   if (home != nullptr && found.slab->owner.load(std::memory_order_relaxed) == home->self())
     home->note_nested_free(block);
@@ -801,12 +803,12 @@ void AllocatorCore::free_unpinned_slot(Gate& gate, Pool* pool, RegionId pool_id,
     const SlotRef now = find_slot(block);
     if (now.slot == Slab::kNoSlot ||
         now.slab->owner.load(std::memory_order_acquire) != shared->heap.self()) {
-      continue;
+      continue;  // GCOVR_EXCL_LINE: a race
     }
     // Not what stands there since the pool was revoked and the place attached again.
     if ((pool != nullptr && pool->id != pool_id) ||
         now.slab->states()[now.slot].load(std::memory_order_relaxed) != SlotState::kRemote) {
-      return;
+      return;  // GCOVR_EXCL_LINE: a race
     }
     shared->heap.give_back(*now.slab, &now.slab->states()[now.slot]);
     if (pool != nullptr) {

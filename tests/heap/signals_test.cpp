@@ -402,6 +402,8 @@ TEST_F(NestedCallsTest, WhatElseIsRefusedInside) {
   const std::uintptr_t block = allocate(64);
   const Result<RegionInfo> region = allocator_->query(block, 64);
   ASSERT_TRUE(region.ok());
+  const RegionId pool = attach(range_at(65 * kGiBytes, kMiBytes));
+  const std::uintptr_t in_pool = allocate(64, 16, Placement::in_pool(pool));
   // Aligned for what it is to become, so that it could be cut short in its place.
   std::vector<std::uintptr_t> slots;
   do {
@@ -415,6 +417,8 @@ TEST_F(NestedCallsTest, WhatElseIsRefusedInside) {
               Error::kReentered);
     EXPECT_EQ(allocator_->core()->deallocate_handle(block, region->id).error(), Error::kNone);
     EXPECT_EQ(allocator_->core()->deallocate_handle(block, RegionId{77}).error(), Error::kStale);
+    EXPECT_EQ(allocator_->core()->deallocate_handle(in_pool, pool).error(), Error::kNone);
+    EXPECT_EQ(allocator_->core()->deallocate_handle(in_pool, pool).error(), Error::kDoubleFree);
     EXPECT_EQ(
         allocator_->core()->deallocate_handle(range_at(128 * kGiBytes, 1).base, region->id).error(),
         Error::kStale);
