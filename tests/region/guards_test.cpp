@@ -72,6 +72,25 @@ TEST_F(GuardsTest, APoolPinnedAsAWholeIsPinned) {
   EXPECT_TRUE(registry_.is_pinned_locked(pool));
 }
 
+TEST_F(GuardsTest, ACutThatHasItsBookButNoLeafChangesNothing) {
+  const Extent whole{kBase, 2 * kSegment};
+  Region& mapping = insert(whole, Role::kMapping);
+  port_.set_trusted_left(0);
+  while (books_.allocate(BookKind::kPagemapLeaf, 4096 + 4) != nullptr) {
+  }
+  void* last = nullptr;
+  while (void* const book = books_.allocate(BookKind::kRegion, Region::book_bytes(0))) last = book;
+  ASSERT_NE(last, nullptr);
+  books_.release(BookKind::kRegion, last, Region::book_bytes(0));
+  {
+    const LockGuard guard(registry_.lock());
+    EXPECT_EQ(registry_.isolate_locked(mapping, {kBase + kPageBytes, kPageBytes}).error(),
+              Error::kOutOfTrustedMemory);
+  }
+  EXPECT_EQ(registry_.count(), 1u);
+  EXPECT_EQ(registry_.query(kBase, whole.size)->extent, whole);
+}
+
 // Its facts are about to change: a signal handler is told so, anybody else waits.
 TEST_F(GuardsTest, AnOpenRegionIsNotRead) {
   Region& region = insert({kBase, kSegment}, Role::kMapping);
