@@ -18,9 +18,6 @@ namespace {
 using namespace testing_support;
 using Keeps = FaultWalk::Keeps;
 
-constexpr std::initializer_list<FaultPoint> kGrowing = {FaultPoint::kHostReserve,
-                                                        FaultPoint::kHostRelease};
-
 TEST(Faults, BlocksThatAnotherThreadFrees) {
   survive_every_fault(kGrowing, [](FaultWalk& walk) {
     std::vector<untrusted_bytes> blocks;

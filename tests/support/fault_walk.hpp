@@ -347,6 +347,10 @@ struct FaultOptions {
   bool all_at_once = true;
 };
 
+// What a scenario reaches that allocates and frees.
+inline constexpr std::initializer_list<FaultPoint> kGrowing = {FaultPoint::kHostReserve,
+                                                               FaultPoint::kHostRelease};
+
 // reached: the points that the scenario uses, beside the two that every one does. Each must fail at
 // least once, and no other may be used.
 template <class Scenario>
