@@ -3,6 +3,7 @@
 #pragma once
 
 #include <dlfcn.h>
+#include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/ucontext.h>
 
@@ -16,6 +17,7 @@
 #include <vector>
 
 #include "exclave/access.hpp"
+#include "support/sanitizers.hpp"
 
 namespace exclave::access_test {
 
@@ -296,5 +298,19 @@ inline bool keeps_rules(const Access& a) {
   if (!a.store) return a.address % 8 == 0 && a.width == 8;
   return (a.address % 8 == 0 && a.width % 8 == 0) || (a.fenced && a.address % a.width == 0);
 }
+
+// The boundary's machine code, for tests that watch it run.
+class BoundaryCodeTest : public testing::Test {
+ protected:
+  static void SetUpTestSuite() { code = new BoundaryCode; }
+  static void TearDownTestSuite() { delete code; }
+
+  void SetUp() override {
+    if (testing_support::kSanitized) GTEST_SKIP() << "a sanitizer's code runs in between";
+    ASSERT_FALSE(code->empty()) << "objdump (binutils) is needed";
+  }
+
+  static inline BoundaryCode* code = nullptr;
+};
 
 }  // namespace exclave::access_test

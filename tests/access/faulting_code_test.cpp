@@ -16,14 +16,6 @@
 #include "exclave/ring.hpp"
 #include "guarded_memory.hpp"
 
-#if defined(__SANITIZE_THREAD__) || defined(__SANITIZE_ADDRESS__)
-#define EXCLAVE_TEST_INSTRUMENTED 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
-#define EXCLAVE_TEST_INSTRUMENTED 1
-#endif
-#endif
-
 namespace exclave {
 namespace {
 
@@ -53,18 +45,8 @@ void on_step(int, siginfo_t*, void* context) {
   static_cast<ucontext_t*>(context)->uc_mcontext.gregs[REG_EFL] &= ~kTrapFlag;
 }
 
-class Threat52_FaultingCode : public testing::Test {
+class Threat52_FaultingCode : public BoundaryCodeTest {
  protected:
-  static void SetUpTestSuite() { code = new BoundaryCode; }
-  static void TearDownTestSuite() { delete code; }
-
-  void SetUp() override {
-#ifdef EXCLAVE_TEST_INSTRUMENTED
-    GTEST_SKIP() << "a sanitizer's code runs in between";
-#endif
-    ASSERT_FALSE(code->empty()) << "objdump (binutils) is needed";
-  }
-
   // Runs what may touch the range only by the boundary's functions; how many instructions did.
   template <class F>
   static std::size_t expect_rules(std::uintptr_t first, std::size_t size, F&& run) {
@@ -101,8 +83,6 @@ class Threat52_FaultingCode : public testing::Test {
     }
     return fault_count;
   }
-
-  static inline BoundaryCode* code = nullptr;
 };
 
 // Without this the tests below could not fail.

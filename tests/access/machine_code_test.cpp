@@ -24,14 +24,6 @@
 #include "exclave/access.hpp"
 #include "guarded_memory.hpp"
 
-#if defined(__SANITIZE_THREAD__)
-#define EXCLAVE_TEST_INSTRUMENTED 1
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer) || __has_feature(address_sanitizer)
-#define EXCLAVE_TEST_INSTRUMENTED 1
-#endif
-#endif
-
 // Calls function(a, b, c) with the trap flag set.
 extern "C" void exclave_test_step(void* function, std::uint64_t a, std::uint64_t b,
                                   std::uint64_t c);
@@ -78,16 +70,10 @@ void on_trap(int, siginfo_t*, void* context) {
   if (step_count != kMaxSteps) steps[step_count++] = step;
 }
 
-class SteppedCode : public testing::Test {
+class SteppedCode : public BoundaryCodeTest {
  protected:
-  static void SetUpTestSuite() { code = new BoundaryCode; }
-  static void TearDownTestSuite() { delete code; }
-
   void SetUp() override {
-#ifdef EXCLAVE_TEST_INSTRUMENTED
-    GTEST_SKIP() << "a sanitizer's code runs in between";
-#endif
-    ASSERT_TRUE(code != nullptr && !code->empty()) << "objdump (binutils) is needed";
+    BoundaryCodeTest::SetUp();
     for (std::size_t i = 0; i < sizeof trusted_; ++i)
       trusted_[i] = static_cast<std::uint8_t>(i * 7 + 1);
   }
@@ -184,14 +170,11 @@ class SteppedCode : public testing::Test {
     }
   }
 
-  static bool every_length() {
-    return std::getenv("EXCLAVE_EVERY_LENGTH") != nullptr;
-  }
+  static bool every_length() { return std::getenv("EXCLAVE_EVERY_LENGTH") != nullptr; }
   std::uintptr_t trusted(std::size_t offset) const {
     return reinterpret_cast<std::uintptr_t>(trusted_) + offset;
   }
 
-  static inline BoundaryCode* code = nullptr;
   access_test::GuardedMemory memory_{2};
   alignas(64) std::uint8_t trusted_[2048];
 };
