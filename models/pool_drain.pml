@@ -1,16 +1,17 @@
 /* An attached pool drains or is revoked while threads allocate, free, free in signal handlers, pin and unpin.
  *
  * Code: AllocatorCore::allocate_in, free_shared, count_folded_locked, deallocate_nested (src/heap/core_blocks.cpp);
- * detach_pool, close_pool_locked, finish_drain, pin, mark_pinned, unpin (src/heap/core_regions.cpp).
+ * detach_pool, close_pool_locked, finish_drain, settle_drains, pin, mark_pinned, unpin (src/heap/core_regions.cpp);
+ * ~Gate (src/heap/core.hpp).
  *
  * Two blocks, both held. One thread frees block 0, one frees block 1 from a signal handler, one allocates and frees what it
- * got, one pins the whole pool or block 0 and unpins, one drains or revokes. Locks in the code's order: lists, pool, registry.
+ * got, one pins the whole pool or block 0 and unpins, one drains or revokes; one makes two calls elsewhere, the second when all
+ * the others are done. Locks in the code's order: lists, pool, registry.
  *
  * Claims: whenever the pool's lock is given up, `live` counts the blocks that are not free; a drain ends the pool once, and
  * only when no block is out and nothing is pinned; a revoked pool is not pinned; nothing is handed out from a pool that is
- * gone or drains; when all is quiet, a draining pool without blocks and pins is gone.
- *
- * KNOWN_deferral_waits: a nested free takes no lock, so when it is the last one, the pool waits for the next call in it.
+ * gone or drains; when all is quiet, a draining pool without blocks and pins is gone, also when the last free was nested,
+ * which takes no lock: then the next call has ended it, wherever it was made.
  *
  * Taken for granted: the locks (SpinLock: acquire and release); a compare-and-swap of a state acts on its latest value.
  */
@@ -27,6 +28,7 @@ bool stands = true;   /* Pool::region */
 bool inserted = true; /* the region is in the registry */
 bool draining;
 bool sweep_wanted;
+bool nested_frees = true; /* AllocatorCore::nested_pool_frees_: there was one in another pool */
 byte live = BLOCKS;
 byte whole_pins;
 bool block_pinned; /* a pin of block 0 stands in the table */
@@ -142,6 +144,47 @@ inline free_shared(b) {
   drained = false
 }
 
+/* At the end of a call elsewhere. */
+inline settle_drains() {
+#ifdef PLANT_unsettled
+  skip
+#else
+  if
+  :: nested_frees ->
+#ifdef PLANT_cleared_last
+    skip;
+#else
+    nested_frees = false;
+#endif
+    lock(lists);
+    lock(pool);
+    if
+    :: stands && draining ->
+      fold();
+      if
+      :: live == 0 -> close_pool(true)
+      :: else
+      fi
+    :: else
+    fi;
+    unlock_pool();
+    unlock(lists);
+#ifdef PLANT_cleared_last
+    nested_frees = false
+#endif
+  :: else
+  fi
+#endif
+}
+
+proctype Elsewhere() {
+  settle_drains();
+  done++;
+  done == 6;
+  settle_drains();
+  done++
+}
+
 proctype Freer() {
   bool drained, was_live;
   free_shared(0);
@@ -170,7 +213,9 @@ proctype Handler() {
           fi
         }
         if
-        :: asked -> sweep_wanted = true
+        :: asked ->
+          sweep_wanted = true;
+          nested_frees = true
         :: else
         fi
       fi
@@ -275,11 +320,9 @@ proctype Detacher() {
 }
 
 proctype Audit() {
-  done == 5;
+  done == 7;
   assert(!(stands && draining && out == 0));
-#ifdef KNOWN_deferral_waits
   assert(!stands || !draining || (state[0] != DEFERRED && state[1] != DEFERRED));
-#endif
   assert(stands == (gone == 0))
 }
 
@@ -290,6 +333,7 @@ init {
     run User();
     run Pinner();
     run Detacher();
+    run Elsewhere();
     run Audit()
   }
 }

@@ -94,6 +94,8 @@ class AllocatorCore {
     explicit Gate(AllocatorCore& core) noexcept;
     ~Gate() {
       if (!status_.ok()) return;
+      // Acquire pairs with the release in deallocate_nested: the state and the sweep it asked for.
+      if (core_.nested_pool_frees_.load(std::memory_order_acquire)) core_.settle_drains(*this);
       open();
       if (heap_->has_double_frees()) core_.report_folded(*heap_);
     }
@@ -265,6 +267,7 @@ class AllocatorCore {
   Status close_pool_locked(Pool& pool, Region** gone) noexcept EXCLAVE_REQUIRES(pool_lists_)
       EXCLAVE_REQUIRES(pool.shared.lock);
   void finish_drain(Gate& gate, Pool& pool, RegionId id) noexcept;
+  void settle_drains(Gate& gate) noexcept;
   Pool* take_pool_locked() noexcept EXCLAVE_REQUIRES(pool_lists_);
   Device* device_locked(DeviceTag tag) noexcept EXCLAVE_REQUIRES(pool_lists_);
   Status mark_pinned(Region& region, Extent range) noexcept;
@@ -313,6 +316,7 @@ class AllocatorCore {
   OrderedTree<Device, DeviceTraits> devices_ EXCLAVE_GUARDED_BY(pool_lists_);
   OrderedTree<Pool, PoolTraits> pools_ EXCLAVE_GUARDED_BY(pool_lists_);
   Pool* open_ EXCLAVE_GUARDED_BY(pool_lists_) = nullptr;
+  Pool* draining_ EXCLAVE_GUARDED_BY(pool_lists_) = nullptr;
   Pool* idle_pools_ EXCLAVE_GUARDED_BY(pool_lists_) = nullptr;
   Heap* all_heaps_ EXCLAVE_GUARDED_BY(pool_lists_) = nullptr;
   Heap* idle_heaps_ EXCLAVE_GUARDED_BY(pool_lists_) = nullptr;
@@ -323,6 +327,8 @@ class AllocatorCore {
   Heap none_;
   Heap busy_;
   std::atomic<bool> has_orphans_{false};
+  // Blocks of pools were freed in nested calls, which take no lock: a draining one may be empty.
+  std::atomic<bool> nested_pool_frees_{false};
 
   std::atomic<std::size_t> grown_bytes_{0};
   std::atomic<std::uint64_t> reserve_calls_{0}, release_calls_{0}, map_calls_{0}, unmap_calls_{0},

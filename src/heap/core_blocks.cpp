@@ -720,6 +720,8 @@ Status AllocatorCore::deallocate_nested(std::uintptr_t block, const SizePlan* pl
   Heap* const home = homes_[assigned_thread_slot()];
   if (home != nullptr && found.slab->owner.load(std::memory_order_relaxed) == home->self())
     home->note_nested_free(block);
+  if (region->pool.load(std::memory_order_relaxed) != nullptr)
+    nested_pool_frees_.store(true, std::memory_order_release);
   return {};
 }
 

@@ -181,7 +181,10 @@ Status AllocatorCore::detach_pool(Gate& gate, RegionId id, DetachMode mode) noex
       return registry_.is_pinned_locked(*pool->region) ? Error::kPinned : Error::kBusy;
     }
     if (pool->live != 0 && mode == DetachMode::kDrain) {
+      if (pool->draining) return {};
       pool->draining = true;
+      pool->next_draining = draining_;
+      draining_ = pool;
       LockGuard registry(registry_.lock());
       registry_.set_draining_locked(*pool->region, true);
       return {};
@@ -217,6 +220,11 @@ Status AllocatorCore::close_pool_locked(Pool& pool, Region** gone) noexcept {
     *link = pool.next_open;
     if (open_ == nullptr) small_fast_bytes_.store(kMaxSmallBytes, std::memory_order_relaxed);
   }
+  if (pool.draining) {
+    Pool** link = &draining_;
+    while (*link != &pool) link = &(*link)->next_draining;
+    *link = pool.next_draining;
+  }
   pool.region = nullptr;
   pool.id = {};
   pool.listed_id = 0;
@@ -240,6 +248,27 @@ void AllocatorCore::finish_drain(Gate& gate, Pool& pool, RegionId id) noexcept {
     if (!close_pool_locked(pool, &gone).ok()) return;  // pinned: the last unpin comes back here
   }
   finish_region(gate, *gone);
+}
+
+// Nobody may ever call in a draining pool again, so what a nested call freed there is looked at by
+// the next call that is not nested, wherever it is.
+void AllocatorCore::settle_drains(Gate& gate) noexcept {
+  // Cleared first: a nested free during the walk asks again.
+  nested_pool_frees_.store(false, std::memory_order_seq_cst);
+  for (Region* gone = nullptr;; gone = nullptr) {
+    {
+      LockGuard lists(pool_lists_);
+      for (Pool* pool = draining_; pool != nullptr && gone == nullptr;) {
+        Pool* const next = pool->next_draining;
+        LockGuard guard(pool->shared.lock);
+        // Pinned: the last unpin ends it.
+        if (drained_locked(*pool, pool->shared.heap)) (void)close_pool_locked(*pool, &gone);
+        pool = next;
+      }
+    }
+    if (gone == nullptr) return;
+    finish_region(gate, *gone);
+  }
 }
 
 void AllocatorCore::finish_region(Gate& gate, Region& region) noexcept {

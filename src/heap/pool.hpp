@@ -37,6 +37,7 @@ struct Pool {
   std::uint64_t listed_id = 0;
   Pool* next = nullptr;  // of its device, or of the idle ones
   Pool* next_open = nullptr;
+  Pool* next_draining = nullptr;
   bool open_to_all = false;
 };
 

@@ -362,6 +362,42 @@ TEST_F(NestedCallsTest, TheLastBlockOfADrainingPoolFreedInsideLetsItGoInTheEnd) 
   EXPECT_FALSE(allocator_->query(pool.base, 1).ok()) << "nothing lives in it";
 }
 
+// Nobody has a reason to call in these pools again.
+TEST_F(NestedCallsTest, DrainingPoolsWhoseLastBlocksAreFreedInsideGoWithTheCall) {
+  start_hooked();
+  std::vector<std::uint64_t> gone;
+  AttachOptions options;
+  options.gone = [](void* c, std::uint64_t id, std::uintptr_t, std::size_t) {
+    static_cast<std::vector<std::uint64_t>*>(c)->push_back(id);
+  };
+  options.gone_context = &gone;
+  std::vector<Extent> pools;
+  std::vector<RegionId> ids;
+  std::vector<std::uintptr_t> blocks;
+  for (std::size_t i = 0; i < 5; ++i) {
+    pools.push_back(range_at((64 + i) * kGiBytes, kMiBytes));
+    ids.push_back(attach(pools[i], options));
+    blocks.push_back(allocate(64, 16, Placement::in_pool(ids[i])));
+    // The last one does not drain; to ask twice changes nothing.
+    for (int n = 0; n < 2 && i != 4; ++n)
+      EXPECT_TRUE(allocator_->detach(pools[i], DetachMode::kDrain).ok());
+  }
+  const Result<PinId> pin = allocator_->pin(pools[1]);
+  ASSERT_TRUE(pin.ok());
+  inside_a_call([&] {
+    for (const std::size_t i : {0u, 1u, 3u, 4u}) EXPECT_EQ(free(blocks[i]), Error::kNone);
+    EXPECT_TRUE(gone.empty()) << "not in a handler";
+  });
+  std::sort(gone.begin(), gone.end());
+  EXPECT_EQ(gone, (std::vector{ids[0].value, ids[3].value}));
+  EXPECT_TRUE(allocator_->unpin(*pin).ok());
+  EXPECT_EQ(gone.back(), ids[1].value) << "it was pinned";
+  EXPECT_EQ(free(blocks[2]), Error::kNone);
+  EXPECT_EQ(gone.back(), ids[2].value) << "it had a block";
+  EXPECT_TRUE(allocator_->detach(pools[4]).ok()) << "it did not drain";
+  EXPECT_EQ(gone.size(), 5u);
+}
+
 TEST_F(NestedCallsTest, ThePoolsNextBlockComesAfterWhatWasFreedInside) {
   start_hooked();
   const Extent pool = range_at(64 * kGiBytes, kMiBytes);
