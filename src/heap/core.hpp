@@ -215,9 +215,9 @@ class AllocatorCore {
   Status free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t block, bool* moved) noexcept;
   Status free_in_pool(Gate& gate, std::uintptr_t block, RegionId id) noexcept;
   // found: a slot of that heap, verified under the lock.
-  static Status free_slot_locked(SharedHeap& shared, const SlotRef& found,
-                                 std::uintptr_t block) noexcept EXCLAVE_REQUIRES(shared.lock);
-  static Status free_pages_locked(Pool& pool, std::uintptr_t block) noexcept
+  Status free_slot_locked(SharedHeap& shared, const SlotRef& found, std::uintptr_t block) noexcept
+      EXCLAVE_REQUIRES(shared.lock);
+  Status free_pages_locked(Pool& pool, std::uintptr_t block) noexcept
       EXCLAVE_REQUIRES(pool.shared.lock);
   // What was freed while it was pinned goes when the last pin does: a slot that is kRemote, a block
   // of pages that is marked freed and pinned. Nothing to do when its pool was revoked meanwhile.
@@ -229,6 +229,8 @@ class AllocatorCore {
   static RegionId drained_locked(Pool& pool, Heap& heap) noexcept;
   Status free_remote(Heap& mine, Heap& owner, const SlotRef& found, std::uintptr_t block) noexcept;
   Status free_pages(Gate& gate, std::uintptr_t block) noexcept;
+  Status free_grown_pages(Region& region, std::uintptr_t block) noexcept;
+  void scrub_slot(const SlotRef& found, std::uintptr_t block) const noexcept;
   bool confirm_mark(const SlotRef& found, std::uintptr_t block) const noexcept;
   static Status free_unless_live(std::atomic<SlotState>* state) noexcept;
   // mine: counts the double frees that come to light.

@@ -526,11 +526,10 @@ Status AllocatorCore::deallocate_told(std::uintptr_t block, const std::size_t* s
 
 Status AllocatorCore::free_block(Gate& gate, std::uintptr_t block, const SizePlan* plan) noexcept {
   for (;;) {
-    if (plan != nullptr || scrub_) {
+    if (plan != nullptr) {
       const Result<Found> live = find_live(block);
       if (!live.ok()) return live.error();
-      if (plan != nullptr && !fits_plan(*live, *plan)) return Error::kWrongSize;
-      if (scrub_ && !live->pinned) detail::fill_zero_bytes(block, live->usable);
+      if (!fits_plan(*live, *plan)) return Error::kWrongSize;
     }
     const SlotRef found = find_slot(block);
     if (found.slab == nullptr) return free_pages(gate, block);
@@ -556,9 +555,23 @@ Status AllocatorCore::free_unless_live(std::atomic<SlotState>* state) noexcept {
 
 Status AllocatorCore::free_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept {
   std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
-  if (state->load(std::memory_order_relaxed) != SlotState::kLive) return free_unless_live(state);
+  if (scrub_) {
+    // Taken first, so that a second free at this moment is told, and scrubs nothing.
+    SlotState expected = SlotState::kLive;
+    if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel))
+      return free_unless_live(state);
+    scrub_slot(found, block);
+  } else if (state->load(std::memory_order_relaxed) != SlotState::kLive) {
+    return free_unless_live(state);
+  }
   take_own(heap, found, block);
   return {};
+}
+
+// Once the slot is taken from its caller, and before it can be anybody else's.
+void AllocatorCore::scrub_slot(const SlotRef& found, std::uintptr_t block) const noexcept {
+  if (scrub_)
+    detail::fill_zero_bytes(block, found.slab->slot_bytes.load(std::memory_order_relaxed));
 }
 
 // A slot that was kLive, or is kRemote by now, from its caller to its owner.
@@ -608,6 +621,7 @@ Status AllocatorCore::free_slot_locked(SharedHeap& shared, const SlotRef& found,
   SlotState expected = SlotState::kLive;
   if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel))
     return free_unless_live(state);
+  scrub_slot(found, block);
   if (shared.pool == nullptr) {
     // Orphaned slabs are adopted slab by slab, so none of their slots may stand on a stack.
     shared.heap.give_back(*found.slab, state);
@@ -642,6 +656,7 @@ Status AllocatorCore::free_remote(Heap& mine, Heap& owner, const SlotRef& found,
     return free_unless_live(state);
   }
   if (!confirm_mark(found, block)) return Error::kDoubleFree;  // GCOVR_EXCL_BR_LINE: a race
+  scrub_slot(found, block);
   Heap::Outbox& box = mine.outbox_for(owner.self());
   if (box.batch != nullptr && box.owner != owner.self()) {
     send(mine, *books_.at<Heap>(box.owner), *box.batch);
@@ -712,9 +727,7 @@ Status AllocatorCore::deallocate_nested(std::uintptr_t block, const SizePlan* pl
     return free_unless_live(state);
   }
   if (!confirm_mark(found, block)) return Error::kDoubleFree;  // GCOVR_EXCL_BR_LINE: a race
-  if (scrub_) {
-    detail::fill_zero_bytes(block, found.slab->slot_bytes.load(std::memory_order_relaxed));
-  }
+  scrub_slot(found, block);
   if (!Heap::defer(books_, *found.slab, state))
     return Error::kDoubleFree;  // GCOVR_EXCL_LINE: a race
   Heap* const home = homes_[assigned_thread_slot()];
@@ -729,10 +742,7 @@ Status AllocatorCore::free_pages(Gate& gate, std::uintptr_t block) noexcept {
   Region* const region = registry_.find(block);
   if (region == nullptr || region->traits().role != Role::kPool) return Error::kForeignFree;
   Pool* const pool = static_cast<Pool*>(region->pool.load(std::memory_order_acquire));
-  if (pool == nullptr) {
-    bool kept = false;
-    return grown_.free_block(*region, block, &kept);
-  }
+  if (pool == nullptr) return free_grown_pages(*region, block);
   Status freed;
   RegionId drained{};
   {
@@ -745,8 +755,25 @@ Status AllocatorCore::free_pages(Gate& gate, std::uintptr_t block) noexcept {
   return freed;
 }
 
+Status AllocatorCore::free_grown_pages(Region& region, std::uintptr_t block) noexcept {
+  bool kept = false;
+  if (!scrub_) return grown_.free_block(region, block, &kept);
+  // As long as it is scrubbed, it stands like one that a pin keeps: nobody has it.
+  const Result<PageBlock> taken = grown_.take_block(region, block);
+  if (!taken.ok()) return taken.error();
+  if (taken->pinned) return {};  // the last unpin scrubs it
+  detail::fill_zero_bytes(block, taken->extent.size);
+  return grown_.free_unpinned_block(region, block);
+}
+
 Status AllocatorCore::free_pages_locked(Pool& pool, std::uintptr_t block) noexcept {
   bool kept = false;
+  if (scrub_) {
+    // It stands as long as the lock is held.
+    const Result<PageBlock> live = pool.pages.find_block(*pool.region, block);
+    if (!live.ok()) return live.error();
+    if (!live->pinned) detail::fill_zero_bytes(block, live->extent.size);
+  }
   const Status freed = pool.pages.free_block(*pool.region, block, &kept);
   if (freed.ok() && !kept) pool.live -= 1;
   return freed;
@@ -766,12 +793,6 @@ Status AllocatorCore::free_in_pool(Gate& gate, std::uintptr_t block, RegionId id
   {
     LockGuard guard(pool->shared.lock);
     if (pool->id != id) return Error::kStale;  // GCOVR_EXCL_LINE: a race
-    // It stands as long as the lock is held.
-    if (scrub_) {
-      const Result<Found> live = find_live(block);
-      if (!live.ok()) return live.error();
-      if (!live->pinned) detail::fill_zero_bytes(block, live->usable);
-    }
     const SlotRef found = find_slot(block);
     if (found.slab != nullptr && found.slot == Slab::kNoSlot) return Error::kInteriorFree;
     freed = found.slab != nullptr ? free_slot_locked(pool->shared, found, block)

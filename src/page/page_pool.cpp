@@ -398,6 +398,20 @@ Status PagePool::free_block(Region& region, std::uintptr_t address, bool* kept) 
   return {};
 }
 
+Result<PageBlock> PagePool::take_block(Region& region, std::uintptr_t address) noexcept {
+  LockGuard guard(lock_);
+  const Result<PageBlock> block = block_at_locked(region, address);
+  if (!block.ok()) return block.error();
+  if (block->freed) return Error::kDoubleFree;
+  std::atomic<UnitEntry>* const unit = region.unit_of(address);
+  const std::uint64_t page = address >> kPageShift;
+  UnitRuns runs = runs_in(*unit);
+  runs.set_pinned(page_in_unit(page), true);
+  store_runs(*unit, runs);
+  mark_freed(*unit, page, true);
+  return block;
+}
+
 Status PagePool::shrink_block(Region& region, std::uintptr_t address,
                               std::uint64_t pages) noexcept {
   LockGuard guard(lock_);

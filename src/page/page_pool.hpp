@@ -65,6 +65,11 @@ class PagePool {
   // kDoubleFree, kInteriorFree, kForeignFree.
   Status free_block(Region& region, std::uintptr_t address, bool* kept) noexcept
       EXCLAVE_EXCLUDES(lock_);
+  // Frees a block as if it were pinned, so that it stays where it is until free_unpinned_block.
+  // Returns it as it was: the one that was pinned before goes with its last pin instead. Errors: as
+  // free_block.
+  Result<PageBlock> take_block(Region& region, std::uintptr_t address) noexcept
+      EXCLAVE_EXCLUDES(lock_);
   // Gives the tail of a block back. Errors: as free_block, kPinned.
   Status shrink_block(Region& region, std::uintptr_t address, std::uint64_t pages) noexcept
       EXCLAVE_EXCLUDES(lock_);

@@ -205,6 +205,30 @@ TEST_F(PagePoolTest, PinnedBlockIsKeptUntilItIsUnpinnedAndFreedAgain) {
   EXPECT_EQ(pool_.free_unpinned_block(region, block.base).error(), Error::kNotFound) << "pinned";
 }
 
+TEST_F(PagePoolTest, TakenBlocksStayWhereTheyAreUntilTheyAreFreed) {
+  Region& region = add({kBase, 4 * kPageBytes});
+  const Extent block = pool_.allocate_block(4, 0)->extent;
+  EXPECT_EQ(pool_.take_block(region, block.base + kPageBytes).error(), Error::kInteriorFree);
+  const Result<PageBlock> taken = pool_.take_block(region, block.base);
+  ASSERT_TRUE(taken.ok());
+  EXPECT_EQ(taken->extent, block);
+  EXPECT_FALSE(taken->pinned);
+  bool kept = false;
+  EXPECT_EQ(pool_.take_block(region, block.base).error(), Error::kDoubleFree);
+  EXPECT_EQ(pool_.free_block(region, block.base, &kept).error(), Error::kDoubleFree);
+  EXPECT_EQ(pool_.find_block(region, block.base).error(), Error::kDoubleFree);
+  EXPECT_EQ(pool_.pin_block(region, block).error(), Error::kNotFound);
+  EXPECT_FALSE(pool_.allocate_block(1, 0).ok());
+  EXPECT_TRUE(pool_.free_unpinned_block(region, block.base).ok());
+  const Extent again = pool_.allocate_block(4, 0)->extent;
+  // One that is pinned already goes with its last pin.
+  EXPECT_TRUE(pool_.pin_block(region, again).ok());
+  EXPECT_TRUE(pool_.take_block(region, again.base)->pinned);
+  EXPECT_EQ(pool_.take_block(region, again.base).error(), Error::kDoubleFree);
+  EXPECT_TRUE(pool_.unpin_block(region, again.base)->freed);
+  EXPECT_TRUE(pool_.free_unpinned_block(region, again.base).ok());
+}
+
 TEST_F(PagePoolTest, ShrinkGivesTheTailBack) {
   Region& region = add({kBase, 64 * kPageBytes});
   for (const std::uint64_t before : {2u, 14u, 15u, 16u, 40u}) {
