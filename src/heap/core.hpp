@@ -155,19 +155,18 @@ class AllocatorCore {
                                         Placement where) noexcept;
   Result<untrusted_bytes> allocate_placed(Gate& gate, std::size_t size, std::size_t alignment,
                                           Placement where) noexcept;
-  Result<untrusted_bytes> allocate_grown(Gate& gate, const SizePlan& plan) noexcept;
   Result<untrusted_bytes> allocate_small_slow(Gate& gate, SizeClass c) noexcept;
   Result<untrusted_bytes> allocate_pages(Gate& gate, const SizePlan& plan) noexcept;
   Result<untrusted_bytes> allocate_in(Pool& pool, RegionId id, std::size_t size,
-                                      std::size_t alignment) noexcept;
+                                      const SizePlan& plan) noexcept;
   Result<untrusted_bytes> allocate_in_locked(Pool& pool, std::size_t size,
-                                             std::size_t alignment) noexcept
+                                             const SizePlan& plan) noexcept
       EXCLAVE_REQUIRES(pool.shared.lock);
   Result<untrusted_bytes> allocate_on_device(DeviceTag tag, std::size_t size,
-                                             std::size_t alignment) noexcept;
-  Result<untrusted_bytes> allocate_open(std::size_t size, std::size_t alignment) noexcept;
+                                             const SizePlan& plan) noexcept;
+  Result<untrusted_bytes> allocate_open(std::size_t size, const SizePlan& plan) noexcept;
   Result<untrusted_bytes> allocate_first(Pool*& first, Pool* Pool::*next, std::size_t size,
-                                         std::size_t alignment) noexcept
+                                         const SizePlan& plan) noexcept
       EXCLAVE_REQUIRES(pool_lists_);
   bool adopt_orphan(Heap& heap, SizeClass c) noexcept;
 

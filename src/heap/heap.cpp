@@ -136,11 +136,9 @@ void Heap::flush_stack(SizeClass c, std::size_t keep) noexcept {
   stack.top = stack.bottom + keep;
 }
 
-bool Heap::make_room_slow(SizeClass c) noexcept {
-  Stack& stack = stacks_[c];
-  if (grow_stack(c)) return true;
-  flush_stack(c, static_cast<std::size_t>(stack.top - stack.bottom) / 2);
-  return stack.top != stack.limit;
+void Heap::make_room_slow(SizeClass c) noexcept {
+  const Stack& stack = stacks_[c];
+  if (!grow_stack(c)) flush_stack(c, static_cast<std::size_t>(stack.top - stack.bottom) / 2);
 }
 
 bool Heap::refill_slow(SizeClass c) noexcept {

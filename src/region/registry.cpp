@@ -90,7 +90,9 @@ Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bo
   const std::uint64_t units = pool ? units_of(extent) : 0;
   if (units > UINT32_MAX) return Error::kOutOfTrustedMemory;
   const std::uint64_t generation = generation_.fetch_add(1, std::memory_order_relaxed) + 1;
+  // GCOVR_EXCL_BR_START: 2^35 regions
   if (generation > kMaxGeneration) return Error::kOutOfTrustedMemory;
+  // GCOVR_EXCL_BR_STOP
   const std::size_t bytes = Region::book_bytes(units);
   void* const memory = books_.allocate(BookKind::kRegion, bytes);
   if (memory == nullptr) return Error::kOutOfTrustedMemory;
