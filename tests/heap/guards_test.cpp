@@ -440,6 +440,8 @@ TEST_F(GuardsTest, HandlesAreStaleWhereNothingIs) {
 
 TEST_F(GuardsTest, AThreadWithoutBooksForAHeapIsTold) {
   const std::uintptr_t block = allocate(64);
+  const RegionId pool = attach(range_at(0, kMiBytes));
+  const std::uintptr_t in_pool = allocate(64, 16, Placement::in_pool(pool));
   port_.set_trusted_left(0);
   std::vector<std::thread> threads;
   std::atomic<bool> done = false;
@@ -449,6 +451,8 @@ TEST_F(GuardsTest, AThreadWithoutBooksForAHeapIsTold) {
     std::atomic<bool> asked = false;
     threads.emplace_back([&] {
       told = free(0x5000) == Error::kOutOfTrustedMemory ? Error::kOutOfTrustedMemory : Error::kNone;
+      if (told != Error::kNone)
+        EXPECT_EQ(allocator_->deallocate_handle(bytes_at(in_pool), pool).error(), told);
       asked = true;
       while (!done) std::this_thread::yield();
     });
@@ -459,6 +463,7 @@ TEST_F(GuardsTest, AThreadWithoutBooksForAHeapIsTold) {
   port_.set_trusted_left(SIZE_MAX / 2);
   EXPECT_EQ(told, Error::kOutOfTrustedMemory);
   EXPECT_EQ(free(block), Error::kNone);
+  EXPECT_EQ(free(in_pool), Error::kNone) << "it is live still";
 }
 
 // Another thread's frees go by batch, as long as there are books for batches.
