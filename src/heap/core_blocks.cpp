@@ -142,7 +142,8 @@ bool AllocatorCore::free_slot_live(Heap& mine, Slab& slab, std::uintptr_t block)
   }
   if (owner == mine.self()) return free_own(mine, found, block).ok();
   Heap& theirs = *books_.at<Heap>(owner);
-  return theirs.shared() == nullptr && free_remote(mine, theirs, found, block).ok();
+  if (theirs.shared() != nullptr) return false;
+  return free_remote(mine, theirs, found, block).ok();
 }
 
 void AllocatorCore::trim_to_config() noexcept {
@@ -593,8 +594,8 @@ Status AllocatorCore::free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t
     const SlotRef found = find_slot(block);
     // GCOVR_EXCL_BR_START: a race
     if (found.slot == Slab::kNoSlot ||
+        // GCOVR_EXCL_BR_STOP
         found.slab->owner.load(std::memory_order_acquire) != shared.heap.self()) {
-      // GCOVR_EXCL_BR_STOP
       *moved = true;
       return {};
     }
@@ -627,8 +628,10 @@ Status AllocatorCore::free_slot_locked(SharedHeap& shared, const SlotRef& found,
 // which stands on another block, is off again; unless the holder's own free came over it.
 bool AllocatorCore::confirm_mark(const SlotRef& found, std::uintptr_t block) const noexcept {
   const SlotRef now = find_slot(block);
+  // GCOVR_EXCL_BR_START: a race
   if (now.slab == found.slab && now.slot == found.slot) return true;
-  // GCOVR_EXCL_START: a race
+  // GCOVR_EXCL_BR_STOP
+  // GCOVR_EXCL_START: as above
   SlotState expected = SlotState::kRemote;
   (void)found.slab->states()[found.slot].compare_exchange_strong(
       expected, SlotState::kLive, std::memory_order_acq_rel, std::memory_order_relaxed);
@@ -719,8 +722,9 @@ Status AllocatorCore::deallocate_nested(std::uintptr_t block, const SizePlan* pl
   if (scrub_) {
     detail::fill_zero_bytes(block, found.slab->slot_bytes.load(std::memory_order_relaxed));
   }
-  if (!Heap::defer(books_, *found.slab, state))
-    return Error::kDoubleFree;  // GCOVR_EXCL_LINE: a race
+  // GCOVR_EXCL_BR_START: a race
+  if (!Heap::defer(books_, *found.slab, state)) return Error::kDoubleFree;
+  // GCOVR_EXCL_BR_STOP
   Heap* const home = homes_[assigned_thread_slot()];
   if (home != nullptr && found.slab->owner.load(std::memory_order_relaxed) == home->self())
     home->note_nested_free(block);
