@@ -358,11 +358,40 @@ TEST_F(GuardsTest, WithoutBooksTheHostIsNotAskedForMore) {
 
 TEST_F(GuardsTest, WithoutBooksAPoolIsNotAttached) {
   EXPECT_EQ(free(allocate(64)), Error::kNone);
+  AttachOptions mapping;
+  mapping.role = Role::kMapping;
+  const Extent range = range_at(64 * kMiBytes, kMiBytes);
+  const auto attach_page = [&](std::size_t i) {
+    return allocator_->attach(range_at(i * 2 * kPageBytes, kPageBytes), mapping).ok();
+  };
+  ASSERT_TRUE(attach_page(0));
   port_.set_trusted_left(0);
-  EXPECT_EQ(allocator_->attach(range_at(0, kMiBytes)).error(), Error::kOutOfTrustedMemory);
-  EXPECT_FALSE(allocator_->query(range_at(0, kMiBytes).base, 1).ok());
+  // Their books are the smallest.
+  for (std::size_t i = 1; attach_page(i); ++i) ASSERT_LT(i, 1000u);
+  EXPECT_EQ(allocator_->attach(range).error(), Error::kOutOfTrustedMemory);
+  EXPECT_FALSE(allocator_->query(range.base, 1).ok());
   port_.set_trusted_left(SIZE_MAX / 2);
-  attach(range_at(0, kMiBytes));
+  attach(range);
+}
+
+// A region of the host's that is long needs books of its own for its units and for its pages.
+TEST_F(GuardsTest, WithoutAnyOfItsBooksGrowthGoesBackToTheHost) {
+  EXPECT_EQ(free(allocate(64)), Error::kNone);
+  const std::size_t ranges = port_.ranges_out();
+  std::uint64_t failed = 0;
+  for (;; ++failed) {
+    port_.fail_trusted_from(failed + 1);
+    const Result<untrusted_bytes> block = allocator_->allocate(kGiBytes);
+    port_.fail_trusted_from(0);
+    if (block.ok()) {
+      EXPECT_EQ(free(block->address()), Error::kNone);
+      break;
+    }
+    EXPECT_EQ(block.error(), Error::kOutOfTrustedMemory);
+    EXPECT_EQ(port_.ranges_out(), ranges);
+    EXPECT_TRUE(allocator_->validate_books());
+  }
+  EXPECT_GE(failed, 2u) << "for want of the one, and of the other";
 }
 
 // An orphaned slab has room, and there is no stack to put it on.
