@@ -5,9 +5,11 @@
                              BUILD/missed.txt, and fails below scripts/coverage_floor.txt
   coverage.py --self-test    shows that too little is noticed
 
-Branches of exceptions do not count, and neither do the failing branches of EXCLAVE_CHECK and
-EXCLAVE_DCHECK: the program stops there. Whatever else is left out carries a GCOVR_EXCL marker and
-its reason in the source.
+A branch counts once, where it is written, and is taken if it is in any instance of its template or
+in any file that includes its header: the coverage build inlines nothing, not even what always is,
+and gcovr adds up what stands on one line. Branches of exceptions do not count, and neither do the
+failing branches of EXCLAVE_CHECK and EXCLAVE_DCHECK: the program stops there. Whatever else is left
+out carries a GCOVR_EXCL marker and its reason in the source.
 """
 import argparse
 import collections

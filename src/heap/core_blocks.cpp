@@ -58,7 +58,8 @@ Result<untrusted_bytes> AllocatorCore::allocate(std::size_t size, std::size_t al
       where.kind == Placement::Kind::kAnywhere) {
     if (alignment <= kDefaultAlignment) return allocate(size);
     const std::size_t rounded = align_up(size, alignment);
-    if (size - 1 < rounded && rounded - 1 < small_fast_bytes_.load(std::memory_order_relaxed)) {
+    // Zero, and what wraps when it is rounded up, come out as zero: rounded - 1 wraps again.
+    if (rounded - 1 < small_fast_bytes_.load(std::memory_order_relaxed)) {
       const SizeClass c = size_class_fast(rounded);
       std::uintptr_t block = 0;
       // GCOVR_EXCL_BR_START: the class of a multiple of the alignment is one
@@ -141,7 +142,8 @@ bool AllocatorCore::free_slot_live(Heap& mine, Slab& slab, std::uintptr_t block)
   }
   if (owner == mine.self()) return free_own(mine, found, block).ok();
   Heap& theirs = *books_.at<Heap>(owner);
-  return theirs.shared() == nullptr && free_remote(mine, theirs, found, block).ok();
+  if (theirs.shared() != nullptr) return false;
+  return free_remote(mine, theirs, found, block).ok();
 }
 
 void AllocatorCore::trim_to_config() noexcept {
@@ -185,15 +187,15 @@ Result<untrusted_bytes> AllocatorCore::allocate_placed(Gate& gate, std::size_t s
   switch (where.kind) {
     case Placement::Kind::kPool: {
       Pool* const pool = find_pool(where.pool);
-      return pool != nullptr ? allocate_in(*pool, where.pool, size, alignment) : Error::kNotFound;
+      return pool != nullptr ? allocate_in(*pool, where.pool, size, *plan) : Error::kNotFound;
     }
     case Placement::Kind::kDevice:
-      return allocate_on_device(where.device, size, alignment);
+      return allocate_on_device(where.device, size, *plan);
     case Placement::Kind::kAnywhere:
       break;
   }
   if (small_fast_bytes_.load(std::memory_order_relaxed) == 0) {
-    const Result<untrusted_bytes> block = allocate_open(size, alignment);
+    const Result<untrusted_bytes> block = allocate_open(size, *plan);
     if (block.ok()) return block;
   }
   return plan->size_class != kSizeClasses ? allocate_small_slow(gate, plan->size_class)
@@ -213,8 +215,7 @@ Result<untrusted_bytes> AllocatorCore::allocate_small_slow(Gate& gate, SizeClass
     if (grown.ok()) continue;
     // Last of all, what this thread keeps for other sizes.
     heap.flush_slow();
-    if (heap.refill_slow(c) || (heap.add_slab_slow(c, nullptr, true).ok() && heap.refill_slow(c)))
-      continue;
+    if (heap.refill_slow(c) || heap.add_slab_slow(c, nullptr, true).ok()) continue;
     return grown.error();
   }
 }
@@ -257,29 +258,27 @@ bool AllocatorCore::adopt_orphan(Heap& heap, SizeClass c) noexcept {
 // ---- Attached pools ----
 
 Result<untrusted_bytes> AllocatorCore::allocate_in(Pool& pool, RegionId id, std::size_t size,
-                                                   std::size_t alignment) noexcept {
+                                                   const SizePlan& plan) noexcept {
   LockGuard guard(pool.shared.lock);
   // GCOVR_EXCL_BR_START: detached before the lock
   if (pool.region == nullptr || pool.id != id || pool.draining) return Error::kNotFound;
   // GCOVR_EXCL_BR_STOP
-  return allocate_in_locked(pool, size, alignment);
+  return allocate_in_locked(pool, size, plan);
 }
 
 Result<untrusted_bytes> AllocatorCore::allocate_in_locked(Pool& pool, std::size_t size,
-                                                          std::size_t alignment) noexcept {
-  Result<SizePlan> plan = plan_for(size, alignment);
-  if (!plan.ok()) return plan.error();  // GCOVR_EXCL_BR_LINE: allocate_placed has asked
+                                                          const SizePlan& plan) noexcept {
   Region& region = *pool.region;
   if (region.largest_block != 0 && size > region.largest_block) return Error::kOutOfMemory;
-  unsigned order = plan->align_order;
+  unsigned order = plan.align_order;
+  SizeClass c = plan.size_class;
   if (region.boundary != 0) {
     // A power of two at its own alignment crosses no boundary that is at least as large.
     if (size > region.boundary) return Error::kOutOfMemory;
-    if (plan->size_class != kSizeClasses) {
-      plan->size_class =
-          size_class_of(std::size_t{1} << ceil_log2(size_class_bytes(plan->size_class)));
+    if (c != kSizeClasses) {
+      c = size_class_of(std::size_t{1} << ceil_log2(size_class_bytes(c)));
       // GCOVR_EXCL_BR_START: nor are classes above a boundary that the size is not above
-      if (size_class_bytes(plan->size_class) > region.boundary) plan->size_class = kSizeClasses;
+      if (size_class_bytes(c) > region.boundary) c = kSizeClasses;
       // GCOVR_EXCL_BR_STOP
     }
     const unsigned whole = ceil_log2(pages_for(size));
@@ -290,17 +289,18 @@ Result<untrusted_bytes> AllocatorCore::allocate_in_locked(Pool& pool, std::size_
   pool.live -= heap.take_folded();
 
   std::uintptr_t block = 0;
-  if (const SizeClass c = plan->size_class; c != kSizeClasses) {
-    bool found = heap.pop(c, &block);
-    if (!found && (heap.refill_slow(c) ||
-                   (heap.add_slab_slow(c, &region, true).ok() && heap.refill_slow(c)))) {
-      found = heap.pop(c, &block);  // GCOVR_EXCL_BR_LINE: just refilled
-    }
-    if (!found) {
-      // What other classes keep may make room.
-      heap.flush_slow();
-      if (heap.add_slab_slow(c, &region, true).ok() && heap.refill_slow(c))
-        (void)heap.pop(c, &block);  // GCOVR_EXCL_BR_LINE: just refilled
+  if (c != kSizeClasses) {
+    if (!heap.pop(c, &block)) {
+      if (!heap.refill_slow(c)) {
+        bool added = heap.add_slab_slow(c, &region, true).ok();
+        if (!added) {
+          // What other classes keep may make room.
+          heap.flush_slow();
+          added = heap.add_slab_slow(c, &region, true).ok();
+        }
+        if (added) (void)heap.refill_slow(c);
+      }
+      (void)heap.pop(c, &block);
     }
   }
   if (block == 0) {
@@ -318,29 +318,26 @@ Result<untrusted_bytes> AllocatorCore::allocate_in_locked(Pool& pool, std::size_
 
 // The pool that served last comes first, so full ones are not asked again and again.
 Result<untrusted_bytes> AllocatorCore::allocate_on_device(DeviceTag tag, std::size_t size,
-                                                          std::size_t alignment) noexcept {
+                                                          const SizePlan& plan) noexcept {
   LockGuard guard(pool_lists_);
   Device* const device = devices_.at_or_before(tag);
   if (tag == 0 || device == nullptr || device->tag != tag || device->first == nullptr)
     return Error::kNotFound;
-  return allocate_first(device->first, &Pool::next, size, alignment);
+  return allocate_first(device->first, &Pool::next, size, plan);
 }
 
 Result<untrusted_bytes> AllocatorCore::allocate_open(std::size_t size,
-                                                     std::size_t alignment) noexcept {
+                                                     const SizePlan& plan) noexcept {
   LockGuard guard(pool_lists_);
-  return allocate_first(open_, &Pool::next_open, size, alignment);
+  return allocate_first(open_, &Pool::next_open, size, plan);
 }
 
 Result<untrusted_bytes> AllocatorCore::allocate_first(Pool*& first, Pool* Pool::*next,
                                                       std::size_t size,
-                                                      std::size_t alignment) noexcept {
+                                                      const SizePlan& plan) noexcept {
   for (Pool** link = &first; *link != nullptr; link = &((*link)->*next)) {
     Pool& pool = **link;
-    const Result<untrusted_bytes> block = allocate_in(pool, pool.id, size, alignment);
-    // GCOVR_EXCL_BR_START: allocate_placed has asked
-    if (block.error() == Error::kInvalidArgument) return block;
-    // GCOVR_EXCL_BR_STOP
+    const Result<untrusted_bytes> block = allocate_in(pool, pool.id, size, plan);
     if (!block.ok()) continue;
     *link = pool.*next;
     pool.*next = first;
@@ -386,8 +383,12 @@ Result<untrusted_bytes> AllocatorCore::reallocate(std::uintptr_t block, std::siz
           const std::size_t kept = pages * kPageBytes;
           detail::fill_zero_bytes(block + kept, found->usable - kept);
         }
-        if (pool != nullptr && pool->shrink_block(*found->region, block, pages).ok())
+        // GCOVR_EXCL_BR_START: a race
+        if (pool != nullptr &&
+            // GCOVR_EXCL_BR_STOP
+            pool->shrink_block(*found->region, block, pages).ok()) {
           return pointer(block);
+        }
       }
     }
   }
@@ -430,7 +431,8 @@ Result<Region*> AllocatorCore::grow_by(Gate& gate, std::size_t bytes,
                                        std::size_t alignment) noexcept {
   std::size_t held = grown_bytes_.load(std::memory_order_relaxed);
   do {
-    if (held > config_.quota_bytes || bytes > config_.quota_bytes - held) return Error::kQuota;
+    EXCLAVE_DCHECK(held <= config_.quota_bytes);  // it only grows here
+    if (bytes > config_.quota_bytes - held) return Error::kQuota;
     // GCOVR_EXCL_BR_START: a race
   } while (!grown_bytes_.compare_exchange_weak(held, held + bytes, std::memory_order_relaxed));
   // GCOVR_EXCL_BR_STOP
@@ -580,7 +582,8 @@ void AllocatorCore::take_own(Heap& heap, const SlotRef& found, std::uintptr_t bl
   const SizeClass c = found.slab->size_class.load(std::memory_order_relaxed);
   if (heap.push(c, block, state)) return;
   // Making room may give slabs back, but not this one: its slot is not free yet.
-  if (!heap.make_room_slow(c) || !heap.push(c, block, state)) heap.give_back(*found.slab, state);
+  heap.make_room_slow(c);
+  if (!heap.push(c, block, state)) heap.give_back(*found.slab, state);
 }
 
 // What nested calls freed must not keep a draining pool.
@@ -602,7 +605,9 @@ Status AllocatorCore::free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t
     LockGuard guard(shared.lock);
     // Verified again under the lock: the slab may have gone or changed hands.
     const SlotRef found = find_slot(block);
+    // GCOVR_EXCL_BR_START: a race
     if (found.slot == Slab::kNoSlot ||
+        // GCOVR_EXCL_BR_STOP
         found.slab->owner.load(std::memory_order_acquire) != shared.heap.self()) {
       *moved = true;
       return {};
@@ -637,8 +642,10 @@ Status AllocatorCore::free_slot_locked(SharedHeap& shared, const SlotRef& found,
 // which stands on another block, is off again; unless the holder's own free came over it.
 bool AllocatorCore::confirm_mark(const SlotRef& found, std::uintptr_t block) const noexcept {
   const SlotRef now = find_slot(block);
+  // GCOVR_EXCL_BR_START: a race
   if (now.slab == found.slab && now.slot == found.slot) return true;
-  // GCOVR_EXCL_START: a race
+  // GCOVR_EXCL_BR_STOP
+  // GCOVR_EXCL_START: as above
   SlotState expected = SlotState::kRemote;
   (void)found.slab->states()[found.slot].compare_exchange_strong(
       expected, SlotState::kLive, std::memory_order_acq_rel, std::memory_order_relaxed);
@@ -728,8 +735,9 @@ Status AllocatorCore::deallocate_nested(std::uintptr_t block, const SizePlan* pl
   }
   if (!confirm_mark(found, block)) return Error::kDoubleFree;  // GCOVR_EXCL_BR_LINE: a race
   scrub_slot(found, block);
-  if (!Heap::defer(books_, *found.slab, state))
-    return Error::kDoubleFree;  // GCOVR_EXCL_LINE: a race
+  // GCOVR_EXCL_BR_START: a race
+  if (!Heap::defer(books_, *found.slab, state)) return Error::kDoubleFree;
+  // GCOVR_EXCL_BR_STOP
   Heap* const home = homes_[assigned_thread_slot()];
   if (home != nullptr && found.slab->owner.load(std::memory_order_relaxed) == home->self())
     home->note_nested_free(block);
@@ -747,7 +755,7 @@ Status AllocatorCore::free_pages(Gate& gate, std::uintptr_t block) noexcept {
   RegionId drained{};
   {
     LockGuard guard(pool->shared.lock);
-    if (pool->region != region) return Error::kForeignFree;
+    if (pool->region != region) return Error::kForeignFree;  // GCOVR_EXCL_BR_LINE: a race
     freed = free_pages_locked(*pool, block);
     drained = drained_locked(*pool, pool->shared.heap);
   }
@@ -824,6 +832,7 @@ void AllocatorCore::free_unpinned_slot(Gate& gate, Pool* pool, RegionId pool_id,
     }
     LockGuard guard(shared->lock);
     const SlotRef now = find_slot(block);
+    // GCOVR_EXCL_BR_START: races
     if (now.slot == Slab::kNoSlot ||
         now.slab->owner.load(std::memory_order_acquire) != shared->heap.self()) {
       continue;  // GCOVR_EXCL_LINE: a race
@@ -833,6 +842,7 @@ void AllocatorCore::free_unpinned_slot(Gate& gate, Pool* pool, RegionId pool_id,
         now.slab->states()[now.slot].load(std::memory_order_relaxed) != SlotState::kRemote) {
       return;  // GCOVR_EXCL_LINE: a race
     }
+    // GCOVR_EXCL_BR_STOP
     shared->heap.give_back(*now.slab, &now.slab->states()[now.slot]);
     if (pool != nullptr) {
       pool->live -= 1;

@@ -88,9 +88,9 @@ class alignas(kCacheLine) Heap {
   // Puts slots on the empty stack: from the inbox, else from slabs that have some. False: there are
   // none.
   bool refill_slow(SizeClass c) noexcept;
-  // Room on a full stack, by growing it or by giving the older half back to the slabs. False: books
-  // are out; then the caller gives the slot back itself (give_back).
-  bool make_room_slow(SizeClass c) noexcept;
+  // Room on a full stack, by growing it or by giving the older half back to the slabs. When books
+  // are out there may be none; then the caller gives the slot back itself (give_back).
+  void make_room_slow(SizeClass c) noexcept;
   // One slot straight to its slab.
   void give_back(Slab& slab, std::atomic<SlotState>* state) noexcept;
   // A fresh slab, as large as can be had. only_region: an attached pool's region, whose edges will
@@ -116,8 +116,10 @@ class alignas(kCacheLine) Heap {
       last.next = head;
       // Release pairs with the acquire in take_inbox: the batch is filled in. Sequentially
       // consistent, because the poster looks at active() next and the owner the other way round.
+      // GCOVR_EXCL_BR_START: a race
     } while (!inbox_.compare_exchange_weak(head, &first, std::memory_order_seq_cst,
                                            std::memory_order_relaxed));
+    // GCOVR_EXCL_BR_STOP
   }
   Batch* take_inbox() noexcept { return inbox_.exchange(nullptr, std::memory_order_seq_cst); }
   bool has_inbox() const noexcept { return inbox_.load(std::memory_order_relaxed) != nullptr; }

@@ -47,9 +47,9 @@ class Buddy {
   std::uint64_t allocate_across_slow(std::uint64_t pages, unsigned align_order) noexcept;
   void insert(std::uint64_t index, unsigned order) noexcept;
   void erase(std::uint64_t index, unsigned order) noexcept;
+  // Precondition: order < orders_.
   bool contains(std::uint64_t index, unsigned order) const noexcept {
-    return order < orders_ && index >> order < bits_for(order) &&
-           tree_[order].contains(index >> order);
+    return index >> order < bits_for(order) && tree_[order].contains(index >> order);
   }
   std::uint64_t bits_for(unsigned order) const noexcept { return blocks_below(end_, order); }
   // The order of the free block that starts, or ends, at the index; or kMaxOrders.

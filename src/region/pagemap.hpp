@@ -13,6 +13,7 @@
 #include <atomic>
 #include <cstdint>
 
+#include "base/check.hpp"
 #include "base/units.hpp"
 #include "exclave/result.hpp"
 #include "port/book_store.hpp"
@@ -99,9 +100,10 @@ class Pagemap {
 
   Status prepare_edge(std::uintptr_t address) noexcept;
   static void set_entry(Middle& middle, std::uintptr_t address, std::uint32_t value) noexcept;
-  // Null where nothing was ever entered. Acquire pairs with the release store in prepare.
+  // Null where nothing was ever entered. Precondition: below kAddressLimit. Acquire pairs with the
+  // release store in prepare.
   [[gnu::always_inline]] Middle* middle_of(BookView books, std::uintptr_t address) const noexcept {
-    if (EXCLAVE_UNLIKELY(address >= kAddressLimit)) return nullptr;
+    EXCLAVE_DCHECK(address < kAddressLimit);
     const BookRef middle = root_[root_index(address)].load(std::memory_order_acquire);
     return EXCLAVE_UNLIKELY(middle == 0) ? nullptr : books.at<Middle>(middle);
   }

@@ -70,12 +70,16 @@ Result<RegionInfo> Registry::query_slow(std::uintptr_t address, std::size_t size
       continue;
     }
     const RegionFacts facts = facts_of(*region);
+    // GCOVR_EXCL_BR_START: a race
     if (region->sequence.load(std::memory_order_acquire) != sequence) continue;
+    // GCOVR_EXCL_BR_STOP
     if (holds(facts, address, size)) return facts.info();
     // Not this one; unless the book went to another region between the look at the pagemap and the
     // look at the book.
+    // GCOVR_EXCL_BR_START: a race
     if (Extent{facts.base, facts.size}.contains(address)) return Error::kNotFound;
-    // GCOVR_EXCL_START: a race
+    // GCOVR_EXCL_BR_STOP
+    // GCOVR_EXCL_START: as above
     if (pagemap_.find(address) == region &&
         region->sequence.load(std::memory_order_acquire) == sequence) {
       return Error::kNotFound;
@@ -90,7 +94,9 @@ Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bo
   const std::uint64_t units = pool ? units_of(extent) : 0;
   if (units > UINT32_MAX) return Error::kOutOfTrustedMemory;
   const std::uint64_t generation = generation_.fetch_add(1, std::memory_order_relaxed) + 1;
+  // GCOVR_EXCL_BR_START: 2^35 regions
   if (generation > kMaxGeneration) return Error::kOutOfTrustedMemory;
+  // GCOVR_EXCL_BR_STOP
   const std::size_t bytes = Region::book_bytes(units);
   void* const memory = books_.allocate(BookKind::kRegion, bytes);
   if (memory == nullptr) return Error::kOutOfTrustedMemory;
@@ -248,8 +254,9 @@ void Registry::absorb_locked(Region& low, Region& high) noexcept {
 
 void Registry::join_locked(Region& mapping) noexcept {
   const auto one = [](const Region& a, const Region& b) noexcept {
-    return adjoin(a.extent(), b.extent()) && a.region_id() == b.region_id() && a.in_call == 0 &&
-           b.in_call == 0 && a.traits().protection == b.traits().protection;
+    EXCLAVE_DCHECK(adjoin(a.extent(), b.extent()));  // the next page is the other's
+    return a.region_id() == b.region_id() && a.in_call == 0 && b.in_call == 0 &&
+           a.traits().protection == b.traits().protection;
   };
   Region* low = &mapping;
   if (Region* const before = region_at_locked(mapping.extent().base - 1);

@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/extents.hpp"
 #include "base/units.hpp"
 
 namespace exclave {
@@ -85,6 +86,17 @@ TEST(ExtentTest, CoversAndContains) {
   EXPECT_TRUE(middle.contains(0x2fff));
   EXPECT_FALSE(middle.contains(0x3000));
   EXPECT_FALSE(middle.contains(0x1fff));
+}
+
+TEST(ExtentTest, ARangeLiesInItFromTheFirstByteToTheLast) {
+  const Extent extent{0x1000, 0x2000};
+  EXPECT_TRUE(lies_in(extent, 0x1000, 0x2000));
+  EXPECT_TRUE(lies_in(extent, 0x2fff, 1));
+  EXPECT_TRUE(lies_in(extent, 0x2fff, 0)) << "the address alone";
+  EXPECT_FALSE(lies_in(extent, 0x2fff, 2));
+  EXPECT_FALSE(lies_in(extent, 0x3000, 0)) << "behind it";
+  EXPECT_FALSE(lies_in(extent, 0xfff, 1)) << "before it";
+  EXPECT_FALSE(lies_in(extent, 0x1001, SIZE_MAX)) << "wraps";
 }
 
 TEST(PageRangeTest, OnlyWholePagesOfTheLowerHalf) {

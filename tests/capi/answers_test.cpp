@@ -103,6 +103,30 @@ TEST_F(CApiAnswers, EachMissingArgumentIsNoticed) {
   EXPECT_EQ(exclave_mprotect(nullptr, &inside, 0, kPage, 0), -22);
 }
 
+// In the middle of a call nobody can say that the books are right.
+TEST_F(CApiAnswers, ValidateInsideACallSaysNo) {
+  static exclave_port real;
+  static exclave_allocator* allocator = nullptr;
+  static int asked = 0;
+  real = exclave_process_port_table(port_);
+  exclave_port table = real;
+  table.trusted_reserve = [](void* context, std::size_t bytes) {
+    if (allocator != nullptr) {
+      EXPECT_FALSE(exclave_validate_books(allocator));
+      ++asked;
+    }
+    return real.trusted_reserve(context, bytes);
+  };
+  ASSERT_EQ(exclave_create(&table, nullptr, &allocator), EXCLAVE_OK);
+  // Its books are so long that the port is asked for them.
+  exclave_region_id id = 0;
+  EXPECT_EQ(exclave_attach(allocator, kNowhere, std::size_t{1} << 30, nullptr, &id), EXCLAVE_OK);
+  EXPECT_NE(asked, 0);
+  EXPECT_TRUE(exclave_validate_books(allocator));
+  exclave_destroy(allocator);
+  allocator = nullptr;
+}
+
 TEST_F(CApiAnswers, RingsWithoutMemoryOrBytes) {
   exclave_ring_producer producer;
   exclave_ring_consumer consumer;

@@ -215,6 +215,7 @@ TEST_F(PlacementTest, UnknownPoolsAreNotFound) {
   const Extent range = range_at(0, kMiBytes);
   const RegionId mapping = attach_mapping(range);
   EXPECT_EQ(allocate_error(64, 16, Placement::in_pool(mapping)), Error::kNotFound);
+  EXPECT_EQ(allocate_error(64, 16, Placement::on_device(1)), Error::kNotFound) << "nor a device";
   EXPECT_TRUE(allocator_->detach(range).ok());
   const RegionId pool = attach(range);
   EXPECT_TRUE(allocator_->detach(range).ok());
@@ -222,6 +223,7 @@ TEST_F(PlacementTest, UnknownPoolsAreNotFound) {
   attach(range);
   EXPECT_EQ(allocate_error(64, 16, Placement::in_pool(pool)), Error::kNotFound)
       << "another life at the same place";
+  EXPECT_EQ(allocate_error(64, 16, Placement::in_pool(RegionId{UINT64_MAX})), Error::kNotFound);
 }
 
 TEST_F(PlacementTest, APoolOfAnySizeIsOneBlockIfAskedFor) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "exclave/exclave.hpp"
+#include "heap/core.hpp"
 #include "support/end_child.hpp"
 #include "support/sanitizers.hpp"
 
@@ -162,6 +163,49 @@ TEST_F(Fork, AttachedPoolsAreThereInTheChild) {
             0);
   EXPECT_TRUE(allocator_->detach(extent).ok());
   EXPECT_EQ(port_->host_release(extent.base, extent.size), 0);
+}
+
+TEST_F(Fork, OfAThreadThatNeverCalledBefore) {
+  const std::vector<untrusted_bytes> blocks = allocate(1000, 100);
+  std::thread([&] {
+    EXPECT_EQ(in_child([&] {
+                if (deallocate(blocks) != 0 || deallocate(allocate(1000, 100)) != 0) return 1;
+                return allocator_->validate_books() ? 0 : 2;
+              }),
+              0);
+    EXPECT_EQ(deallocate(allocate(10, 100)), 0);
+  }).join();
+  EXPECT_EQ(deallocate(blocks), 0);
+  EXPECT_TRUE(allocator_->validate_books());
+}
+
+TEST_F(Fork, BlocksOfAThreadInTheMiddleOfACallAreFreedInTheChildAndInItsChild) {
+  std::vector<untrusted_bytes> theirs;
+  std::atomic<int> step{0};
+  std::thread other([&] {
+    theirs = allocate(100, 64);
+    const core::AllocatorCore::Gate inside(*allocator_->core());
+    step = 1;
+    step.notify_one();
+    step.wait(1);
+  });
+  step.wait(0);
+  const auto free_one = [&](std::size_t i) {
+    return allocator_->deallocate(theirs[i]).ok() &&
+           allocator_->deallocate(theirs[i]).error() == Error::kDoubleFree &&
+           allocator_->validate_books();
+  };
+  // In the child nobody is left who would give that heap up; so it is as it was in the next one.
+  EXPECT_EQ(in_child([&] {
+              if (!free_one(0)) return 1;
+              return in_child([&] { return free_one(1) ? deallocate(allocate(100, 64)) : 2; });
+            }),
+            0);
+  step = 2;
+  step.notify_one();
+  other.join();
+  EXPECT_EQ(deallocate(theirs), 0);
+  EXPECT_TRUE(allocator_->validate_books());
 }
 
 TEST_F(Fork, ThreadsInTheMiddleOfCallsDoNotHoldTheChildUp) {

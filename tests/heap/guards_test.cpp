@@ -356,6 +356,66 @@ TEST_F(GuardsTest, WithoutBooksTheHostIsNotAskedForMore) {
   for (const std::uintptr_t block : blocks) EXPECT_EQ(free(block), Error::kNone);
 }
 
+TEST_F(GuardsTest, WithoutBooksAPoolIsNotAttached) {
+  EXPECT_EQ(free(allocate(64)), Error::kNone);
+  AttachOptions mapping;
+  mapping.role = Role::kMapping;
+  const Extent range = range_at(64 * kMiBytes, kMiBytes);
+  const auto attach_page = [&](std::size_t i) {
+    return allocator_->attach(range_at(i * 2 * kPageBytes, kPageBytes), mapping).ok();
+  };
+  ASSERT_TRUE(attach_page(0));
+  port_.set_trusted_left(0);
+  // Their books are the smallest.
+  for (std::size_t i = 1; attach_page(i); ++i) ASSERT_LT(i, 1000u);
+  EXPECT_EQ(allocator_->attach(range).error(), Error::kOutOfTrustedMemory);
+  EXPECT_FALSE(allocator_->query(range.base, 1).ok());
+  port_.set_trusted_left(SIZE_MAX / 2);
+  attach(range);
+}
+
+// A region of the host's that is long needs books of its own for its units and for its pages.
+TEST_F(GuardsTest, WithoutAnyOfItsBooksGrowthGoesBackToTheHost) {
+  EXPECT_EQ(free(allocate(64)), Error::kNone);
+  const std::size_t ranges = port_.ranges_out();
+  std::uint64_t failed = 0;
+  for (;; ++failed) {
+    port_.fail_trusted_from(failed + 1);
+    const Result<untrusted_bytes> block = allocator_->allocate(kGiBytes);
+    port_.fail_trusted_from(0);
+    if (block.ok()) {
+      EXPECT_EQ(free(block->address()), Error::kNone);
+      break;
+    }
+    EXPECT_EQ(block.error(), Error::kOutOfTrustedMemory);
+    EXPECT_EQ(port_.ranges_out(), ranges);
+    EXPECT_TRUE(allocator_->validate_books());
+  }
+  EXPECT_GE(failed, 2u) << "for want of the one, and of the other";
+}
+
+// An orphaned slab has room, and there is no stack to put it on.
+TEST_F(GuardsTest, WithoutBooksNoSlabIsAdopted) {
+  std::uintptr_t stays = 0;
+  std::vector<std::uintptr_t> blocks{allocate(32)};
+  std::thread([&] { stays = allocate(64); }).join();
+  port_.set_trusted_left(0);
+  for (std::size_t size = 96; size < kMaxSmallBytes; size += 16) {
+    if (const std::uintptr_t block = allocate(size); block != 0) blocks.push_back(block);
+  }
+  AttachOptions mapping;
+  mapping.role = Role::kMapping;
+  std::size_t mappings = 0;
+  while (allocator_->attach(range_at(mappings * 2 * kPageBytes, kPageBytes), mapping).ok())
+    ++mappings;
+  EXPECT_EQ(allocate_error(64), Error::kOutOfTrustedMemory);
+  port_.set_trusted_left(SIZE_MAX / 2);
+  const std::uintptr_t next = allocate(64);
+  EXPECT_EQ(run_of(next).extent.base, run_of(stays).extent.base);
+  blocks.insert(blocks.end(), {stays, next});
+  for (const std::uintptr_t block : blocks) EXPECT_EQ(free(block), Error::kNone);
+}
+
 // As for a moment while its pool is revoked.
 TEST_F(GuardsTest, Threat31ASlabWithoutAnOwnerIsNobodys) {
   const RegionId id = attach(range_at(0, kMiBytes));
@@ -384,6 +444,29 @@ TEST_F(GuardsTest, WhatLiesIdleMakesRoomUnderTheQuota) {
   const std::uintptr_t longer = allocate(7 * kMiBytes);
   EXPECT_NE(longer, 0u);
   EXPECT_EQ(free(longer), Error::kNone);
+}
+
+// While the host says no, another thread frees what is wanted.
+TEST_F(GuardsTest, WhatIsFreedDuringARefusedGrowthServes) {
+  Config config;
+  config.grow_min_bytes = config.grow_max_bytes = kMiBytes;
+  start(config);
+  std::vector<std::uintptr_t> blocks{allocate(5120)};
+  port_.refuse(true);
+  while (const std::uintptr_t block = allocate(5120)) blocks.push_back(block);
+  bool freed = false;
+  port_.during_call = [&] {
+    if (freed) return;
+    freed = true;
+    std::thread([&] {
+      EXPECT_EQ(free(blocks.back()), Error::kNone);
+      allocator_->flush_thread();
+    }).join();
+  };
+  EXPECT_EQ(allocate(5120), blocks.back());
+  EXPECT_TRUE(freed);
+  port_.during_call = nullptr;
+  for (const std::uintptr_t block : blocks) EXPECT_EQ(free(block), Error::kNone);
 }
 
 TEST_F(GuardsTest, OnlyLongRegionsStandAtWholeSegments) {
@@ -438,8 +521,23 @@ TEST_F(GuardsTest, HandlesAreStaleWhereNothingIs) {
   EXPECT_TRUE(misuses_.empty());
 }
 
+// The run of pages that a pool served is freed by its handle, too, and with the last one it drains.
+TEST_F(GuardsTest, AHandleFreesARunOfAPool) {
+  const Extent range = range_at(0, 4 * kMiBytes);
+  const RegionId pool = attach(range);
+  const std::uintptr_t block = allocate(kMiBytes, 16, Placement::in_pool(pool));
+  EXPECT_EQ(allocator_->deallocate_handle(bytes_at(block + kPageBytes), pool).error(),
+            Error::kInteriorFree);
+  EXPECT_TRUE(allocator_->detach(range, DetachMode::kDrain).ok());
+  EXPECT_TRUE(allocator_->query(block, 1).ok());
+  EXPECT_TRUE(allocator_->deallocate_handle(bytes_at(block), pool).ok());
+  EXPECT_FALSE(allocator_->query(block, 1).ok());
+}
+
 TEST_F(GuardsTest, AThreadWithoutBooksForAHeapIsTold) {
   const std::uintptr_t block = allocate(64);
+  const RegionId pool = attach(range_at(0, kMiBytes));
+  const std::uintptr_t in_pool = allocate(64, 16, Placement::in_pool(pool));
   port_.set_trusted_left(0);
   std::vector<std::thread> threads;
   std::atomic<bool> done = false;
@@ -449,6 +547,8 @@ TEST_F(GuardsTest, AThreadWithoutBooksForAHeapIsTold) {
     std::atomic<bool> asked = false;
     threads.emplace_back([&] {
       told = free(0x5000) == Error::kOutOfTrustedMemory ? Error::kOutOfTrustedMemory : Error::kNone;
+      if (told != Error::kNone)
+        EXPECT_EQ(allocator_->deallocate_handle(bytes_at(in_pool), pool).error(), told);
       asked = true;
       while (!done) std::this_thread::yield();
     });
@@ -459,6 +559,7 @@ TEST_F(GuardsTest, AThreadWithoutBooksForAHeapIsTold) {
   port_.set_trusted_left(SIZE_MAX / 2);
   EXPECT_EQ(told, Error::kOutOfTrustedMemory);
   EXPECT_EQ(free(block), Error::kNone);
+  EXPECT_EQ(free(in_pool), Error::kNone) << "it is live still";
 }
 
 // Another thread's frees go by batch, as long as there are books for batches.
@@ -494,6 +595,55 @@ TEST_F(GuardsTest, AFewFreesForAnotherThreadAreNotSentYet) {
   allocator_->flush_thread();
   EXPECT_EQ(run_of(stays).cached_slots, 0u);
   EXPECT_EQ(free(stays), Error::kNone);
+}
+
+// More owners than batches at a time: one of them has to go before it is full.
+TEST_F(GuardsTest, FreesForManyThreadsInTurn) {
+  constexpr int kOwners = Heap::kOutboxes + 1;
+  std::uintptr_t blocks[kOwners] = {};
+  std::atomic<int> turn = 0;
+  std::vector<std::thread> owners;
+  for (int i = 0; i < kOwners; ++i) {
+    owners.emplace_back([&, i] {
+      blocks[i] = allocate(64);
+      turn += 1;
+      while (turn <= kOwners) std::this_thread::yield();
+      allocator_->flush_thread();
+    });
+    while (turn != i + 1) std::this_thread::yield();
+  }
+  for (const std::uintptr_t block : blocks) EXPECT_EQ(free(block), Error::kNone);
+  for (const std::uintptr_t block : blocks) EXPECT_EQ(free(block), Error::kDoubleFree);
+  allocator_->flush_thread();
+  turn += 1;
+  for (std::thread& owner : owners) owner.join();
+  EXPECT_EQ(statistics().live_blocks, 0u);
+  EXPECT_EQ(statistics().cached_bytes, 0u);
+}
+
+// Its owner freed it at the same moment, and its slab went.
+TEST_F(GuardsTest, Threat41ABatchMayNameWhatIsGone) {
+  const std::uintptr_t block = allocate(64);
+  std::atomic<int> turn = 0;
+  std::thread other([&] {
+    EXPECT_EQ(free(block), Error::kNone);  // in a batch that is not sent
+    turn = 1;
+    while (turn != 2) std::this_thread::yield();
+  });
+  while (turn != 1) std::this_thread::yield();
+  // The owner saw it live before the other marked it.
+  Slab& slab = slab_around(block);
+  slab.states()[slab.slot_at(block)].store(SlotState::kLive);
+  EXPECT_EQ(free(block), Error::kNone);
+  allocator_->trim();
+  ASSERT_FALSE(allocator_->query(block, 1).ok());
+  turn = 2;
+  other.join();
+  EXPECT_TRUE(misuses_.empty()) << "nobody can know yet";
+  allocator_->flush_thread();
+  ASSERT_EQ(misuses_.size(), 1u);
+  EXPECT_EQ(misuses_[0].error, Error::kDoubleFree);
+  EXPECT_EQ(misuses_[0].address, block);
 }
 
 // Its owner freed it at the same moment, its slab went, and the owner ended.

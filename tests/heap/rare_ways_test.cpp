@@ -113,6 +113,19 @@ TEST_F(RareWaysTest, FreeHiddenByItsOwnersIsToldWhenTheOwnerEnds) {
   EXPECT_EQ(misuses_[0].address, block);
 }
 
+TEST_F(RareWaysTest, APinThatAFreeWentOverHoldsNothing) {
+  const std::uintptr_t block = allocate(64);
+  const PinId late = pin({block, 8});
+  // The free saw it live before the pin.
+  state_of(block).store(SlotState::kLive);
+  EXPECT_EQ(free(block), Error::kNone);
+  EXPECT_TRUE(allocator_->unpin(late).ok());
+  EXPECT_EQ(state_of(block).load(), SlotState::kCached) << "neither live nor free twice";
+  EXPECT_EQ(allocate(64), block);
+  EXPECT_EQ(free(block), Error::kNone);
+  EXPECT_EQ(statistics().live_blocks, 0u);
+}
+
 // ---- Moves ----
 
 TEST_F(RareWaysTest, BlockThatTheRescueFreesInTheMiddleOfItsMoveIsTold) {

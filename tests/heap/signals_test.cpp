@@ -302,6 +302,8 @@ TEST_F(NestedCallsTest, EverythingButSmallFreesAndLooksAnswersReentered) {
     EXPECT_EQ(allocator_->next_region(0).error(), Error::kReentered);
     allocator_->flush_thread();
     allocator_->trim();
+    EXPECT_FALSE(allocator_->validate_books()) << "nobody can say so now";
+    EXPECT_EQ(statistics().regions, 0u) << "nor count";
     // These take no lock.
     EXPECT_TRUE(allocator_->query(large, 100000).ok());
     EXPECT_TRUE(allocator_->validate(large, 100000).ok());
@@ -328,6 +330,20 @@ TEST_F(NestedCallsTest, ASmallBlockFreedInsideIsFree) {
   EXPECT_EQ(statistics().reserved_bytes, 0u);
 }
 
+// The heap has notes for some of them only.
+TEST_F(NestedCallsTest, HoweverManyAreFreedInsideAllAreFree) {
+  start_hooked();
+  std::vector<std::uintptr_t> blocks;
+  for (int i = 0; i < 100; ++i) blocks.push_back(allocate(64));
+  inside_a_call([&] {
+    for (const std::uintptr_t block : blocks) EXPECT_EQ(free(block), Error::kNone);
+  });
+  EXPECT_EQ(statistics().live_blocks, 0u);
+  allocator_->trim();
+  EXPECT_EQ(statistics().reserved_bytes, 0u);
+  EXPECT_TRUE(told_.empty());
+}
+
 TEST_F(NestedCallsTest, Threat43ASizedFreeInsideIsCheckedToo) {
   start_hooked();
   const std::uintptr_t block = allocate(64);
@@ -347,6 +363,33 @@ TEST_F(NestedCallsTest, ThreadsFirstCallIsACall) {
   nested_ = [&] { nested = allocate_error(64); };
   EXPECT_NE(allocate(64), 0u);
   EXPECT_EQ(nested, Error::kReentered);
+}
+
+TEST_F(NestedCallsTest, AnothersBlockIsFreedBeforeTheThreadHasAHeap) {
+  start_hooked();
+  const std::uintptr_t block = allocate(64);
+  std::atomic<bool> ran = false;
+  std::atomic<bool> done = false;
+  nested_ = [&] {
+    EXPECT_EQ(free(block), Error::kNone);
+    ran = true;
+  };
+  // Each takes a heap; in the end the port is asked for the books of one.
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 64 && !ran; ++i) {
+    std::atomic<bool> asked = false;
+    threads.emplace_back([&] {
+      EXPECT_EQ(free(0x5000), Error::kForeignFree);
+      asked = true;
+      while (!done) std::this_thread::yield();
+    });
+    while (!asked) std::this_thread::yield();
+  }
+  done = true;
+  for (std::thread& thread : threads) thread.join();
+  EXPECT_TRUE(ran);
+  allocator_->flush_thread();
+  EXPECT_EQ(statistics().live_blocks, 0u);
 }
 
 TEST_F(NestedCallsTest, TheLastBlockOfADrainingPoolFreedInsideLetsItGoInTheEnd) {

@@ -104,6 +104,18 @@ TEST_F(PagePoolTest, BlocksOfEveryLengthAtEveryPageOfAUnit) {
   }
 }
 
+TEST_F(PagePoolTest, KeptRunsJoinForARunLongerThanAnyThatIsKept) {
+  Region& region = add({kBase, 4 * kLongestClassedRun * kPageBytes});
+  pool_.keep_runs(SIZE_MAX / 2);
+  std::uintptr_t runs[4];
+  for (std::uintptr_t& run : runs) run = pool_.allocate_block(kLongestClassedRun, 0)->extent.base;
+  for (const std::uintptr_t run : runs) EXPECT_EQ(free(region, run), Error::kNone);
+  const Result<PageRun> all = pool_.allocate_block(4 * kLongestClassedRun, 0);
+  ASSERT_TRUE(all.ok());
+  EXPECT_EQ(all->extent, region.extent());
+  EXPECT_EQ(free(region, kBase), Error::kNone);
+}
+
 TEST_F(PagePoolTest, ForeignAndUnknownAddressesAreTold) {
   Region& region = add({kBase, 16 * kPageBytes});
   EXPECT_EQ(free(region, kBase - kPageBytes), Error::kForeignFree);

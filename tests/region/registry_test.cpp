@@ -462,6 +462,12 @@ TEST_F(RegistryTest, PiecesOfOtherProtectionOrOtherAttachDoNotJoin) {
   EXPECT_EQ(registry_.count(), 2u);
 }
 
+TEST_F(RegistryTest, APoolOfMoreUnitsThanAreCountedIsRefused) {
+  const Extent most{kBase, (std::size_t{1} << 32) * kUnitBytes};
+  EXPECT_EQ(registry_.create(most, AttachOptions{}, false).error(), Error::kOutOfTrustedMemory);
+  EXPECT_EQ(port_.trusted_calls(), 0u) << "nobody is asked for books of that size";
+}
+
 TEST_F(RegistryTest, CutsWithoutTrustedMemoryKeepEveryByte) {
   const Extent whole{kBase + kPageBytes, 3 * kSegment};
   insert_mapping(whole);
