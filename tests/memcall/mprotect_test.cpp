@@ -54,6 +54,12 @@ TEST_F(MprotectTest, ExecutionIsRefusedWhereAnyPageLiesOutside) {
   EXPECT_EQ(enclave_.calls.size(), 1u);
 }
 
+TEST_F(MprotectTest, WhatLiesOutsideIsNotTheEnclaves) {
+  map(1, kPlace);
+  EXPECT_EQ(mprotect_pages(0, 1, PROT_READ), 0);
+  EXPECT_THAT(enclave_.calls, IsEmpty());
+}
+
 TEST_F(MprotectTest, EveryProtectionIsReflected) {
   map(1, kPlace);
   const struct {
