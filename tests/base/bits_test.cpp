@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 
+#include "base/extents.hpp"
 #include "base/units.hpp"
 
 namespace exclave {
@@ -85,6 +86,19 @@ TEST(ExtentTest, CoversAndContains) {
   EXPECT_TRUE(middle.contains(0x2fff));
   EXPECT_FALSE(middle.contains(0x3000));
   EXPECT_FALSE(middle.contains(0x1fff));
+}
+
+TEST(ExtentTest, NoBytesLieWhereTheirAddressDoes) {
+  const Extent middle{0x2000, 0x1000};
+  EXPECT_TRUE(lies_in(middle, 0x2000, 0x1000));
+  EXPECT_FALSE(lies_in(middle, 0x2001, 0x1000));
+  EXPECT_TRUE(lies_in(middle, 0x2fff, 1));
+  EXPECT_TRUE(lies_in(middle, 0x2fff, 0));
+  for (const std::uintptr_t outside :
+       {std::uintptr_t{0}, std::uintptr_t{0x1fff}, std::uintptr_t{0x3000}, UINTPTR_MAX}) {
+    EXPECT_FALSE(lies_in(middle, outside, 0)) << outside;
+    EXPECT_FALSE(lies_in(middle, outside, 1)) << outside;
+  }
 }
 
 TEST(PageRangeTest, OnlyWholePagesOfTheLowerHalf) {
