@@ -55,12 +55,13 @@ LEFT_OUT = re.compile(r"ObjectCode|MachineCode")
 # longer than the budget.
 STEPPED = re.compile(r"Stopped|Meanwhile|EveryInstruction|Abandoned")
 STEPPED_S = 60.0       # without a mutant, at most
-TESTED_BY = {"port": "region"}  # whose tests a room without its own has
+TESTED_BY = {"src/port/": "region", "ports/process/c_api.cpp": "capi"}  # whose tests those have that lie elsewhere
 SHORT_S = 0.3          # tests below this share a process
 TOGETHER_S = 4.0       # and so many seconds of them at most
 LEAST_TIMEOUT_S = 10
 BUSY = 10              # a test that would take a second may take so many on a machine that does other things, too
 MOST_BYTES = 4 << 30
+MOST_OUTPUT = 64 << 20
 
 
 # seconds: of processor time, so that they are the same on a busy machine; places: the numbers of the mutants whose places it
@@ -253,7 +254,8 @@ def resident_bytes(group):
 
 
 def run_tests(program, tests, environment, timeout_s):
-    """("passed" | "failed" | "crashed" | "hung" | "ate memory", the failing test, seconds of processor time) of one run."""
+    """("passed" | "failed" | "crashed" | "hung" | "ate memory" | "never stopped printing", the failing test, seconds of
+    processor time) of one run."""
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             [program, "--gtest_brief=1", "--gtest_fail_fast", "--gtest_filter=" + ":".join(tests)],
@@ -267,6 +269,8 @@ def run_tests(program, tests, environment, timeout_s):
                 verdict = "hung"
             elif ended == 0 and resident_bytes(process.pid) > MOST_BYTES:
                 verdict = "ate memory"
+            elif ended == 0 and os.fstat(output.fileno()).st_size > MOST_OUTPUT:
+                verdict = "never stopped printing"
             elif ended == 0:
                 time.sleep(pause_s)
                 pause_s = min(2 * pause_s, 0.1)
@@ -278,7 +282,7 @@ def run_tests(program, tests, environment, timeout_s):
             _, status, used = os.wait4(process.pid, 0)
         process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
-        text = output.read().decode(errors="replace")
+        text = output.read(MOST_OUTPUT).decode(errors="replace")
     failed = re.search(r"^\[  FAILED  \] ([\w/.]+)", text, re.M)
     name = failed[1].rstrip(",") if failed else tests[0] if len(tests) == 1 else "one of " + str(len(tests))
     if verdict is not None:
@@ -377,8 +381,8 @@ def batches(tests, own_room):
 
 
 def room_of(path):
-    room = path.split("/")[1] if path.startswith("src/") else "ports"
-    return TESTED_BY.get(room, room)
+    elsewhere = [room for begin, room in TESTED_BY.items() if path.startswith(begin)]
+    return elsewhere[0] if elsewhere else path.split("/")[1] if path.startswith("src/") else "ports"
 
 
 def try_mutant(number, path, tests_by_number, programs, budget_s):
