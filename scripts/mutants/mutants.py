@@ -55,6 +55,7 @@ LEFT_OUT = re.compile(r"ObjectCode|MachineCode")
 # longer than the budget.
 STEPPED = re.compile(r"Stopped|Meanwhile|EveryInstruction|Abandoned")
 STEPPED_S = 60.0       # without a mutant, at most
+QUICK_S = 1.0          # the same for what a sample is tried by first
 TESTED_BY = {"src/port/": "region", "ports/process/c_api.cpp": "capi"}  # whose tests those have that lie elsewhere
 SHORT_S = 0.3          # tests below this share a process
 TOGETHER_S = 4.0       # and so many seconds of them at most
@@ -253,7 +254,16 @@ def resident_bytes(group):
         return 0
 
 
-def run_tests(program, tests, environment, timeout_s):
+def processor_seconds(process):
+    """What a process has used so far; 0 when it is gone."""
+    try:
+        with open(f"/proc/{process}/stat", encoding="ascii") as stat:
+            return sum(map(int, stat.read().rpartition(")")[2].split()[11:13])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError):
+        return 0
+
+
+def run_tests(program, tests, environment, timeout_s, processor_s=float("inf")):
     """("passed" | "failed" | "crashed" | "hung" | "ate memory" | "never stopped printing", the failing test, seconds of
     processor time) of one run."""
     with tempfile.TemporaryFile() as output:
@@ -265,7 +275,7 @@ def run_tests(program, tests, environment, timeout_s):
         verdict, ended, pause_s = None, 0, 0.001
         while verdict is None and ended == 0:
             ended, status, used = os.wait4(process.pid, os.WNOHANG)
-            if ended == 0 and time.monotonic() > deadline:
+            if ended == 0 and (time.monotonic() > deadline or processor_seconds(process.pid) > processor_s):
                 verdict = "hung"
             elif ended == 0 and resident_bytes(process.pid) > MOST_BYTES:
                 verdict = "ate memory"
@@ -304,11 +314,11 @@ def list_tests(program):
     return tests
 
 
-def baseline(build, programs, numbers, jobs, budget_s, say):
+def baseline(build, programs, numbers, jobs, budget_s, say, quick=False):
     """[Test] of all that the programs hold, kept while these are the same. Of a test that takes more than the budget (or than
-    STEPPED_S) nothing is known (places is None), and it is not asked."""
+    STEPPED_S) nothing is known (places is None), and it is not asked. Quick: of those that take QUICK_S at most."""
     def limit(test):
-        return STEPPED_S if STEPPED.search(test) else budget_s
+        return QUICK_S if quick else STEPPED_S if STEPPED.search(test) else budget_s
 
     digests = {room: hashlib.sha256(program.read_bytes()).hexdigest() for room, program in programs.items()}
     kept = build / "baseline.json"
@@ -319,7 +329,8 @@ def baseline(build, programs, numbers, jobs, budget_s, say):
             if test.room in digests and data["programs"].get(test.room) == digests[test.room] and (
                     test.places is not None or test.seconds >= limit(test.name)):
                 known[(test.room, test.name)] = test
-    work = [(room, test) for room in programs for test in list_tests(programs[room]) if (room, test) not in known]
+    work = [(room, test) for room in programs for test in list_tests(programs[room])
+            if (room, test) not in known and not (quick and STEPPED.search(test))]
     if work:
         say(f"running {len(work)} tests once, to see what each comes by")
 
@@ -327,7 +338,8 @@ def baseline(build, programs, numbers, jobs, budget_s, say):
         with tempfile.NamedTemporaryFile(dir=build) as met:
             met.truncate(numbers)
             start = time.monotonic()
-            verdict, _, seconds = run_tests(programs[room], [name], {"EXCLAVE_MUTANTS_MET": met.name}, BUSY * limit(name))
+            verdict, _, seconds = run_tests(programs[room], [name], {"EXCLAVE_MUTANTS_MET": met.name}, BUSY * limit(name),
+                                            limit(name))
             places = [i for i, byte in enumerate(pathlib.Path(met.name).read_bytes()) if byte]
             return verdict, Test(room, name, round(seconds, 3), round(time.monotonic() - start, 3), places)
 
@@ -569,7 +581,7 @@ def whole(sources, equivalent, build, seed, options, say):
 
 
 def beside(sources, equivalent, build, seed, options, say):
-    """A sample: its own rooms' tests first, and what they do not kill by all others. The answer as above."""
+    """A sample: its own rooms' quick tests first, and what they do not kill by all others. The answer as above."""
     objects = pathlib.Path(options.beside).resolve()
     numbers = len(sources) * cut.PER_FILE
     compiled_alone = [source for source in sources if source[1].endswith(".cpp") and matches(source[1], options.files)]
@@ -581,15 +593,15 @@ def beside(sources, equivalent, build, seed, options, say):
     chosen = [(n, m) for n, m in chosen if m.key() not in uncompilable]
     own = sorted({room_of(m.path) for _, m in chosen})
     programs = link_beside(objects, new, own, build, options.jobs)
-    tests = baseline(build, programs, numbers, options.jobs, options.budget, say)
-    say(f"trying {len(chosen)} mutants by {len(tests)} tests of {' and '.join(own)}")
+    tests = baseline(build, programs, numbers, options.jobs, options.budget, say, quick=True)
+    say(f"trying {len(chosen)} mutants by {len(tests)} quick tests of {' and '.join(own)}")
     results = try_all(chosen, programs, tests, options, say)
     left = [(n, m) for n, m in chosen if results[n][0] in ("survived", "unreached")]
     if left:
         others = [room for room in ROOMS if room not in own and list((ROOT / "tests" / room).glob("*_test.cpp"))]
-        programs = link_beside(objects, new, others, build, options.jobs)
+        programs |= link_beside(objects, new, others, build, options.jobs)
         tests = baseline(build, programs, numbers, options.jobs, options.budget, say)
-        say(f"trying {len(left)} of them by {len(tests)} tests of the other rooms")
+        say(f"trying {len(left)} of them by all {len(tests)} tests")
         results |= try_all(left, programs, tests, options, say)
     return uncompilable, chosen, results
 

@@ -345,6 +345,7 @@ TEST_F(MprotectTest, TheHostCallsBackIn) {
     inside = true;
     // The page that is at the host cannot be waited for by the thread that waits for the host.
     EXPECT_EQ(mprotect_pages(1, 1, PROT_NONE), -EBUSY);
+    EXPECT_EQ(calls_->munmap(kPlace + kPage, kPage), -EBUSY) << "just this page";
     EXPECT_EQ(calls_->munmap(kPlace, 3 * kPage), -EBUSY);
     EXPECT_EQ(allocator_->detach(at(0, 3)).error(), Error::kBusy);
     EXPECT_EQ(calls_->mmap(kPlace, 3 * kPage, kReadWrite, MAP_SHARED | MAP_FIXED, kDevice, 0),
