@@ -52,11 +52,13 @@ mutants: ## take each check of the library out, one at a time: does a test fail?
 	@scripts/mutants/mutants.py --jobs $(JOBS) $(if $(MUTANTS),--files $(foreach p,$(MUTANTS),'$(p)')) \
 	  $(if $(SAMPLE),--sample '$(SAMPLE)') $(if $(SEED),--seed '$(SEED)') $(if $(BUDGET),--budget '$(BUDGET)')
 
-mutants-sample: ## a few of them in two rooms that the commit chooses, on top of what `make test` built; in two minutes
+# Not of heap/ and region/ and the ports: not all of theirs have been tried, so one that survives would be news of no commit.
+SAMPLED := src/access/* src/capi/* src/memcall/* src/page/* src/port/* src/slab/*
+mutants-sample: ## a dozen of them in two rooms that the commit chooses, on top of what `make test` built; in two minutes
 	@$(call setup,build test)
 	$(call build,dev)
 	@scripts/mutants/mutants.py --jobs $(JOBS) --beside build/dev --rooms 2 --sample '$(or $(SAMPLE),12)' \
-	  --seed '$(or $(SEED),commit)' $(if $(MUTANTS),--files $(foreach p,$(MUTANTS),'$(p)')) $(if $(BUDGET),--budget '$(BUDGET)')
+	  --seed '$(or $(SEED),commit)' --files $(foreach p,$(or $(MUTANTS),$(SAMPLED)),'$(p)') $(if $(BUDGET),--budget '$(BUDGET)')
 
 bench: ## measure beside glibc, mimalloc, jemalloc, tcmalloc, scudo; writes build/bench/report.html and results.json
 	@$(call setup,build bench)
