@@ -152,6 +152,13 @@ TEST_F(MmapTest, InsideAtAFixedPlaceMustBeInsideTheEnclave) {
   EXPECT_EQ(enclave_.calls.size(), 1u);
 }
 
+TEST_F(MmapTest, TheLongestLengthThereIsIsTheManagersToRefuse) {
+  enclave_.next_map = -EAGAIN;
+  EXPECT_EQ(calls_->mmap(0, std::size_t{1} << 47, kReadWrite, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+            -EAGAIN);
+  EXPECT_EQ(enclave_.calls.size(), 1u);
+}
+
 // ---- What is refused ----
 
 TEST_F(MmapTest, BadArgumentsReachNobody) {
