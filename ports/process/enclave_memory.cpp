@@ -29,11 +29,10 @@ using process::PieceList;
 constexpr int kProtectionBits = PROT_READ | PROT_WRITE | PROT_EXEC;
 constexpr int kReservedFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
 
-// A run of mapped pages with one protection.
+// A run of mapped pages, whatever their protection: the kernel knows that.
 struct Area {
   std::uintptr_t base;
   std::size_t size;
-  int protection;
   std::uintptr_t end() const noexcept { return base + size; }
 };
 
@@ -118,7 +117,7 @@ struct ProcessEnclaveMemory::State {
       areas[i].size = base - whole.base;
       ++i;
       if (whole.end() > end) {
-        areas.insert(i, {end, whole.end() - end, whole.protection});
+        areas.insert(i, {end, whole.end() - end});
         return;
       }
     }
@@ -132,17 +131,17 @@ struct ProcessEnclaveMemory::State {
   }
 
   // Needs room for three. Replaces whatever was mapped there.
-  void note_locked(std::uintptr_t base, std::size_t size, int protection) noexcept {
+  void note_locked(std::uintptr_t base, std::size_t size) noexcept {
     forget_locked(base, size);
-    Area area{base, size, protection};
+    Area area{base, size};
     std::size_t i = areas.first_ending_above(base);
-    if (i < areas.count() && areas[i].base == area.end() && areas[i].protection == protection) {
+    if (i < areas.count() && areas[i].base == area.end()) {
       area.size += areas[i].size;
       areas.erase(i);
     }
-    if (i > 0 && areas[i - 1].end() == area.base && areas[i - 1].protection == protection) {
+    if (i > 0 && areas[i - 1].end() == area.base) {
       --i;
-      area = {areas[i].base, areas[i].size + area.size, protection};
+      area = {areas[i].base, areas[i].size + area.size};
       areas.erase(i);
     }
     areas.insert(i, area);
@@ -219,7 +218,7 @@ std::intptr_t ProcessEnclaveMemory::map(std::uintptr_t address, std::size_t size
     if (copy != nullptr) munmap(copy, size);
     return -error;
   }
-  state_->note_locked(place, size, protection);
+  state_->note_locked(place, size);
   return static_cast<std::intptr_t>(place);
 }
 
@@ -253,10 +252,8 @@ int ProcessEnclaveMemory::protect(std::uintptr_t address, std::size_t size,
     const std::size_t i = state_->areas.first_ending_above(at);
     // The pages before the hole keep their new protection, as Linux does it.
     if (i == state_->areas.count() || state_->areas[i].base > at) return -ENOMEM;
-    if (!state_->areas.ensure_room(3)) return -ENOMEM;
     const std::size_t part = std::min(state_->areas[i].end(), end) - at;
     if (mprotect(as_pointer(at), part, protection) != 0) return -errno;
-    state_->note_locked(at, part, protection);
     at += part;
   }
   return 0;

@@ -3,6 +3,7 @@
 // ensure_room, so that nothing else can fail.
 #pragma once
 
+#include <cassert>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -23,7 +24,10 @@ class PieceList {
   PieceList& operator=(const PieceList&) = delete;
 
   std::size_t count() const noexcept { return count_; }
-  Piece& operator[](std::size_t index) noexcept { return pieces_[index]; }
+  Piece& operator[](std::size_t index) noexcept {
+    assert(index < count_);
+    return pieces_[index];
+  }
 
   // false: out of memory, and nothing changed.
   bool ensure_room(std::size_t more) noexcept {

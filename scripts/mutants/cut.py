@@ -106,9 +106,16 @@ def one_line(text):
 
 
 def picks_one_of_two(text, unit, first, last):
-    """Is it the < of `a < b ? a : b`? Where both are equal, either will do, so <= there is no other program."""
+    """Is it the < of `a < b ? a : b`, or of `select(a < b, a, b)`? Where both are equal, either will do, so <= there is no
+    other program."""
     if text[first:last] not in ("<", "<=", ">", ">="):
         return False
+    _, selects, left = text[unit[0]: first].rpartition("select(")
+    comma = stop_at_depth_0(text, last, ",")
+    if selects and comma < unit[1]:
+        left, right, answers = one_line(left), one_line(text[last: comma]), one_line(text[comma + 1: unit[1]])
+        if answers.startswith((f"{left}, {right})", f"{right}, {left})")):
+            return True
     question = stop_at_depth_0(text, last, "?")
     if question >= unit[1] or text[question] != "?":
         return False

@@ -3,15 +3,19 @@
 
   mutants.py [--files GLOB...] [--sample N] [--seed S] [--jobs J] [--budget SECONDS] [--again] [--build DIR]
                           mutates, prints, writes DIR/report.txt (DIR: build/mutants)
+  mutants.py --beside OBJECTS [--rooms N] --sample N ...
+                          a sample of the mutants in .cpp files, of so many rooms; only these files are compiled, and linked with
+                          what `make test` left in OBJECTS (build/dev)
   mutants.py --self-test  shows that the tool finds what it should
 
 A mutant is one change to one expression of src/ or ports/process/: a guard that never (or always) holds, an operand of &&
 or || left out, a comparison flipped, a 1 that becomes 0 in a bound, a check dropped, a verifier that always says yes, a state
 that is stored without being compared. All of them are compiled at once into a copy of the tree, and EXCLAVE_MUTANT chooses
 one when a program starts (cut.py, mutates.hpp); so a mutant costs no compilation. Each test is run once to see
-which mutants' places it comes by; a mutant is then tried by those tests only, its own room's and the short ones first, and
-is killed by the first that fails, crashes, hangs or eats memory. It survives when no test is left, or when the tests that it
-passed take --budget (6 s) together; more of them could only kill more. --again tries the survivors of the last run.
+which mutants' places it comes by; a mutant is then tried by those tests only, and is killed by the first that fails,
+crashes, hangs or eats memory. The short tests of its own room and those that stop at each instruction are always asked. It
+survives when no test is left, or when the others that it passed take --budget (6 s) together; more of them could only kill
+more. --again tries the survivors of the last run. --seed commit: each commit has its own sample, and has it again.
 
 Not mutated: constant expressions, EXCLAVE_DCHECK, validate() and its helpers (the tests' own instrument), memory orders.
 equivalent.txt lists the mutants that change nothing that can be seen, each with its reason.
@@ -20,6 +24,7 @@ Exit status: 0 when all tried mutants were killed, 1 when some survived or equiv
 2 for bad arguments or when the tests fail without any mutant.
 """
 import argparse
+import collections
 import concurrent.futures
 import fnmatch
 import hashlib
@@ -46,10 +51,25 @@ MUTATED = ["src", "ports/process"]
 ROOMS = ["base", "port", "region", "page", "slab", "access", "capi", "ports", "heap", "memcall", "sim", "threats"]
 # They read machine code, which has the mutants' switches in it.
 LEFT_OUT = re.compile(r"ObjectCode|MachineCode")
+# Tests that stop a call at each of its instructions. What only a race or a signal meets, only they can show, so they may take
+# longer than the budget.
+STEPPED = re.compile(r"Stopped|Meanwhile|EveryInstruction|Abandoned")
+STEPPED_S = 60.0       # without a mutant, at most
+QUICK_S = 1.0          # the same for what a sample is tried by first
+# Whose tests those have that lie elsewhere; the first that fits.
+TESTED_BY = {"src/port/lock_audit.cpp": "base", "src/port/": "region", "ports/process/c_api.cpp": "capi"}
 SHORT_S = 0.3          # tests below this share a process
 TOGETHER_S = 4.0       # and so many seconds of them at most
 LEAST_TIMEOUT_S = 10
+BUSY = 10              # a test that would take a second may take so many on a machine that does other things, too
 MOST_BYTES = 4 << 30
+MOST_OUTPUT = 64 << 20
+
+
+# seconds: of processor time, so that they are the same on a busy machine; places: the numbers of the mutants whose places it
+# comes by.
+Test = collections.namedtuple("Test", "room name seconds wall places")
+Batch = collections.namedtuple("Batch", "room names seconds wall always")
 
 
 class Fault(Exception):
@@ -120,37 +140,110 @@ def write_tree(sources, uncompilable, tree):
             file.unlink()
 
 
-def compile_all(sources, build, jobs):
-    """Compiles the copy; what does not compile is left out, and named in the answer."""
-    tree, objects = build / "tree", build / "build"
+def blamed(sources, tree, complaints):
+    """The names of the mutants on the lines that a compiler complained of."""
+    found = set()
+    for path, line in set(re.findall(rf"^{re.escape(str(tree))}/((?:src|ports)/[^:\n]+):(\d+):", complaints, re.M)):
+        for _, name, text, mutants in sources:
+            for mutant in mutants if name == path else []:
+                first = text.count("\n", 0, mutant.begin) + 1
+                if first <= int(line) <= first + text.count("\n", mutant.begin, mutant.end):
+                    found.add(mutant.key())
+    return found
+
+
+def compiled(sources, build, tree, once):
+    """What had to be left out so that `once`, which is told so and gives (done?, complaints), compiles the mutants in the tree."""
     remembered = build / "uncompilable.json"
     uncompilable = set(json.loads(remembered.read_text())) if remembered.exists() else set()
     for _ in range(10):
+        done, complaints = once(uncompilable)
+        (build / "compile.log").write_text(complaints)
+        if done:
+            return uncompilable
+        found = blamed(sources, tree, complaints) - uncompilable
+        if not found:
+            break
+        uncompilable |= found
+        remembered.write_text(json.dumps(sorted(uncompilable), indent=1))
+    raise Fault(f"the copy does not compile, and not for a mutant: see {build / 'compile.log'}")
+
+
+def run(command, **options):
+    """(has it succeeded?, all that it said)"""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace", **options)
+    return done.returncode == 0, done.stdout
+
+
+def compile_all(sources, build, jobs):
+    """Compiles the copy: (the names of mutants that do not compile and were left out, {room: its test program})."""
+    tree, objects = build / "tree", build / "build"
+    rooms = [room for room in ROOMS if list((ROOT / "tests" / room).glob("*_test.cpp"))]
+
+    def once(uncompilable):
         write_tree(sources, uncompilable, tree)
         if not (objects / "build.ninja").exists():
-            done = subprocess.run(
+            done, said = run(
                 ["cmake", "-S", tree, "-B", objects, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O1",
                  f"-DCMAKE_CXX_FLAGS=-w -include {tree / 'mutates.hpp'}", "-DEXCLAVE_BUILD_TESTS=ON", "-DEXCLAVE_BUILD_TOOLS=OFF",
-                 "-DEXCLAVE_BUILD_EXAMPLES=OFF", "-DEXCLAVE_BUILD_MALLOC=OFF"], capture_output=True, text=True)
-            if done.returncode != 0:
-                raise Fault(f"cmake fails: {done.stderr.strip().splitlines()[-1:]}")
-        targets = [f"{room}_test" for room in ROOMS if list((tree / "tests" / room).glob("*_test.cpp"))]
-        with open(build / "compile.log", "w", encoding="utf-8") as log:
-            done = subprocess.run(["ninja", "-C", objects, "-k", "0", f"-j{jobs}", *targets], stdout=log, stderr=log)
-        if done.returncode == 0:
-            return uncompilable, targets
-        before = len(uncompilable)
-        complaints = (build / "compile.log").read_text(errors="replace")
-        for path, line in set(re.findall(rf"^{re.escape(str(tree))}/((?:src|ports)/[^:\n]+):(\d+):", complaints, re.M)):
-            for _, name, text, mutants in sources:
-                for mutant in mutants if name == path else []:
-                    first = text.count("\n", 0, mutant.begin) + 1
-                    if first <= int(line) <= first + text.count("\n", mutant.begin, mutant.end):
-                        uncompilable.add(mutant.key())
-        if len(uncompilable) == before:
-            raise Fault(f"the copy does not compile, and not for a mutant: see {build / 'compile.log'}")
-        remembered.write_text(json.dumps(sorted(uncompilable), indent=1))
-    raise Fault(f"the copy does not compile: see {build / 'compile.log'}")
+                 "-DEXCLAVE_BUILD_EXAMPLES=OFF", "-DEXCLAVE_BUILD_MALLOC=OFF"])
+            if not done:
+                raise Fault(f"cmake fails: {said.strip().splitlines()[-1:]}")
+        return run(["ninja", "-C", objects, "-k", "0", f"-j{jobs}", *(f"{room}_test" for room in rooms)])
+
+    uncompilable = compiled(sources, build, tree, once)
+    return uncompilable, {room: objects / "tests" / f"{room}_test" for room in rooms}
+
+
+def compile_beside(objects, sources, chosen, build, jobs):
+    """Compiles the chosen mutants' files alone, as `objects` has them: (the names of those left out, the new objects)."""
+    tree = build / "tree"
+    listed = objects / "compile_commands.json"
+    if not listed.exists():
+        raise Fault(f"--beside: {objects} is no build folder; `make test` makes one")
+    commands = {entry["file"]: entry["command"] for entry in json.loads(listed.read_text())
+                if re.search(r"-o CMakeFiles/exclave_(core|port)\.dir/", entry["command"])}
+    numbers = {number for number, _ in chosen}
+    files = [(first * cut.PER_FILE, path, text, [(i, m) for i, m in enumerate(mutants) if first * cut.PER_FILE + i in numbers])
+             for first, path, text, mutants in sources]
+    files = [file for file in files if file[3]]
+    put(tree / "mutates.hpp", (HERE / "mutates.hpp").read_bytes())
+
+    def compile_one(command, source, output):
+        command = re.sub(r" -o \S+ -c \S+| -Werror\b", "", command)
+        return run(f"{command} -w -o '{output}' -c '{source}'", shell=True, cwd=objects)
+
+    def once(uncompilable):
+        work = [(commands[str(ROOT / files[0][1])], HERE / "mutates.cpp", tree / "mutates.o")]
+        for first, path, text, mutants in files:
+            put(tree / path, cut.rewritten(text, [(i, m) for i, m in mutants if m.key() not in uncompilable], first).encode())
+            work.append((f"{commands[str(ROOT / path)]} -include '{tree / 'mutates.hpp'}'", tree / path, tree / f"{path}.o"))
+        with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+            done = list(pool.map(lambda item: compile_one(*item), work))
+        return all(ok for ok, _ in done), "".join(said for _, said in done)
+
+    uncompilable = compiled([(0, path, text, [m for _, m in mutants]) for _, path, text, mutants in files], build, tree, once)
+    return uncompilable, [tree / "mutates.o"] + [tree / f"{path}.o" for _, path, _, _ in files]
+
+
+def link_beside(objects, new, rooms, build, jobs):
+    """{room: its test program}, linked from `objects`, but for what the new objects bring."""
+    def one(room):
+        program = build / "tests" / f"{room}_test"
+        program.parent.mkdir(parents=True, exist_ok=True)
+        done, said = run(["ninja", "-C", objects, "-t", "commands", f"tests/{room}_test"])
+        link = said.strip().splitlines()[-1]
+        if not done or " libexclave.a" not in link:
+            raise Fault(f"--beside: no way to link {room}_test is known: {link}")
+        # What an object defines is not taken from the library.
+        link = link.replace(" libexclave.a", "".join(f" {file}" for file in new) + " libexclave.a", 1)
+        done, said = run(re.sub(r" -o tests/\S+", f" -o {program}", link), shell=True, cwd=objects)
+        if not done:
+            raise Fault(f"{room}_test cannot be linked, is `make test` through? {said.strip()}")
+        return room, program
+
+    with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
+        return dict(pool.map(one, rooms))
 
 
 def resident_bytes(group):
@@ -162,37 +255,52 @@ def resident_bytes(group):
         return 0
 
 
-def run_tests(program, tests, environment, timeout_s):
-    """("passed" | "failed" | "crashed" | "hung" | "ate memory", the failing test) of one run."""
+def processor_seconds(process):
+    """What a process has used so far; 0 when it is gone."""
+    try:
+        with open(f"/proc/{process}/stat", encoding="ascii") as stat:
+            return sum(map(int, stat.read().rpartition(")")[2].split()[11:13])) / os.sysconf("SC_CLK_TCK")
+    except (OSError, ValueError):
+        return 0
+
+
+def run_tests(program, tests, environment, timeout_s, processor_s=float("inf")):
+    """("passed" | "failed" | "crashed" | "hung" | "ate memory" | "never stopped printing", the failing test, seconds of
+    processor time) of one run."""
     with tempfile.TemporaryFile() as output:
         process = subprocess.Popen(
             [program, "--gtest_brief=1", "--gtest_fail_fast", "--gtest_filter=" + ":".join(tests)],
             stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
             env=os.environ | environment, preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CORE, (0, 0)))
         deadline = time.monotonic() + timeout_s
-        verdict = None
-        while process.poll() is None and verdict is None:
-            try:
-                process.wait(0.1)
-            except subprocess.TimeoutExpired:
-                if time.monotonic() > deadline:
-                    verdict = "hung"
-                elif resident_bytes(process.pid) > MOST_BYTES:
-                    verdict = "ate memory"
+        verdict, ended, pause_s = None, 0, 0.001
+        while verdict is None and ended == 0:
+            ended, status, used = os.wait4(process.pid, os.WNOHANG)
+            if ended == 0 and (time.monotonic() > deadline or processor_seconds(process.pid) > processor_s):
+                verdict = "hung"
+            elif ended == 0 and resident_bytes(process.pid) > MOST_BYTES:
+                verdict = "ate memory"
+            elif ended == 0 and os.fstat(output.fileno()).st_size > MOST_OUTPUT:
+                verdict = "never stopped printing"
+            elif ended == 0:
+                time.sleep(pause_s)
+                pause_s = min(2 * pause_s, 0.1)
         try:  # children that a test left behind, too: they are in its session
             os.killpg(process.pid, signal.SIGKILL)
         except ProcessLookupError:
             pass
-        process.wait()
+        if ended == 0:
+            _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
         output.seek(0)
-        text = output.read().decode(errors="replace")
+        text = output.read(MOST_OUTPUT).decode(errors="replace")
     failed = re.search(r"^\[  FAILED  \] ([\w/.]+)", text, re.M)
     name = failed[1].rstrip(",") if failed else tests[0] if len(tests) == 1 else "one of " + str(len(tests))
     if verdict is not None:
-        return verdict, name
+        return verdict, name, used.ru_utime + used.ru_stime
     if process.returncode == 0:
-        return "passed", ""
-    return ("failed" if failed else "crashed"), name
+        return "passed", "", used.ru_utime + used.ru_stime
+    return ("failed" if failed else "crashed"), name, used.ru_utime + used.ru_stime
 
 
 def list_tests(program):
@@ -207,73 +315,87 @@ def list_tests(program):
     return tests
 
 
-def baseline(build, targets, numbers, jobs, budget_s, say):
-    """[(room, test, seconds, the numbers of the mutants whose places it comes by)], kept while the programs are the same.
-    Of a test that takes more than the budget nothing is known (None), and it is not asked."""
-    programs = {target.removesuffix("_test"): build / "build" / "tests" / target for target in targets}
+def baseline(build, programs, numbers, jobs, budget_s, say, quick=False):
+    """[Test] of all that the programs hold, kept while these are the same. Of a test that takes more than the budget (or than
+    STEPPED_S) nothing is known (places is None), and it is not asked. Quick: of those that take QUICK_S at most."""
+    def limit(test):
+        return QUICK_S if quick else STEPPED_S if STEPPED.search(test) else budget_s
+
     digests = {room: hashlib.sha256(program.read_bytes()).hexdigest() for room, program in programs.items()}
     kept = build / "baseline.json"
     known = {}
     if kept.exists():
         data = json.loads(kept.read_text())
-        known = {(test[0], test[1]): test for test in data["tests"] if data["programs"].get(test[0]) == digests[test[0]] and
-                 (test[3] is not None or test[2] >= budget_s)}
-    work = [(room, test) for room in programs for test in list_tests(programs[room]) if (room, test) not in known]
-    if not work:
-        return programs, [test for test in known.values() if test[3] is not None]
-    say(f"running {len(work)} tests once, to see what each comes by")
+        for test in map(lambda fields: Test(*fields), data["tests"]):
+            if test.room in digests and data["programs"].get(test.room) == digests[test.room] and (
+                    test.places is not None or test.seconds >= limit(test.name)):
+                known[(test.room, test.name)] = test
+    work = [(room, test) for room in programs for test in list_tests(programs[room])
+            if (room, test) not in known and not (quick and STEPPED.search(test))]
+    if work:
+        say(f"running {len(work)} tests once, to see what each comes by")
 
-    def once(room, test):
+    def once(room, name):
         with tempfile.NamedTemporaryFile(dir=build) as met:
             met.truncate(numbers)
             start = time.monotonic()
-            verdict, _ = run_tests(programs[room], [test], {"EXCLAVE_MUTANTS_MET": met.name}, budget_s)
-            seconds = time.monotonic() - start
-            return verdict, round(seconds, 3), [i for i, byte in enumerate(pathlib.Path(met.name).read_bytes()) if byte]
+            verdict, _, seconds = run_tests(programs[room], [name], {"EXCLAVE_MUTANTS_MET": met.name}, BUSY * limit(name),
+                                            limit(name))
+            places = [i for i, byte in enumerate(pathlib.Path(met.name).read_bytes()) if byte]
+            return verdict, Test(room, name, round(seconds, 3), round(time.monotonic() - start, 3), places)
 
     def one(item):
-        verdict, seconds, places = once(*item)
+        verdict, test = once(*item)
         if verdict not in ("passed", "hung"):  # a busy machine gets a second chance
-            verdict, seconds, places = once(*item)
-        if verdict == "hung":
-            return *item, budget_s, None, "passed"
-        return *item, seconds, places, verdict
+            verdict, test = once(*item)
+        if verdict == "hung" or verdict == "passed" and test.seconds > limit(test.name):
+            return "passed", test._replace(seconds=max(test.seconds, limit(test.name)), places=None)
+        return verdict, test
 
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
         results = list(pool.map(one, work))
-    tests = list(known.values()) + [result[:4] for result in results if result[4] == "passed"]
+    tests = list(known.values()) + [test for verdict, test in results if verdict == "passed"]
     kept.write_text(json.dumps({"programs": digests, "tests": tests}))
-    broken = [f"{room}.{test} ({verdict})" for room, test, _, _, verdict in results if verdict != "passed"]
+    broken = [f"{test.room}.{test.name} ({verdict})" for verdict, test in results if verdict != "passed"]
     if broken:
         raise Fault(f"without any mutant these tests fail: {', '.join(broken)}")
-    return programs, [test for test in tests if test[3] is not None]
+    return [test for test in tests if test.places is not None]
 
 
 def batches(tests, own_room):
-    """(room, [tests], seconds), the likeliest evidence first: the own room's tests, other rooms' short ones, long ones."""
+    """[Batch], the likeliest evidence first: the own room's short tests, its long ones, those that stop at each instruction;
+    other rooms' short ones, long ones."""
+    def batch_of(group, own):
+        return Batch(group[0].room, [t.name for t in group], sum(t.seconds for t in group), sum(t.wall for t in group), own)
+
     short, long = {}, []
-    for room, test, seconds in tests:
-        if seconds <= SHORT_S:
-            short.setdefault(room, []).append((seconds, test))
+    for test in tests:
+        if test.seconds <= SHORT_S:
+            short.setdefault(test.room, []).append(test)
         else:
-            long.append((room, [test], seconds))
+            long.append(batch_of([test], test.room == own_room and bool(STEPPED.search(test.name))))
     found = []
-    for room in sorted(short, key=lambda r: (r != own_room, sum(s for s, _ in short[r]))):
-        batch, total = [], 0.0
-        for seconds, test in sorted(short[room]):
-            if batch and total + seconds > TOGETHER_S:
-                found.append((room, batch, total))
-                batch, total = [], 0.0
-            batch.append(test)
-            total += seconds
-        found.append((room, batch, total))
-    likely = [b for b in long if b[0] == own_room and b[2] <= TOGETHER_S]
-    own = [b for b in found if b[0] == own_room] + sorted(likely, key=lambda b: b[2])
-    return own + [b for b in found if b[0] != own_room] + sorted((b for b in long if b not in likely), key=lambda b: b[2])
+    for room in sorted(short, key=lambda r: (r != own_room, sum(t.seconds for t in short[r]))):
+        group = []
+        for test in sorted(short[room], key=lambda t: t.seconds):
+            if group and sum(t.seconds for t in group) + test.seconds > TOGETHER_S:
+                found.append(batch_of(group, room == own_room))
+                group = []
+            group.append(test)
+        found.append(batch_of(group, room == own_room))
+
+    def turn(batch):
+        own_long = batch.room == own_room and (batch.always or batch.seconds <= TOGETHER_S)
+        return not own_long, batch.always, batch.seconds
+
+    long.sort(key=turn)
+    own = [b for b in found if b.room == own_room] + [b for b in long if not turn(b)[0]]
+    return own + [b for b in found if b.room != own_room] + [b for b in long if turn(b)[0]]
 
 
 def room_of(path):
-    return path.split("/")[1] if path.startswith("src/") else "ports"
+    elsewhere = [room for begin, room in TESTED_BY.items() if path.startswith(begin)]
+    return elsewhere[0] if elsewhere else path.split("/")[1] if path.startswith("src/") else "ports"
 
 
 def try_mutant(number, path, tests_by_number, programs, budget_s):
@@ -282,28 +404,52 @@ def try_mutant(number, path, tests_by_number, programs, budget_s):
     if not tests:
         return "unreached", "no short test comes by"
     spent, passed = 0.0, 0
-    for room, names, seconds in batches(tests, room_of(path)):
-        if passed and spent + seconds > budget_s:
+    for batch in batches(tests, room_of(path)):
+        if passed and not batch.always and spent + batch.seconds > budget_s:
             break
-        verdict, name = run_tests(programs[room], names, {"EXCLAVE_MUTANT": str(number)}, LEAST_TIMEOUT_S + 8 * seconds)
+        verdict, name, _ = run_tests(programs[batch.room], batch.names, {"EXCLAVE_MUTANT": str(number)},
+                                     LEAST_TIMEOUT_S + 8 * max(batch.wall, batch.seconds))
         if verdict != "passed":
-            return ("timeout" if verdict == "hung" else "killed"), f"{room}.{name}"
-        spent += seconds
-        passed += len(names)
+            return ("timeout" if verdict == "hung" else "killed"), f"{batch.room}.{name}"
+        if not batch.always:
+            spent += batch.seconds
+        passed += len(batch.names)
     return "survived", f"passes {passed} of {len(tests)} tests"
+
+
+def matches(path, patterns):
+    return not patterns or any(fnmatch.fnmatch(path, pattern) for pattern in patterns)
 
 
 def choose(sources, uncompilable, equivalent, patterns, sample, seed):
     """[(number, mutant)] to try, in the order of the sources or of the sample."""
     chosen = []
     for number, path, _, mutants in sources:
-        if patterns and not any(fnmatch.fnmatch(path, pattern) for pattern in patterns):
+        if not matches(path, patterns):
             continue
         chosen += [(number * cut.PER_FILE + i, m) for i, m in enumerate(mutants)
                    if not m.same and m.key() not in uncompilable and m.key() not in equivalent]
     if sample is not None and sample < len(chosen):
         chosen = random.Random(seed).sample(chosen, sample)
     return chosen
+
+
+def of_some_rooms(sources, rooms, seed):
+    """The sources of so many rooms, the ones with more mutants likelier."""
+    weights = {}
+    for _, path, _, mutants in sources:
+        weights[room_of(path)] = weights.get(room_of(path), 0) + len(mutants)
+    picked, chance = [], random.Random(seed)
+    while any(weights.values()) and len(picked) < rooms:
+        picked += chance.choices(list(weights), list(weights.values()))
+        del weights[picked[-1]]
+    return [source for source in sources if room_of(source[1]) in picked]
+
+
+def seed_of_commit():
+    """The same for the same commit; where there is none, any."""
+    known, said = run(["git", "-C", str(ROOT), "rev-parse", "HEAD"])
+    return int(said[:8], 16) if known else random.randrange(1 << 31)
 
 
 def report_text(sources, uncompilable, equivalent, results, seconds, header):
@@ -347,6 +493,7 @@ int f(int a, int* p) {
   while (a <= last) ++a;
   const int least = a < p[1] ? a : p[1];
   const int other = (a < b ? a : c);
+  const int most = select(a > b, a, b) + select(a < b, a, c);
   return use("a == b && c");
 }
 bool X::validate() const noexcept {
@@ -365,6 +512,7 @@ bool X::validate() const noexcept {
         (11, "guard", "never"), (11, "state", "state not compared"),
         (13, "compare", "<= to < in `a <= last`"),
         (15, "compare", "< to <= in `(a < b ? a : c)`"),
+        (16, "compare", "< to <= in `a > b, a, b) + select(a < b, a, c)`"),
     ]
     wrong = [f"not found: {e}" for e in expected if e not in found] + [f"found: {f}" for f in found if f not in expected]
     mutants = list(enumerate(cut.mutants_of("src/a/b.cpp", text)))
@@ -376,9 +524,13 @@ bool X::validate() const noexcept {
             wrong.append(f"mutant {index} is not in the text")
     if "(state->store(State::kNew, std::memory_order_relaxed), true)" not in new:
         wrong.append("the stored state is wrong")
-    order = batches([("heap", "A.slow", 2.0), ("region", "B.slow", 3.0), ("region", "B.quick", 0.1), ("heap", "A.quick", 0.01)],
-                    "region")
-    if [b[1] for b in order] != [["B.quick"], ["B.slow"], ["A.quick"], ["A.slow"]]:
+    order = batches([Test(room, name, seconds, seconds, []) for room, name, seconds in (
+        ("heap", "A.slow", 2.0), ("region", "B.slow", 3.0), ("region", "B.quick", 0.1), ("heap", "A.quick", 0.01),
+        ("region", "StoppedC.each", 1.0), ("region", "StoppedC.all", 30.0), ("heap", "StoppedD.each", 1.5),
+        ("region", "B.slowest", 5.0))], "region")
+    if [(b.names, b.always) for b in order] != [
+            (["B.quick"], True), (["B.slow"], False), (["StoppedC.each"], True), (["StoppedC.all"], True), (["A.quick"], False),
+            (["StoppedD.each"], False), (["A.slow"], False), (["B.slowest"], False)]:
         wrong.append(f"wrong order of tests: {order}")
     with tempfile.TemporaryDirectory() as folder:
         listed = pathlib.Path(folder) / "equivalent.txt"
@@ -393,61 +545,12 @@ bool X::validate() const noexcept {
     return not wrong
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], usage=argparse.SUPPRESS)
-    parser.add_argument("--files", nargs="*", default=[])
-    parser.add_argument("--sample", type=int)
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--budget", type=float, default=6.0)
-    parser.add_argument("--again", action="store_true")
-    parser.add_argument("--build", default=str(ROOT / "build" / "mutants"))
-    parser.add_argument("--self-test", action="store_true")
-    options = parser.parse_args()
-    if options.self_test:
-        return 0 if self_test() else 1
-    if options.sample is not None and options.sample < 1:
-        raise Fault("--sample: a number of mutants, 1 or more")
-    if options.seed is not None and options.sample is None:
-        raise Fault("--seed: only with --sample")
-    if not options.budget > 0:
-        raise Fault("--budget: seconds, more than 0")
-    if options.jobs < 1:
-        raise Fault("--jobs: 1 or more")
-    sources = all_mutants(ROOT)
-    for pattern in options.files:
-        if not any(fnmatch.fnmatch(path, pattern) for _, path, _, _ in sources):
-            raise Fault(f"no source of {' or '.join(MUTATED)} matches {pattern}")
-    equivalent = read_equivalent(HERE / "equivalent.txt")
-    known = {mutant.key() for source in sources for mutant in source[3]}
-    rotten = [name for name in equivalent if name not in known]
-    for name in rotten:
-        print(f"equivalent.txt: no such mutant any more: {name}")
-    seed = options.seed if options.seed is not None else random.randrange(1 << 31)
-
-    build = pathlib.Path(options.build).resolve()
-    build.mkdir(parents=True, exist_ok=True)
-    last = build / "results.json"  # what was found of each mutant when it was last tried
-    start = time.monotonic()
-
-    def say(text):
-        print(f"[{time.monotonic() - start:5.0f} s] {text}", flush=True)
-
-    say(f"compiling {sum(not m.same for s in sources for m in s[3])} mutants")
-    uncompilable, targets = compile_all(sources, build, options.jobs)
-    programs, tests = baseline(build, targets, len(sources) * cut.PER_FILE, options.jobs, options.budget, say)
+def try_all(chosen, programs, tests, options, say):
+    """{number: (verdict, by which test)}"""
     tests_by_number = {}
-    for room, test, seconds, places in tests:
-        for place in places:
-            tests_by_number.setdefault(place, []).append((room, test, seconds))
-    chosen = choose(sources, uncompilable, equivalent, options.files, options.sample, seed)
-    if options.again:
-        before = json.loads(last.read_text()) if last.exists() else {}
-        chosen = [(n, m) for n, m in chosen if before.get(m.key(), [""])[0] in ("survived", "unreached")]
-    header = f"{len(chosen)} mutants of {' '.join(options.files) or 'everything'}"
-    if options.sample is not None:
-        header += f", a sample with SEED={seed}"
-    say(f"trying {header}, by {len(tests)} tests")
+    for test in tests:
+        for place in test.places:
+            tests_by_number.setdefault(place, []).append(test)
     results, lock = {}, threading.Lock()
 
     def one(item):
@@ -462,8 +565,102 @@ def main():
 
     with concurrent.futures.ThreadPoolExecutor(options.jobs) as pool:
         list(pool.map(one, chosen))
+    return results
+
+
+def whole(sources, equivalent, build, seed, options, say):
+    """Compiles all mutants and tries those that were asked for: (left out, chosen, results)."""
+    say(f"compiling {sum(not m.same for s in sources for m in s[3])} mutants")
+    uncompilable, programs = compile_all(sources, build, options.jobs)
+    tests = baseline(build, programs, len(sources) * cut.PER_FILE, options.jobs, options.budget, say)
+    chosen = choose(sources, uncompilable, equivalent, options.files, options.sample, seed)
+    if options.again:
+        before = json.loads((build / "results.json").read_text()) if (build / "results.json").exists() else {}
+        chosen = [(n, m) for n, m in chosen if before.get(m.key(), [""])[0] in ("survived", "unreached")]
+    say(f"trying {len(chosen)} mutants by {len(tests)} tests")
+    return uncompilable, chosen, try_all(chosen, programs, tests, options, say)
+
+
+def beside(sources, equivalent, build, seed, options, say):
+    """A sample: its own rooms' quick tests first, and what they do not kill by all others. The answer as above."""
+    objects = pathlib.Path(options.beside).resolve()
+    numbers = len(sources) * cut.PER_FILE
+    compiled_alone = [source for source in sources if source[1].endswith(".cpp") and matches(source[1], options.files)]
+    chosen = choose(of_some_rooms(compiled_alone, options.rooms, seed), [], equivalent, [], options.sample, seed)
+    if not chosen:
+        raise Fault("--beside: no mutant in a .cpp file there")
+    say(f"compiling {len(chosen)} mutants, chosen by SEED={seed}")
+    uncompilable, new = compile_beside(objects, sources, chosen, build, options.jobs)
+    chosen = [(n, m) for n, m in chosen if m.key() not in uncompilable]
+    own = sorted({room_of(m.path) for _, m in chosen})
+    programs = link_beside(objects, new, own, build, options.jobs)
+    tests = baseline(build, programs, numbers, options.jobs, options.budget, say, quick=True)
+    say(f"trying {len(chosen)} mutants by {len(tests)} quick tests of {' and '.join(own)}")
+    results = try_all(chosen, programs, tests, options, say)
+    left = [(n, m) for n, m in chosen if results[n][0] in ("survived", "unreached")]
+    if left:
+        others = [room for room in ROOMS if room not in own and list((ROOT / "tests" / room).glob("*_test.cpp"))]
+        programs |= link_beside(objects, new, others, build, options.jobs)
+        tests = baseline(build, programs, numbers, options.jobs, options.budget, say)
+        say(f"trying {len(left)} of them by all {len(tests)} tests")
+        results |= try_all(left, programs, tests, options, say)
+    return uncompilable, chosen, results
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], usage=argparse.SUPPRESS)
+    parser.add_argument("--files", nargs="*", default=[])
+    parser.add_argument("--sample", type=int)
+    parser.add_argument("--seed", type=lambda text: text if text == "commit" else int(text))
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--budget", type=float, default=6.0)
+    parser.add_argument("--again", action="store_true")
+    parser.add_argument("--beside")
+    parser.add_argument("--rooms", type=int)
+    parser.add_argument("--build")
+    parser.add_argument("--self-test", action="store_true")
+    options = parser.parse_args()
+    if options.self_test:
+        return 0 if self_test() else 1
+    if options.sample is not None and options.sample < 1:
+        raise Fault("--sample: a number of mutants, 1 or more")
+    if options.seed is not None and options.sample is None:
+        raise Fault("--seed: only with --sample")
+    if not options.budget > 0:
+        raise Fault("--budget: seconds, more than 0")
+    if options.jobs < 1:
+        raise Fault("--jobs: 1 or more")
+    if options.beside is not None and (options.sample is None or options.again):
+        raise Fault("--beside: with --sample, without --again")
+    if options.rooms is not None and (options.beside is None or options.rooms < 1):
+        raise Fault("--rooms: 1 or more, with --beside")
+    options.rooms = options.rooms or len(ROOMS)
+    sources = all_mutants(ROOT)
+    for pattern in options.files:
+        if not any(matches(path, [pattern]) for _, path, _, _ in sources):
+            raise Fault(f"no source of {' or '.join(MUTATED)} matches {pattern}")
+    equivalent = read_equivalent(HERE / "equivalent.txt")
+    known = {mutant.key() for source in sources for mutant in source[3]}
+    rotten = [name for name in equivalent if name not in known]
+    for name in rotten:
+        print(f"equivalent.txt: no such mutant any more: {name}")
+    seed = seed_of_commit() if options.seed == "commit" else options.seed if options.seed is not None else random.randrange(1 << 31)
+
+    build = pathlib.Path(options.build or ROOT / "build" / ("mutants" if options.beside is None else "mutants-sample")).resolve()
+    build.mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+
+    def say(text):
+        print(f"[{time.monotonic() - start:5.0f} s] {text}", flush=True)
+
+    way = whole if options.beside is None else beside
+    uncompilable, chosen, results = way(sources, equivalent, build, seed, options, say)
+    header = f"{len(chosen)} mutants of {' '.join(options.files) or 'everything'}"
+    if options.sample is not None:
+        header += f", a sample with SEED={seed}"
     text, totals = report_text(sources, uncompilable, equivalent, results, time.monotonic() - start, header)
     (build / "report.txt").write_text(text)
+    last = build / "results.json"  # what was found of each mutant when it was last tried
     remembered = json.loads(last.read_text()) if last.exists() else {}
     remembered |= {m.key(): results[n] for n, m in chosen}
     last.write_text(json.dumps(remembered, indent=1))

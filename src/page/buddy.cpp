@@ -80,9 +80,8 @@ std::uint64_t Buddy::allocate_across_slow(std::uint64_t pages, unsigned align_or
       const std::uint64_t found = tree_[order].find(at);
       if (found == BitTree::kNone) break;
       std::uint64_t start = found << order;
-      for (unsigned before = ending_at(start); before != kMaxOrders; before = ending_at(start)) {
-        start -= std::uint64_t{1} << before;
-      }
+      for (unsigned before = holding(start - 1); before != kMaxOrders; before = holding(start - 1))
+        start -= block_pages(before);
       const std::uint64_t end = free_end(origin_ + start);
       const std::uint64_t run = align_up(origin_ + start, std::uint64_t{1} << align_order);
       if (run < end && pages <= end - run) {
@@ -96,7 +95,8 @@ std::uint64_t Buddy::allocate_across_slow(std::uint64_t pages, unsigned align_or
 }
 
 // From the pages up: at each order the run's edge is either met by a free buddy, which joins it, or
-// the edge block stays behind on its own. So nothing is put in only to be taken out again.
+// the edge block stays behind on its own. So nothing is put in only to be taken out again. It ends
+// at the largest order at the latest, of which a region holds one whole block at most.
 void Buddy::free(std::uint64_t page, std::uint64_t pages) noexcept {
   std::uint64_t first = page - origin_;
   std::uint64_t last = first + pages;
@@ -104,7 +104,7 @@ void Buddy::free(std::uint64_t page, std::uint64_t pages) noexcept {
   free_pages_ += pages;
   while (first != last) {
     const unsigned order = edge_order(first, last);
-    if (order + 1 >= orders_) break;
+    EXCLAVE_DCHECK(order < orders_);
     const std::uint64_t size = block_pages(order);
     if (is_upper_buddy(first, order)) {
       const std::uint64_t lower = buddy_of(first, order);
@@ -126,9 +126,6 @@ void Buddy::free(std::uint64_t page, std::uint64_t pages) noexcept {
       }
     }
   }
-  // The largest blocks have no buddies.
-  const unsigned top = orders_ - 1;
-  for (; first != last; first += std::uint64_t{1} << top) insert(first, top);
 }
 
 void Buddy::take(std::uint64_t page, std::uint64_t pages) noexcept {
@@ -158,29 +155,9 @@ bool Buddy::is_free(std::uint64_t page, std::uint64_t pages) const noexcept {
 
 std::uint64_t Buddy::free_end(std::uint64_t page) const noexcept {
   std::uint64_t index = page - origin_;
-  unsigned order = holding(index);
-  while (order != kMaxOrders) {
+  for (unsigned order = holding(index); order != kMaxOrders; order = holding(index))
     index = block_end(index, order);
-    order = starting_at(index);
-  }
   return origin_ + index;
-}
-
-unsigned Buddy::starting_at(std::uint64_t index) const noexcept {
-  for (unsigned order = 0; order < orders_ && is_aligned(index, std::uint64_t{1} << order);
-       ++order) {
-    if (index < end_ && contains(index, order)) return order;
-  }
-  return kMaxOrders;
-}
-
-unsigned Buddy::ending_at(std::uint64_t index) const noexcept {
-  for (unsigned order = 0; order < orders_ && is_aligned(index, std::uint64_t{1} << order);
-       ++order) {
-    if (index >= std::uint64_t{1} << order && contains(index - (std::uint64_t{1} << order), order))
-      return order;
-  }
-  return kMaxOrders;
 }
 
 unsigned Buddy::holding(std::uint64_t index) const noexcept {

@@ -47,15 +47,12 @@ class Buddy {
   std::uint64_t allocate_across_slow(std::uint64_t pages, unsigned align_order) noexcept;
   void insert(std::uint64_t index, unsigned order) noexcept;
   void erase(std::uint64_t index, unsigned order) noexcept;
-  // Precondition: order < orders_.
+  // Precondition: order < orders_. False for an index outside the region.
   bool contains(std::uint64_t index, unsigned order) const noexcept {
     return index >> order < bits_for(order) && tree_[order].contains(index >> order);
   }
   std::uint64_t bits_for(unsigned order) const noexcept { return blocks_below(end_, order); }
-  // The order of the free block that starts, or ends, at the index; or kMaxOrders.
-  unsigned starting_at(std::uint64_t index) const noexcept;
-  unsigned ending_at(std::uint64_t index) const noexcept;
-  // The order of the free block that holds the index; or kMaxOrders.
+  // The order of the free block that holds the index; or kMaxOrders, also outside the region.
   unsigned holding(std::uint64_t index) const noexcept;
 
   std::uint64_t origin_ = 0;  // absolute page of index 0: a multiple of the largest block

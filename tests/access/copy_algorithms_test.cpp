@@ -159,6 +159,7 @@ class CopyAlgorithms : public testing::Test {
     std::map<std::uintptr_t, std::size_t> seen;
     for (const Access& a : RecordingBus::log) {
       if (a.store) continue;
+      ASSERT_LT(first, last) << "none is wanted";
       ASSERT_EQ(a.address % 8, 0u);
       ASSERT_EQ(a.width, 8u);
       ASSERT_GT(a.address + 8, first);

@@ -88,15 +88,18 @@ TEST(ExtentTest, CoversAndContains) {
   EXPECT_FALSE(middle.contains(0x1fff));
 }
 
-TEST(ExtentTest, ARangeLiesInItFromTheFirstByteToTheLast) {
-  const Extent extent{0x1000, 0x2000};
-  EXPECT_TRUE(lies_in(extent, 0x1000, 0x2000));
-  EXPECT_TRUE(lies_in(extent, 0x2fff, 1));
-  EXPECT_TRUE(lies_in(extent, 0x2fff, 0)) << "the address alone";
-  EXPECT_FALSE(lies_in(extent, 0x2fff, 2));
-  EXPECT_FALSE(lies_in(extent, 0x3000, 0)) << "behind it";
-  EXPECT_FALSE(lies_in(extent, 0xfff, 1)) << "before it";
-  EXPECT_FALSE(lies_in(extent, 0x1001, SIZE_MAX)) << "wraps";
+TEST(ExtentTest, NoBytesLieWhereTheirAddressDoes) {
+  const Extent middle{0x2000, 0x1000};
+  EXPECT_TRUE(lies_in(middle, 0x2000, 0x1000));
+  EXPECT_FALSE(lies_in(middle, 0x2001, 0x1000));
+  EXPECT_TRUE(lies_in(middle, 0x2fff, 1));
+  EXPECT_TRUE(lies_in(middle, 0x2fff, 0));
+  for (const std::uintptr_t outside :
+       {std::uintptr_t{0}, std::uintptr_t{0x1fff}, std::uintptr_t{0x3000}, UINTPTR_MAX}) {
+    EXPECT_FALSE(lies_in(middle, outside, 0)) << outside;
+    EXPECT_FALSE(lies_in(middle, outside, 1)) << outside;
+  }
+  EXPECT_FALSE(lies_in(middle, 0x2001, SIZE_MAX)) << "wraps";
 }
 
 TEST(PageRangeTest, OnlyWholePagesOfTheLowerHalf) {

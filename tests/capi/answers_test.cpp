@@ -1,8 +1,12 @@
 // What the C ABI answers to arguments out of range and to addresses that nobody knows: the error,
 // and *out stays as it was.
+#include "exclave/exclave.h"
+
 #include <gtest/gtest.h>
 
-#include "exclave/exclave.h"
+#include <cstring>
+
+#include "heap/core.hpp"
 
 namespace {
 
@@ -47,6 +51,46 @@ TEST_F(CApiAnswers, AttachTakesOnlyWhatTheEnumerationsHold) {
   EXPECT_EQ(exclave_detach(allocator_, kNowhere, kPage, EXCLAVE_DETACH_BUSY), EXCLAVE_OK);
 }
 
+TEST_F(CApiAnswers, EachValueOfAnEnumerationIsTaken) {
+  exclave_attach_options options;
+  exclave_attach_options_init(&options);
+  for (const exclave_role role : {EXCLAVE_POOL, EXCLAVE_MAPPING, EXCLAVE_FORBIDDEN}) {
+    options.role = role;
+    EXPECT_EQ(exclave_attach(allocator_, kNowhere, kPage, &options, nullptr), EXCLAVE_OK) << role;
+    EXPECT_EQ(exclave_detach(allocator_, kNowhere, kPage, EXCLAVE_DETACH_REVOKE), EXCLAVE_OK);
+  }
+  const exclave_placement anywhere{EXCLAVE_ANYWHERE, 0, 0};
+  exclave_address block = 0;
+  EXPECT_EQ(exclave_allocate_at(allocator_, 64, 16, &anywhere, &block), EXCLAVE_OK);
+  EXPECT_EQ(exclave_deallocate(allocator_, block), EXCLAVE_OK);
+}
+
+TEST_F(CApiAnswers, AnInitializedConfigHasTheDefaults) {
+  exclave_config config;
+  std::memset(&config, 0xff, sizeof config);
+  exclave_config_init(&config);
+  const exclave::Config defaults;
+  EXPECT_EQ(config.quota_bytes, defaults.quota_bytes);
+  EXPECT_EQ(config.grow_min_bytes, defaults.grow_min_bytes);
+  EXPECT_EQ(config.grow_max_bytes, defaults.grow_max_bytes);
+  EXPECT_EQ(config.keep_free_bytes, defaults.keep_free_bytes);
+  EXPECT_EQ(config.scrub_on_free, defaults.scrub_on_free);
+  EXPECT_EQ(config.misuse, nullptr);
+  EXPECT_EQ(config.rescue, nullptr);
+}
+
+TEST_F(CApiAnswers, ValidationTellsOfBooksThatAreWrong) {
+  exclave_address block = 0;
+  ASSERT_EQ(exclave_allocate(allocator_, 8 * kPage, &block), EXCLAVE_OK);
+  auto& core = *reinterpret_cast<exclave::core::AllocatorCore*>(allocator_);
+  std::atomic<exclave::UnitEntry>& unit = *core.registry().find(block)->unit_of(block);
+  const exclave::UnitEntry right = unit.exchange(0);
+  EXPECT_FALSE(exclave_validate_books(allocator_));
+  unit.store(right);
+  EXPECT_TRUE(exclave_validate_books(allocator_));
+  EXPECT_EQ(exclave_deallocate(allocator_, block), EXCLAVE_OK);
+}
+
 TEST_F(CApiAnswers, PlacementTakesOnlyWhatTheEnumerationHolds) {
   for (const int place : {-1, EXCLAVE_ON_DEVICE + 1}) {
     const exclave_placement nonsense{place, 0, 0};
@@ -63,6 +107,7 @@ TEST_F(CApiAnswers, AddressesThatNobodyKnows) {
   std::uint64_t out = 7;
   std::size_t size = 7;
   exclave_region_info region{};
+  region.id = 7;
   exclave_run_info run{};
   EXPECT_EQ(exclave_device_address(allocator_, kNowhere, &out), EXCLAVE_NOT_FOUND);
   EXPECT_EQ(exclave_pin(allocator_, kNowhere, 1, &out), EXCLAVE_NOT_FOUND);
@@ -73,7 +118,7 @@ TEST_F(CApiAnswers, AddressesThatNobodyKnows) {
   EXPECT_EQ(exclave_next_run(allocator_, kNowhere, &run), EXCLAVE_NOT_FOUND);
   EXPECT_EQ(out, 7u);
   EXPECT_EQ(size, 7u);
-  EXPECT_EQ(region.size_bytes, 0u);
+  EXPECT_EQ(region.id, 7u);
   EXPECT_EQ(run.size_bytes, 0u);
 }
 

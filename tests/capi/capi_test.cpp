@@ -319,7 +319,7 @@ TEST_F(CApi, EachNullAloneIsAnError) {
   }
   // What fits no enumeration is not cut down to what does.
   exclave_attach_options options;
-  for (const int role : {-1, 3, 256, 257, 258}) {
+  for (const int role : {-256, -1, 3, 256, 257, 258}) {
     exclave_attach_options_init(&options);
     options.role = static_cast<decltype(options.role)>(role);
     EXPECT_EQ(exclave_attach(allocator_, kPage * 16, kPage, &options, &u), kBad) << role;
@@ -331,8 +331,9 @@ TEST_F(CApi, EachNullAloneIsAnError) {
     EXPECT_EQ(exclave_validate(allocator_, block, 1, protection), kBad) << protection;
   }
   EXPECT_EQ(exclave_validate(nullptr, block, 1, 3), kBad);
-  for (const int mode : {-1, 3, 256})
+  for (const int mode : {-256, -1, 3, 256})
     EXPECT_EQ(exclave_detach(allocator_, kPage * 16, kPage, mode), kBad) << mode;
+  EXPECT_EQ(exclave_detach(nullptr, kPage * 16, kPage, EXCLAVE_DETACH_BUSY), kBad);
 
   exclave_enclave_memory inside{};
   EXPECT_EQ(exclave_mmap(nullptr, &inside, 0, kPage, 0, 0, 0, 0), -EINVAL);

@@ -72,6 +72,11 @@ TEST_F(MmapTest, AHintIsAHint) {
   host_->take_calls();
   EXPECT_GT(mmap_shared(host_->enclave().base + 16 * kPage, kPage), 0);
   EXPECT_EQ(host_->take_calls()[0].extent.base, 0u);
+  // The last page of the lower half is a place as good as any.
+  constexpr std::uintptr_t kLast = (std::uintptr_t{1} << 47) - kPage;
+  EXPECT_EQ(mmap_shared(kLast, kPage), static_cast<std::intptr_t>(kLast));
+  EXPECT_EQ(mmap_shared(kLast, kPage, MAP_FIXED), static_cast<std::intptr_t>(kLast));
+  host_->take_calls();
   // Nor one that no mapping can have.
   constexpr std::uintptr_t kLimit = std::uintptr_t{1} << 47;
   for (const std::uintptr_t beyond : {kLimit, kLimit - kPage, ~kPage + 1}) {
@@ -147,6 +152,13 @@ TEST_F(MmapTest, InsideAtAFixedPlaceMustBeInsideTheEnclave) {
   EXPECT_EQ(enclave_.calls.size(), 1u);
 }
 
+TEST_F(MmapTest, TheLongestLengthThereIsIsTheManagersToRefuse) {
+  enclave_.next_map = -EAGAIN;
+  EXPECT_EQ(calls_->mmap(0, std::size_t{1} << 47, kReadWrite, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+            -EAGAIN);
+  EXPECT_EQ(enclave_.calls.size(), 1u);
+}
+
 // ---- What is refused ----
 
 TEST_F(MmapTest, BadArgumentsReachNobody) {
@@ -157,6 +169,9 @@ TEST_F(MmapTest, BadArgumentsReachNobody) {
   EXPECT_EQ(mmap_shared(0, SIZE_MAX - kPage + 1), -ENOMEM);
   EXPECT_EQ(mmap_shared(0, limit + 1), -ENOMEM);
   EXPECT_EQ(mmap_shared(place + 1, kPage, MAP_FIXED), -EINVAL);
+  EXPECT_EQ(calls_->mmap(host_->enclave().base + 1, kPage, kReadWrite,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0),
+            -EINVAL);
   EXPECT_LT(mmap_shared(limit, kPage, MAP_FIXED), 0);
   EXPECT_LT(mmap_shared(limit - kPage, 2 * kPage, MAP_FIXED), 0);
   EXPECT_LT(mmap_shared(UINTPTR_MAX - kPage + 1, kPage, MAP_FIXED), 0);

@@ -54,6 +54,12 @@ TEST_F(MprotectTest, ExecutionIsRefusedWhereAnyPageLiesOutside) {
   EXPECT_EQ(enclave_.calls.size(), 1u);
 }
 
+TEST_F(MprotectTest, WhatLiesOutsideIsNotTheEnclaves) {
+  map(1, kPlace);
+  EXPECT_EQ(mprotect_pages(0, 1, PROT_READ), 0);
+  EXPECT_THAT(enclave_.calls, IsEmpty());
+}
+
 TEST_F(MprotectTest, EveryProtectionIsReflected) {
   map(1, kPlace);
   const struct {
@@ -339,6 +345,7 @@ TEST_F(MprotectTest, TheHostCallsBackIn) {
     inside = true;
     // The page that is at the host cannot be waited for by the thread that waits for the host.
     EXPECT_EQ(mprotect_pages(1, 1, PROT_NONE), -EBUSY);
+    EXPECT_EQ(calls_->munmap(kPlace + kPage, kPage), -EBUSY) << "just this page";
     EXPECT_EQ(calls_->munmap(kPlace, 3 * kPage), -EBUSY);
     EXPECT_EQ(calls_->munmap(kPlace + kPage, kPage), -EBUSY) << "that page alone";
     EXPECT_EQ(allocator_->detach(at(0, 3)).error(), Error::kBusy);

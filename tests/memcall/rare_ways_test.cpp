@@ -5,6 +5,7 @@
 #include <chrono>
 #include <thread>
 
+#include "heap/core.hpp"
 #include "support/hostile_fixture.hpp"
 #include "support/page_host_fixture.hpp"
 #include "support/process_fixture.hpp"
@@ -36,6 +37,30 @@ TEST_F(ReplacementTest, EveryTypeOfMappingButNoneIsTaken) {
     EXPECT_EQ(book(static_cast<std::uintptr_t>(at), 1), "b") << type;
   }
   EXPECT_EQ(calls_->mmap(0, kPage, kReadWrite, 0, kDevice, 0), -EINVAL);
+}
+
+TEST_F(ReplacementTest, HostThatPointsIntoTheEnclaveLies) {
+  host_->answer = [this](const PageHost::Call&) -> std::optional<HostReply> {
+    return HostReply{host_->enclave().base, 0};
+  };
+  EXPECT_EQ(calls_->mmap(0, kPage, kReadWrite, MAP_SHARED, kDevice, 0), -EPERM);
+  host_->answer = nullptr;
+  EXPECT_EQ(allocator_->statistics().lies_refused, 1u);
+}
+
+// As from a signal handler: what needs the books outside is refused, and nothing has changed.
+TEST_F(ReplacementTest, ACallInsideACallIsRefusedOutside) {
+  const core::AllocatorCore::Gate inside_a_call(*allocator_->core());
+  EXPECT_EQ(calls_->munmap(kPlace, kPage), -EBUSY);
+  EXPECT_EQ(calls_->mprotect(kPlace, kPage, PROT_READ), -EBUSY);
+  EXPECT_EQ(calls_->mmap(0, kPage, kReadWrite, MAP_SHARED, kDevice, 0), -EBUSY);
+  EXPECT_THAT(host_->take_calls(), testing::IsEmpty());
+  EXPECT_EQ(table(kPlace, 3), "b.b");
+  // The enclave's own memory needs none of it.
+  const std::uintptr_t inside = host_->enclave().base;
+  EXPECT_EQ(calls_->mprotect(inside, kPage, PROT_READ), 0);
+  EXPECT_EQ(calls_->munmap(inside, kPage), 0);
+  EXPECT_EQ(enclave_.calls.size(), 2u);
 }
 
 TEST_F(ReplacementTest, HostThatFillsTheHoleElsewhereLies) {

@@ -172,6 +172,34 @@ TEST_F(BuddyTest, RunsArePutTogetherFromNeighbours) {
   Buddy::destroy(books_, &buddy);
 }
 
+TEST_F(BuddyTest, TheTightestBlockServes) {
+  // Free: a block of eight pages, and behind it one of two.
+  Buddy& buddy = make(kBasePage, 32);
+  buddy.take(kBasePage, 32);
+  buddy.free(kBasePage, 8);
+  buddy.free(kBasePage + 16, 2);
+  EXPECT_EQ(buddy.allocate(2, 0), kBasePage + 16);
+  EXPECT_EQ(buddy.allocate(2, 0), kBasePage);
+  Buddy::destroy(books_, &buddy);
+}
+
+TEST_F(BuddyTest, AFreeStretchEndsWithTheRegion) {
+  // Behind the bits of the last page stand those of the next order, the first of them set.
+  Buddy& buddy = make(kBasePage, 64);
+  buddy.take(kBasePage + 2, 61);
+  EXPECT_EQ(buddy.free_end(kBasePage + 63), kBasePage + 64);
+  EXPECT_EQ(buddy.free_end(kBasePage), kBasePage + 2);
+  Buddy::destroy(books_, &buddy);
+}
+
+TEST(BuddyIndexTest, TheBitmapOfAnOrderHasABitForEachBlockThatBeginsBelowTheEnd) {
+  EXPECT_EQ(blocks_below(1, 0), 1u);
+  EXPECT_EQ(blocks_below(64, 0), 64u);
+  EXPECT_EQ(blocks_below(64, 3), 8u);
+  EXPECT_EQ(blocks_below(65, 3), 9u);
+  EXPECT_EQ(blocks_below(64, 7), 1u);
+}
+
 TEST_F(BuddyTest, RandomRunsAgreeWithAPageArray) {
   struct Shape {
     std::uint64_t offset, pages;

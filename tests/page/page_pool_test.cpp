@@ -179,6 +179,18 @@ TEST_F(PagePoolTest, ASlabThatIsNotFoundYetStandsThereAsSinglePages) {
   pool_.free_slab(*slab);
 }
 
+// The length stands in 29 bits.
+TEST_F(PagePoolTest, LengthsThatDoNotFitTheirEntryAreRefused) {
+  constexpr std::uint64_t kLongest = std::uint64_t{1} << kUnitPayloadBits;
+  Region& region = add({kBase, (kLongest + 1) * kPageBytes});
+  EXPECT_EQ(pool_.allocate_block(kLongest, 0).error(), Error::kOutOfMemory);
+  EXPECT_EQ(pool_.allocate_block_in(region, kLongest, 0).error(), Error::kOutOfMemory);
+  const Result<PageRun> run = pool_.allocate_block(kLongest - 1, 0);
+  ASSERT_TRUE(run.ok());
+  EXPECT_EQ(pool_.find_block(region, run->extent.base)->extent, run->extent);
+  pool_.remove(region);
+}
+
 // The next block in these units must not find the last one's length there.
 TEST_F(PagePoolTest, AFreedBlockLeavesNothingInItsUnits) {
   Region& region = add({kBase, 64 * kPageBytes});
@@ -387,6 +399,49 @@ TEST_F(KeptRunsTest, ALongerOneIsCutWhenNothingElseFits) {
   EXPECT_EQ(free(region, tail->extent.base), Error::kNone);
   EXPECT_EQ(free(region, rest.base), Error::kNone);
   EXPECT_EQ(free(region, long_run.base), Error::kDoubleFree);
+}
+
+TEST_F(KeptRunsTest, TheShortestThatServesIsCutAndNoOther) {
+  Region& region = add({kBase, 96 * kPageBytes});
+  const Extent longer = block(64);
+  const Extent shorter = block(32);
+  keep(region, longer);
+  keep(region, shorter);
+  const Result<PageRun> cut = pool_.allocate_block(20, 0);
+  ASSERT_TRUE(cut.ok());
+  EXPECT_EQ(cut->extent.base, shorter.base);
+  EXPECT_EQ(pool_.take_kept(64), longer.base);
+}
+
+TEST_F(KeptRunsTest, ARequestWithoutAClassTakesThemApart) {
+  for (const std::uint64_t pages : {1u, 8u, 16u}) {
+    pool_.keep_runs(kLongestClassedRun * kPageBytes);
+    Region& region = add({kBase, kLongestClassedRun * kPageBytes});
+    const Extent run = block(kLongestClassedRun);
+    EXPECT_TRUE(pool_.keep_block(region, run.base));
+    const Result<PageRun> other = pool_.allocate_block(pages, 0);
+    ASSERT_TRUE(other.ok()) << pages;
+    EXPECT_EQ(other->extent.size, pages * kPageBytes);
+    EXPECT_EQ(pool_.take_kept(kLongestClassedRun), 0u);
+    EXPECT_TRUE(pool_.validate());
+    pool_.remove(region);
+    registry_.destroy(region);
+  }
+}
+
+TEST_F(KeptRunsTest, ARequestThatNobodyCanServeTakesNoneApart) {
+  Region& region = add({kBase, 64 * kPageBytes});
+  const Extent run = block(64);
+  keep(region, run);
+  for (const std::uint64_t pages : {std::uint64_t{0}, std::uint64_t{1} << kUnitPayloadBits})
+    EXPECT_EQ(pool_.allocate_block(pages, 0).error(), Error::kOutOfMemory);
+  EXPECT_EQ(pool_.take_kept(64), run.base);
+}
+
+TEST_F(KeptRunsTest, TheLimitItselfIsWithin) {
+  Region& region = add({kBase, 1024 * kPageBytes});
+  for (int i = 0; i < 4; ++i) EXPECT_TRUE(pool_.keep_block(region, block(64).base)) << i;
+  EXPECT_FALSE(pool_.keep_block(region, block(64).base));
 }
 
 TEST_F(KeptRunsTest, OnlyWholeClassesWithinTheLimitAreKept) {
@@ -624,6 +679,7 @@ TEST_F(PagePoolTest, EdgeSlabsTakeThePartialUnits) {
       {kBase + 3 * kPageBytes,
        2,
        {{kBase + 3 * kPageBytes, kPageBytes}, {kBase + 4 * kPageBytes, kPageBytes}}},
+      {kBase, 8, {{kBase, 4 * kPageBytes}, {kBase + 4 * kPageBytes, 4 * kPageBytes}}},
       {kBase + 2 * kPageBytes,
        7,
        {{kBase + 2 * kPageBytes, 2 * kPageBytes}, {kBase + 8 * kPageBytes, kPageBytes}}},
@@ -656,6 +712,14 @@ TEST_F(PagePoolTest, TheTightestRegionServes) {
   Region& small = add({kBase + 128 * kPageBytes, 4 * kPageBytes});
   EXPECT_EQ(pool_.allocate_block(3, 0)->region, &small);
   EXPECT_EQ(pool_.allocate_block(4, 0)->region, &large);
+}
+
+TEST_F(PagePoolTest, ManyRegionsThatAreTooSmallDoNotHideOneThatServes) {
+  for (std::uintptr_t i = 0; i < 8; ++i) add({kBase + 64 * i * kPageBytes, 4 * kPageBytes});
+  Region& large = add({kBase + 1024 * kPageBytes, 8 * kPageBytes});
+  const Result<PageRun> run = pool_.allocate_block(5, 0);
+  ASSERT_TRUE(run.ok());
+  EXPECT_EQ(run->region, &large);
 }
 
 TEST_F(PagePoolTest, IdleRegionsAreTakenOnlyAboveWhatIsKept) {

@@ -93,6 +93,28 @@ TEST_F(SlabMapTest, AllWindowsTogetherAreSmallBesideThePool) {
   EXPECT_LT(books_.used_bytes(), total / 4096);
 }
 
+TEST_F(SlabMapTest, ARegionThatIsCoveredCostsNothingMore) {
+  const Extent region{kBase, 4 * kMiB};
+  map_.cover(region, region.size);
+  const std::size_t used = books_.used_bytes();
+  map_.cover(region, region.size);
+  EXPECT_EQ(books_.used_bytes(), used);
+}
+
+// 256 MiB, or eight times the pool's memory, are not too much for a window yet.
+TEST_F(SlabMapTest, TheLargestWindowThatAPoolMayHave) {
+  for (const std::size_t pool : {2 * kMiB, 64 * kMiB}) {
+    const std::size_t window = pool == 2 * kMiB ? 256 * kMiB : 8 * pool;
+    SlabMap map(books_);
+    map.cover({kBase, 64 * kMiB}, 64 * kMiB);
+    map.cover({kBase + window - kMiB, kMiB}, pool);
+    EXPECT_TRUE(map.covers(kBase + window - 1)) << pool;
+    EXPECT_FALSE(map.has_gaps());
+    map.cover({kBase + window, kGrain}, pool);
+    EXPECT_TRUE(map.has_gaps()) << "the next would be twice as large";
+  }
+}
+
 // Regions of a host that puts each as far from the others as it can.
 TEST_F(SlabMapTest, ScatteredRegionsDoNotMakeTheBooksLarge) {
   std::mt19937_64 random(5);

@@ -3,11 +3,14 @@
 #include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include <atomic>
 #include <cerrno>
+#include <cstdlib>
 #include <cstring>
 #include <memory>
 #include <random>
@@ -17,9 +20,12 @@
 
 #include "exclave/port.hpp"
 #include "exclave/process_port.hpp"
+#include "support/sanitizers.hpp"
 
 namespace exclave {
 namespace {
+
+using testing_support::kSanitized;
 
 static_assert(EnclaveMemory<ProcessEnclaveMemory>);
 
@@ -93,6 +99,69 @@ TEST_F(EnclaveMemoryTest, MapsFromTheTopAndFillsHoles) {
   EXPECT_EQ(memory_->unmap(static_cast<std::uintptr_t>(a), 2 * kPageBytes), 0);
   EXPECT_EQ(map(kPageBytes), a + std::intptr_t{kPageBytes});
   EXPECT_EQ(map(2 * kPageBytes), b - 2 * std::intptr_t{kPageBytes});
+  EXPECT_EQ(map(kPageBytes), a) << "a hole that is just large enough";
+}
+
+TEST_F(EnclaveMemoryTest, NothingStaysAccessibleWhenItGoes) {
+  const std::intptr_t page = map(kPageBytes);
+  EXPECT_TRUE(prober_.can_write(static_cast<std::uintptr_t>(page)));
+  memory_.reset();
+  EXPECT_FALSE(prober_.can_read(static_cast<std::uintptr_t>(page)));
+}
+
+TEST_F(EnclaveMemoryTest, WhatLiesBesideTheHeapIsAHole) {
+  const Extent books = port_->book_window();
+  EXPECT_EQ(memory_->unmap(books.base, kPageBytes), 0);
+  EXPECT_EQ(memory_->unmap(books.end() - kPageBytes, kPageBytes), 0);
+  EXPECT_EQ(memory_->unmap(heap_.end(), kPageBytes), 0);
+  // But no odd place, and none that wraps.
+  EXPECT_EQ(memory_->unmap(books.base + 1, kPageBytes), -EINVAL);
+  EXPECT_EQ(memory_->unmap(UINTPTR_MAX - kPageBytes + 1, 2 * kPageBytes), -EINVAL);
+  EXPECT_EQ(memory_->protect(UINTPTR_MAX - kPageBytes + 1, 2 * kPageBytes, PROT_READ), -ENOMEM);
+}
+
+// In a child, since it takes all memory there is.
+TEST_F(EnclaveMemoryTest, WithoutMemoryForItsListEveryCallSaysSo) {
+  if (kSanitized) GTEST_SKIP() << "the sanitizer itself needs terabytes of address space";
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    const rlimit none{0, 0};
+    if (setrlimit(RLIMIT_AS, &none) != 0) _exit(2);
+    void* volatile last = nullptr;
+    for (std::size_t bytes = std::size_t{1} << 20; bytes != 0; bytes /= 2) {
+      do last = std::malloc(bytes);
+      while (last != nullptr);
+    }
+    {
+      ProcessEnclaveMemory memory(heap_);
+      if (memory.map(0, kPageBytes, kRw, kPrivate, -1, 0) != -ENOMEM) _exit(3);
+      if (memory.unmap(heap_.base, kPageBytes) != -ENOMEM) _exit(4);
+      if (memory.protect(heap_.base, kPageBytes, kRw) != -ENOMEM) _exit(5);
+    }
+    _exit(0);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status)) << status;
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+TEST_F(EnclaveMemoryTest, AFileThatDoesNotFitIntoTheAddressSpaceIsTold) {
+  if (kSanitized) GTEST_SKIP() << "the sanitizer itself needs terabytes of address space";
+  const int file = memfd_create("test", MFD_CLOEXEC);
+  const pid_t child = fork();
+  ASSERT_GE(child, 0);
+  if (child == 0) {
+    const rlimit none{0, 0};
+    if (setrlimit(RLIMIT_AS, &none) != 0) _exit(2);
+    _exit(memory_->map(0, kPageBytes, kRw, MAP_PRIVATE, file, 0) == -ENOMEM ? 0 : 3);
+  }
+  int status = 0;
+  ASSERT_EQ(waitpid(child, &status, 0), child);
+  ASSERT_TRUE(WIFEXITED(status)) << status;
+  EXPECT_EQ(WEXITSTATUS(status), 0);
+  close(file);
 }
 
 TEST_F(EnclaveMemoryTest, TakesAFreeHintAndOnlyAFreeOne) {
@@ -141,6 +210,7 @@ TEST_F(EnclaveMemoryTest, SharedMemoryOfDescriptorsStaysOut) {
   EXPECT_GT(memory_->map(0, 4096, kRw, MAP_SHARED | MAP_ANONYMOUS, -1, 0), 0);
   EXPECT_TRUE(memory_->lies_outside(kRw, MAP_SHARED, file, 0));
   EXPECT_TRUE(memory_->lies_outside(kRw, MAP_SHARED_VALIDATE, file, 0));
+  EXPECT_TRUE(memory_->lies_outside(kRw, MAP_SHARED, 0, 0)) << "where standard input was closed";
   EXPECT_FALSE(memory_->lies_outside(kRw, MAP_SHARED, -1, 0));
   EXPECT_FALSE(memory_->lies_outside(kRw, MAP_SHARED | MAP_ANONYMOUS, file, 0));
   EXPECT_FALSE(memory_->lies_outside(kRw, MAP_PRIVATE, file, 0));
@@ -343,6 +413,8 @@ TEST_P(ErrnoDifferential, BadArgumentsGetTheSameErrno) {
       {"no type", 0, 4096, kRw, MAP_ANONYMOUS, -1, 0},
       {"anonymous shared-validate", 0, 4096, kRw, MAP_SHARED_VALIDATE | MAP_ANONYMOUS, -1, 0},
       {"unknown type", 0, 4096, kRw, 0xc | MAP_ANONYMOUS, -1, 0},
+      {"unknown type of a file", 0, 4096, kRw, 0xc, file_, 0},
+      {"no type and too many bytes", 0, std::size_t{1} << 50, kRw, MAP_ANONYMOUS, -1, 0},
       {"unaligned offset", 0, 4096, kRw, MAP_PRIVATE, file_, odd},
       {"unaligned offset, anonymous", 0, 4096, kRw, kPrivate, -1, odd},
       {"unaligned fixed address", 1, 4096, kRw, kPrivate | MAP_FIXED, -1, 0},
@@ -370,6 +442,10 @@ TEST_P(ErrnoDifferential, BadArgumentsGetTheSameErrno) {
   };
   ASSERT_GE(memory_->map(heap_.base, 4096, kRw, kPrivate | MAP_FIXED, -1, 0), 0);
   ASSERT_GE(linux_map(scratch_.base(), 4096, kRw, kPrivate | MAP_FIXED, -1, 0), 0);
+  constexpr int kKeep = kPrivate | MAP_FIXED_NOREPLACE;
+  EXPECT_EQ(memory_->map(heap_.base + 1, 4096, kRw, kKeep, -1, 0),
+            linux_map(scratch_.base() + 1, 4096, kRw, kKeep, -1, 0))
+      << "unaligned, and taken";
   for (const Range range :
        {Range{0, 0}, {1, 4096}, {1, 0}, {0, SIZE_MAX}, {0, SIZE_MAX - 8192}, {4096, 4096}}) {
     for (const int bits : {PROT_READ, 0x100, PROT_READ | 0x40}) {

@@ -1,5 +1,6 @@
 #include "exclave/process_port.hpp"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -9,6 +10,7 @@
 #include <algorithm>
 #include <array>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 #include <map>
 #include <memory>
@@ -16,10 +18,25 @@
 #include <thread>
 #include <vector>
 
+#include "support/sanitizers.hpp"
+
 namespace exclave {
 namespace {
 
+using testing_support::kSanitized;
+
 static_assert(Port<ProcessPort>);
+
+constexpr std::size_t kMiB = std::size_t{1} << 20;
+
+// How much address space this process has taken.
+std::size_t mapped_bytes() {
+  std::size_t pages = 0;
+  FILE* const statm = fopen("/proc/self/statm", "r");
+  EXPECT_EQ(fscanf(statm, "%zu", &pages), 1);
+  fclose(statm);
+  return pages * kPageBytes;
+}
 
 struct Destroy {
   void operator()(ProcessPort* port) const noexcept { ProcessPort::destroy(port); }
@@ -53,6 +70,16 @@ TEST(ProcessPort, RefusesSizesOutOfShape) {
     EXPECT_EQ(ProcessPort::create(options).error(), Error::kInvalidArgument) << bad;
   }
   ProcessPort::destroy(nullptr);
+}
+
+TEST(ProcessPort, TakesTheLargestSizesThereAre) {
+  ProcessPort::Options options;
+  options.book_bytes = std::size_t{32} << 30;
+  options.enclave_bytes = kPageBytes;
+  EXPECT_NE(make_port(options), nullptr);
+  options.book_bytes = kPageBytes;
+  options.enclave_bytes = std::size_t{1} << 46;  // halved, where so much cannot be had
+  EXPECT_NE(make_port(options), nullptr);
 }
 
 TEST(ProcessPort, TheWindowHoldsBooksAndHeap) {
@@ -102,14 +129,6 @@ TEST(ProcessPort, TheTableReachesThePort) {
   EXPECT_EQ(table.host_unmap(table.context, mapped.address, kPageBytes), 0);
 }
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-constexpr bool kSanitized = true;
-#elif defined(__has_feature)
-constexpr bool kSanitized = __has_feature(address_sanitizer) || __has_feature(thread_sanitizer);
-#else
-constexpr bool kSanitized = false;
-#endif
-
 TEST(ProcessPort, LivesWithLittleAddressSpace) {
   if (kSanitized) GTEST_SKIP() << "the sanitizer itself needs terabytes of address space";
   const pid_t child = fork();
@@ -129,6 +148,102 @@ TEST(ProcessPort, LivesWithLittleAddressSpace) {
   ASSERT_EQ(waitpid(child, &status, 0), child);
   ASSERT_TRUE(WIFEXITED(status));
   EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+// What the body answers in a child with so much address space beyond what it has.
+int in_a_child_with(std::size_t more_bytes, int (*body)()) {
+  const pid_t child = fork();
+  if (child == 0) {
+    const rlimit limit{mapped_bytes() + more_bytes, mapped_bytes() + more_bytes};
+    _exit(setrlimit(RLIMIT_AS, &limit) == 0 ? body() : 100);
+  }
+  int status = 0;
+  EXPECT_EQ(waitpid(child, &status, 0), child);
+  EXPECT_TRUE(WIFEXITED(status)) << status;
+  return WEXITSTATUS(status);
+}
+
+TEST(ProcessPort, EachPartShrinksUntilBothFit) {
+  if (kSanitized) GTEST_SKIP() << "the sanitizer itself needs terabytes of address space";
+  EXPECT_EQ(in_a_child_with(kMiB * 256,
+                            [] {
+                              ProcessPort::Options options;
+                              options.book_bytes = 64 * kMiB;
+                              return ProcessPort::create(options).ok() ? 0 : 1;
+                            }),
+            0);
+  EXPECT_EQ(in_a_child_with(kMiB * 256,
+                            [] {
+                              ProcessPort::Options options;
+                              options.enclave_bytes = 64 * kMiB;
+                              return ProcessPort::create(options).ok() ? 0 : 1;
+                            }),
+            0);
+  EXPECT_EQ(in_a_child_with(
+                kMiB * 64,
+                [] { return ProcessPort::create().error() == Error::kOutOfTrustedMemory ? 0 : 1; }),
+            0)
+      << "not even the least";
+}
+
+TEST(ProcessPort, WithoutPagesForItselfItIsNotMade) {
+  if (kSanitized) GTEST_SKIP() << "the sanitizer itself needs terabytes of address space";
+  EXPECT_EQ(in_a_child_with(64 * kMiB,
+                            [] {
+                              // Just as much as the window takes.
+                              ProcessPort::Options options;
+                              options.book_bytes = options.enclave_bytes = 32 * kMiB;
+                              options.base_hint = std::uintptr_t{0x123} << 32;
+                              const std::size_t before = mapped_bytes();
+                              const Error error = ProcessPort::create(options).error();
+                              if (mapped_bytes() != before) return 1;
+                              return error == Error::kOutOfTrustedMemory ? 0 : 2;
+                            }),
+            0);
+}
+
+TEST(ProcessPort, StandardInputMayBeClosed) {
+  EXPECT_EQ(in_a_child_with(std::size_t{1} << 45,
+                            [] {
+                              close(0);
+                              const auto made = ProcessPort::create({.shared = true});
+                              if (!made.ok()) return 1;
+                              const HostReply reply = (*made)->host_reserve(kPageBytes, kPageBytes);
+                              const auto backing = (*made)->shared_backing(reply.address);
+                              if (!backing.ok() || backing->descriptor != 0) return 2;
+                              ProcessPort::destroy(*made);
+                              return fcntl(0, F_GETFD) == -1 ? 0 : 3;
+                            }),
+            0);
+}
+
+TEST(ProcessPortTrusted, AHoleThatIsJustLargeEnoughServes) {
+  ProcessPort::Options options;
+  options.book_bytes = 4 * kPageBytes;
+  const auto port = make_port(options);
+  void* const hole = port->trusted_reserve(kPageBytes);
+  ASSERT_NE(port->trusted_reserve(3 * kPageBytes), nullptr);
+  port->trusted_release(hole, kPageBytes);
+  EXPECT_EQ(port->trusted_reserve(kPageBytes), hole);
+}
+
+TEST(ProcessPortTrusted, HolesThatTheListDoesNotHoldAreLostAndNothingElse) {
+  constexpr std::size_t kHeld = 512;
+  constexpr std::size_t kHoles = kHeld + 8;
+  ProcessPort::Options options;
+  options.book_bytes = 2 * kHoles * kPageBytes;
+  const auto port = make_port(options);
+  std::vector<void*> pages;
+  for (std::size_t i = 0; i < 2 * kHoles; ++i) pages.push_back(port->trusted_reserve(kPageBytes));
+  for (std::size_t i = 0; i < 2 * kHoles; i += 2) port->trusted_release(pages[i], kPageBytes);
+  std::vector<void*> again;
+  while (void* const page = port->trusted_reserve(kPageBytes)) {
+    again.push_back(page);
+    ASSERT_LE(again.size(), kHeld);
+  }
+  EXPECT_EQ(again.size(), kHeld);
+  std::sort(again.begin(), again.end());
+  for (std::size_t i = 0; i < again.size(); ++i) EXPECT_EQ(again[i], pages[2 * i]);
 }
 
 TEST(ProcessPortTrusted, IsZeroDisjointAndInsideTheWindowAlsoWhenReused) {
@@ -214,6 +329,15 @@ TEST(ProcessPortEntropy, FillsEveryByte) {
   EXPECT_TRUE(std::all_of(seen.begin(), seen.end(), [](bool s) { return s; }));
 }
 
+TEST(ProcessPortEntropy, WhatTheKernelRefusesIsTold) {
+  const auto port = make_port();
+  EXPECT_FALSE(port->entropy(reinterpret_cast<void*>(8), 8));
+}
+
+TEST(ProcessPort, TellsWhetherTheProcessorHasWideRegisters) {
+  EXPECT_EQ(make_port()->has_avx(), __builtin_cpu_supports("avx") != 0);
+}
+
 class ProcessPortHost : public testing::TestWithParam<bool> {
  protected:
   PortHolder port_ = make_port({.shared = GetParam()});
@@ -226,6 +350,7 @@ TEST_P(ProcessPortHost, ReserveIsAlignedZeroWritableAndOutside) {
        {std::size_t{4096}, std::size_t{12288}, std::size_t{2} << 20, std::size_t{5} << 20}) {
     for (const std::size_t alignment :
          {std::size_t{4096}, std::size_t{65536}, std::size_t{2} << 20, std::size_t{1} << 30}) {
+      errno = EBUSY;  // of an earlier call
       const HostReply reply = port_->host_reserve(bytes, alignment);
       ASSERT_EQ(reply.error, 0);
       EXPECT_EQ(reply.address % alignment, 0u);
@@ -243,7 +368,10 @@ TEST_P(ProcessPortHost, ReserveThatCannotBeIsRefused) {
   EXPECT_EQ(port_->host_reserve(kPageBytes, 3 * kPageBytes).error, EINVAL);
   EXPECT_EQ(port_->host_reserve(100, kPageBytes).error, EINVAL);
   EXPECT_EQ(port_->host_reserve(std::size_t{1} << 60, kPageBytes).error, ENOMEM);
+  const std::size_t before = mapped_bytes();
   EXPECT_EQ(port_->host_reserve(SIZE_MAX & ~(kPageBytes - 1), std::size_t{1} << 30).error, ENOMEM);
+  EXPECT_EQ(port_->host_reserve(std::size_t{120} << 40, kPageBytes).error, ENOMEM);
+  if (!kSanitized) EXPECT_EQ(mapped_bytes(), before) << "and costs nothing";
 }
 
 TEST_P(ProcessPortHost, TrimmedTailsAreNotLeaked) {
@@ -309,6 +437,68 @@ TEST(ProcessPortShared, BackingLeadsToTheSameBytes) {
       held.erase(victim);
     }
   }
+}
+
+// The file has 4 TiB of offsets; what came back is joined, cut and given out again.
+class SharedOffsets : public testing::Test {
+ protected:
+  static constexpr std::size_t kTiB = std::size_t{1} << 40;
+
+  void SetUp() override {
+    if (kSanitized) GTEST_SKIP() << "the sanitizer itself needs terabytes of address space";
+  }
+  std::uintptr_t reserve(std::size_t bytes, std::size_t alignment = kPageBytes) {
+    const HostReply reply = port_->host_reserve(bytes, alignment);
+    EXPECT_EQ(reply.error, 0);
+    return reply.address;
+  }
+  std::uint64_t offset(std::uintptr_t address) {
+    const auto backing = port_->shared_backing(address);
+    EXPECT_TRUE(backing.ok());
+    return backing->offset;
+  }
+  void release(std::uintptr_t address, std::size_t bytes) {
+    EXPECT_EQ(port_->host_release(address, bytes), 0);
+  }
+
+  PortHolder port_ = make_port({.huge_pages = false, .shared = true});
+};
+
+TEST_F(SharedOffsets, AllOfThemAreUsedAndThenNoMore) {
+  EXPECT_EQ(port_->host_reserve(4 * kTiB + kPageBytes, kPageBytes).error, ENOMEM);
+  const std::uintptr_t all = reserve(4 * kTiB);
+  EXPECT_EQ(port_->host_reserve(kPageBytes, kPageBytes).error, ENOMEM);
+  release(all, 4 * kTiB);
+  release(reserve(4 * kTiB), 4 * kTiB);
+}
+
+TEST_F(SharedOffsets, NeighboursJoinWhicheverCameBackFirst) {
+  for (const bool low_first : {true, false}) {
+    const std::uintptr_t low = reserve(kTiB);
+    const std::uintptr_t middle = reserve(2 * kTiB);
+    const std::uintptr_t high = reserve(kTiB);
+    release(low_first ? low : high, kTiB);
+    release(low_first ? high : low, kTiB);
+    release(middle, 2 * kTiB);
+    release(reserve(4 * kTiB), 4 * kTiB);
+  }
+}
+
+TEST_F(SharedOffsets, WhatIsLeftOnEitherSideServesToo) {
+  const std::uintptr_t first = reserve(kPageBytes);
+  const std::uintptr_t hole = reserve(kTiB - kPageBytes);
+  const std::uintptr_t rest = reserve(3 * kTiB);
+  release(hole, kTiB - kPageBytes);
+  // Cut so that there is something before it and something behind.
+  const std::uintptr_t aligned = reserve(2 * kMiB, 2 * kMiB);
+  EXPECT_EQ(offset(aligned), 2 * kMiB);
+  const std::uintptr_t before = reserve(2 * kMiB - kPageBytes);
+  EXPECT_EQ(offset(before), kPageBytes);
+  const std::uintptr_t behind = reserve(kTiB - 4 * kMiB);
+  EXPECT_EQ(offset(behind), 4 * kMiB);
+  EXPECT_EQ(port_->host_reserve(kPageBytes, kPageBytes).error, ENOMEM);
+  release(first, kPageBytes);
+  release(rest, 3 * kTiB);
 }
 
 TEST(ProcessPortShared, PrivateMemoryHasNoBacking) {

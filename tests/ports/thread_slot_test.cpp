@@ -13,6 +13,8 @@
 #include <thread>
 #include <vector>
 
+#include "base/spin_lock.hpp"
+
 namespace exclave {
 namespace {
 
@@ -116,6 +118,12 @@ TEST(ThreadSlot, TheThreadAfterTheLastSlotGetsNoneAndLaterOne) {
   std::thread one_more([&] {
     before = current_thread_slot();
     EXPECT_EQ(current_thread_slot(), kNoThreadSlot);
+    // Its locks are not audited, and hold all the same.
+    SpinLock lock(LockRank::kPages);
+    { const LockGuard guard(lock); }
+#if !defined(NDEBUG)
+    check_no_lock_held();
+#endif
     late.arrive_and_wait();
     after = current_thread_slot();
   });
@@ -164,6 +172,26 @@ TEST(ThreadExitHooks, RunInTheOrderOfRegistrationOnTheEndingThread) {
   unregister_thread_exit(note_call, &two);  // unknown by now
   std::thread([&] { slot = current_thread_slot(); }).join();
   EXPECT_TRUE(record.calls.empty());
+}
+
+TEST(ThreadExitHooks, OnlyTheOneThatIsNamedGoes) {
+  Record record;
+  Listener one{&record, 1};
+  Listener two{&record, 2};
+  const auto other = +[](void* context, std::uint32_t slot) noexcept { note_call(context, slot); };
+  ASSERT_TRUE(register_thread_exit(note_call, &one));
+  ASSERT_TRUE(register_thread_exit(other, &one));
+  ASSERT_TRUE(register_thread_exit(other, &two));
+  unregister_thread_exit(other, &two);
+  std::thread([] { current_thread_slot(); }).join();
+  EXPECT_EQ(record.calls.size(), 2u);
+  for (const auto& [number, slot] : record.calls) EXPECT_EQ(number, 1);
+  unregister_thread_exit(other, &one);
+  unregister_thread_exit(other, &one);  // unknown by now
+  record.calls.clear();
+  std::thread([] { current_thread_slot(); }).join();
+  EXPECT_EQ(record.calls.size(), 1u);
+  unregister_thread_exit(note_call, &one);
 }
 
 TEST(ThreadExitHooks, AreSilentForAThreadThatNeverAsked) {

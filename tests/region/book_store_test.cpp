@@ -119,6 +119,16 @@ TEST_F(BookStoreTest, SteadyUseTakesNoMoreTrustedMemory) {
   EXPECT_EQ(books_.used_bytes(), 0u);
 }
 
+// All lines of a chunk but its header's.
+TEST_F(BookStoreTest, SmallBooksFillAChunkToItsEnd) {
+  constexpr std::size_t kChunk = std::size_t{64} << 10;
+  for (std::size_t i = 1; i < kChunk / kCacheLine; ++i)
+    ASSERT_NE(books_.allocate(BookKind::kPlain, 60), nullptr);
+  EXPECT_EQ(books_.reserved_bytes(), kChunk);
+  ASSERT_NE(books_.allocate(BookKind::kPlain, 60), nullptr);
+  EXPECT_EQ(books_.reserved_bytes(), 2 * kChunk);
+}
+
 TEST_F(BookStoreTest, UsedBytesCountWhatIsOut) {
   void* const small = books_.allocate(BookKind::kPlain, 60);
   EXPECT_EQ(books_.used_bytes(), 64u);

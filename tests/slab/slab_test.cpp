@@ -156,6 +156,15 @@ TEST_F(SlabTest, TakeGivesEachSlotOnce) {
   }
 }
 
+TEST_F(SlabTest, TakeWritesNoMoreThanItIsAskedFor) {
+  for (std::uint32_t want = 1; want <= 33; ++want) {
+    Slab& slab = make(0, kUnitBytes);
+    std::vector<FreeSlot> out(want + 1, FreeSlot{7, nullptr});
+    EXPECT_EQ(slab.take(out.data(), want), want);
+    EXPECT_EQ(out[want].block, 7u) << want;
+  }
+}
+
 TEST_F(SlabTest, TakeFindsTheFewFreeSlotsWhereverTheyAre) {
   Slab& slab = make(2, kUnitBytes);
   std::vector<FreeSlot> all(slab.slots);
