@@ -83,6 +83,38 @@ struct exclave_enclave_memory {
   /* Policy: 1 if this mmap is of a device or of shared memory that must lie outside; 0 keeps it
    * inside. NULL: all stay inside. */
   int (*lies_outside)(void* context, int protection, int flags, int descriptor, uint64_t offset);
+
+  /* The rest of the memory calls. NULL: none, and the answer is -ENOSYS where the call lies
+   * inside. */
+  /* mremap of an old range that lies inside. new_address: see mremap. */
+  intptr_t (*remap)(void* context, uintptr_t old_address, size_t old_size, size_t new_size,
+                    int flags, uintptr_t new_address);
+  /* brk: the break afterwards, as the system call; the present one for what cannot be. */
+  uintptr_t (*set_break)(void* context, uintptr_t address);
+};
+
+/* The page operations that the manager of the enclave's own memory (enclave_manager.hpp) is built
+ * upon. Ranges are whole pages within the manager's range; protection: PROT_READ, PROT_WRITE and
+ * PROT_EXEC bits. Each answers 0 or a negative errno, and when it fails the pages are as they were
+ * before. Trusted (what it asks of the host it verifies: EACCEPT on SGX2); called with no lock
+ * held, from several threads at once, but never for pages on which another one is under way. */
+struct exclave_enclave_pages {
+  void* context;
+  /* Zero-filled private pages with that protection, in place of whatever was there. shared: 1 if a
+   * fork shall share them, where there is such a thing. */
+  int (*commit)(void* context, uintptr_t address, size_t size, int protection, int shared);
+  /* All of the pages are there. */
+  int (*protect)(void* context, uintptr_t address, size_t size, int protection);
+  /* Afterwards nobody can touch the range. Some of its pages may not be there. */
+  int (*drop)(void* context, uintptr_t address, size_t size);
+  /* The pages and their bytes go to another place, in place of whatever was there; it does not
+   * overlap. Afterwards nobody can touch the old place; or, if keep is 1, zero-filled pages of the
+   * same protection stand there. */
+  int (*move)(void* context, uintptr_t from, uintptr_t to, size_t size, int protection, int keep);
+  /* Reads from a descriptor into read-write zero pages, for a private mapping of a file; behind
+   * the file's end they stay zero. Errors as mmap: -EBADF, -EACCES (not open for reading), -ENODEV
+   * (cannot be mapped), -EOVERFLOW, -EIO. The bytes after an error do not matter. */
+  int (*fill)(void* context, uintptr_t address, size_t size, int descriptor, uint64_t offset);
 };
 
 #ifdef __cplusplus

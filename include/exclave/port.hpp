@@ -12,6 +12,7 @@ using HostReply = exclave_host_reply;
 using MapRequest = exclave_map_request;
 using PortTable = exclave_port;
 using EnclaveMemoryTable = exclave_enclave_memory;
+using EnclavePagesTable = exclave_enclave_pages;
 
 namespace detail {
 template <class T>
@@ -125,6 +126,64 @@ constexpr EnclaveMemoryTable bind_enclave_memory(M& memory) noexcept {
   table.lies_outside = [](void* c, int protection, int flags, int descriptor,
                           std::uint64_t offset) {
     return detail::object<M>(c).lies_outside(protection, flags, descriptor, offset) ? 1 : 0;
+  };
+  // Optional.
+  if constexpr (requires(M m, std::uintptr_t a, std::size_t n, int f) {
+                  { m.remap(a, n, n, f, a) }
+                  noexcept->std::same_as<std::intptr_t>;
+                }) {
+    table.remap = [](void* c, std::uintptr_t old_address, std::size_t old_size,
+                     std::size_t new_size, int flags, std::uintptr_t new_address) {
+      return detail::object<M>(c).remap(old_address, old_size, new_size, flags, new_address);
+    };
+  }
+  if constexpr (requires(M m, std::uintptr_t a) {
+                  { m.set_break(a) }
+                  noexcept->std::same_as<std::uintptr_t>;
+                }) {
+    table.set_break = [](void* c, std::uintptr_t address) {
+      return detail::object<M>(c).set_break(address);
+    };
+  }
+  return table;
+}
+
+// The page operations below the manager of the enclave's own memory; port.h says what each must do.
+template <class P>
+concept EnclavePages = requires(P pages, std::uintptr_t address, std::size_t size, int bits,
+                                std::uint64_t offset) {
+  { pages.commit(address, size, bits, bool()) }
+  noexcept->std::same_as<int>;
+  { pages.protect(address, size, bits) }
+  noexcept->std::same_as<int>;
+  { pages.drop(address, size) }
+  noexcept->std::same_as<int>;
+  { pages.move(address, address, size, bits, bool()) }
+  noexcept->std::same_as<int>;
+  { pages.fill(address, size, bits, offset) }
+  noexcept->std::same_as<int>;
+};
+
+template <EnclavePages P>
+constexpr EnclavePagesTable bind_enclave_pages(P& pages) noexcept {
+  EnclavePagesTable table{};
+  table.context = &pages;
+  table.commit = [](void* c, std::uintptr_t address, std::size_t size, int protection, int shared) {
+    return detail::object<P>(c).commit(address, size, protection, shared != 0);
+  };
+  table.protect = [](void* c, std::uintptr_t address, std::size_t size, int protection) {
+    return detail::object<P>(c).protect(address, size, protection);
+  };
+  table.drop = [](void* c, std::uintptr_t address, std::size_t size) {
+    return detail::object<P>(c).drop(address, size);
+  };
+  table.move = [](void* c, std::uintptr_t from, std::uintptr_t to, std::size_t size, int protection,
+                  int keep) {
+    return detail::object<P>(c).move(from, to, size, protection, keep != 0);
+  };
+  table.fill = [](void* c, std::uintptr_t address, std::size_t size, int descriptor,
+                  std::uint64_t offset) {
+    return detail::object<P>(c).fill(address, size, descriptor, offset);
   };
   return table;
 }

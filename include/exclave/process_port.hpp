@@ -3,6 +3,7 @@
 #pragma once
 
 #include "exclave/allocator.hpp"
+#include "exclave/enclave_manager.hpp"
 
 namespace exclave {
 
@@ -75,21 +76,30 @@ class EXCLAVE_API ProcessPort {
   State* state_;
 };
 
-// A simple manager of the enclave's own memory, for the process port: anonymous private memory
-// within enclave_heap().
+// The manager of the enclave's own memory (enclave_manager.hpp) on page operations of the kernel:
+// what is not mapped stays reserved, inaccessible. For heaps of up to 16 TiB; of a larger one, its
+// upper end.
 class EXCLAVE_API ProcessEnclaveMemory {
  public:
-  explicit ProcessEnclaveMemory(Extent heap) noexcept;
+  // randomize: see EnclaveManager::Options.
+  explicit ProcessEnclaveMemory(Extent heap, bool randomize = false) noexcept;
   ~ProcessEnclaveMemory();
   ProcessEnclaveMemory(const ProcessEnclaveMemory&) = delete;
   ProcessEnclaveMemory& operator=(const ProcessEnclaveMemory&) = delete;
 
+  // Where there was no memory for the books at construction, each call answers -ENOMEM.
   std::intptr_t map(std::uintptr_t address, std::size_t size, int protection, int flags,
                     int descriptor, std::uint64_t offset) noexcept;
   int unmap(std::uintptr_t address, std::size_t size) noexcept;
   int protect(std::uintptr_t address, std::size_t size, int protection) noexcept;
+  std::intptr_t remap(std::uintptr_t old_address, std::size_t old_size, std::size_t new_size,
+                      int flags, std::uintptr_t new_address) noexcept;
+  std::uintptr_t set_break(std::uintptr_t address) noexcept;
   // The policy of the process port: MAP_SHARED of a descriptor lies outside.
   bool lies_outside(int protection, int flags, int descriptor, std::uint64_t offset) noexcept;
+
+  // Null where there was no memory for the books.
+  EnclaveManager* manager() noexcept;
 
  private:
   struct State;
