@@ -75,6 +75,15 @@ class EXCLAVE_API EnclaveManager {
   // moved already).
   int start_break(std::uintptr_t address) noexcept;
 
+  // madvise, msync, mlock2 and munlock over whole pages (port.h: advise). -ENOMEM: holes. DONTNEED
+  // and FREE: the pages read as zero at once; a copied file's keep their bytes. -EINVAL and -EACCES
+  // as Linux by what the area is (locked, shared, of a file). Hints go to the page operations.
+  int advise(RangeCall call, std::uintptr_t address, std::size_t size, int argument) noexcept;
+  // mincore.
+  int resident(std::uintptr_t address, std::size_t size, unsigned char* vector) noexcept;
+  // mlockall; flags 0: munlockall.
+  int lock_all(int flags) noexcept;
+
   struct Statistics {
     std::size_t areas = 0;
     std::size_t mapped_bytes = 0;

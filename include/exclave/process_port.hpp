@@ -50,6 +50,10 @@ class EXCLAVE_API ProcessPort {
   HostReply host_map(const MapRequest& request) noexcept;
   int host_unmap(std::uintptr_t address, std::size_t bytes) noexcept;
   int host_protect(std::uintptr_t address, std::size_t bytes, int protection) noexcept;
+  HostReply host_remap(std::uintptr_t old_address, std::size_t old_size, std::size_t new_size,
+                       int flags, std::uintptr_t new_address) noexcept;
+  int host_advise(RangeCall call, std::uintptr_t address, std::size_t bytes, int argument) noexcept;
+  int host_resident(std::uintptr_t address, std::size_t bytes, unsigned char* vector) noexcept;
 
   // Where another process finds the same memory: mmap(..., MAP_SHARED, descriptor, offset).
   struct SharedBacking {
@@ -95,6 +99,9 @@ class EXCLAVE_API ProcessEnclaveMemory {
   std::intptr_t remap(std::uintptr_t old_address, std::size_t old_size, std::size_t new_size,
                       int flags, std::uintptr_t new_address) noexcept;
   std::uintptr_t set_break(std::uintptr_t address) noexcept;
+  int advise(RangeCall call, std::uintptr_t address, std::size_t size, int argument) noexcept;
+  int resident(std::uintptr_t address, std::size_t size, unsigned char* vector) noexcept;
+  int lock_all(int flags) noexcept;
   // The policy of the process port: MAP_SHARED of a descriptor lies outside.
   bool lies_outside(int protection, int flags, int descriptor, std::uint64_t offset) noexcept;
 

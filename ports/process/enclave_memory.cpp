@@ -11,6 +11,7 @@
 #include <new>
 
 #include "exclave/process_port.hpp"
+#include "process/range_call.hpp"
 
 namespace exclave {
 
@@ -87,6 +88,16 @@ struct Pages {
       }
     }
     return 0;
+  }
+  int zero(std::uintptr_t address, std::size_t size, int, bool shared) noexcept {
+    const int advice = shared ? MADV_REMOVE : MADV_DONTNEED_LOCKED;
+    return madvise(as_pointer(address), size, advice) == 0 ? 0 : -errno;
+  }
+  int advise(RangeCall call, std::uintptr_t address, std::size_t size, int argument) noexcept {
+    return process::range_call(call, address, size, argument) == 0 ? 0 : -errno;
+  }
+  int resident(std::uintptr_t address, std::size_t size, unsigned char* vector) noexcept {
+    return mincore(as_pointer(address), size, vector) == 0 ? 0 : -errno;
   }
 };
 
@@ -209,6 +220,20 @@ std::intptr_t ProcessEnclaveMemory::remap(std::uintptr_t old_address, std::size_
 
 std::uintptr_t ProcessEnclaveMemory::set_break(std::uintptr_t address) noexcept {
   return state_ != nullptr ? state_->made->set_break(address) : 0;
+}
+
+int ProcessEnclaveMemory::advise(RangeCall call, std::uintptr_t address, std::size_t size,
+                                 int argument) noexcept {
+  return state_ != nullptr ? state_->made->advise(call, address, size, argument) : -ENOMEM;
+}
+
+int ProcessEnclaveMemory::resident(std::uintptr_t address, std::size_t size,
+                                   unsigned char* vector) noexcept {
+  return state_ != nullptr ? state_->made->resident(address, size, vector) : -ENOMEM;
+}
+
+int ProcessEnclaveMemory::lock_all(int flags) noexcept {
+  return state_ != nullptr ? state_->made->lock_all(flags) : -ENOMEM;
 }
 
 bool ProcessEnclaveMemory::lies_outside(int, int flags, int descriptor, std::uint64_t) noexcept {

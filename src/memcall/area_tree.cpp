@@ -60,7 +60,7 @@ Area* AreaTree::at(PageNumber page) const noexcept {
   return area != nullptr && page < area->run.end() ? area : nullptr;
 }
 
-Area* AreaTree::first_in(PageRun run) const noexcept {
+Area* AreaTree::first_in(PageStretch run) const noexcept {
   if (Area* const area = at(run.first); area != nullptr) return area;
   Area* const area = tree_.at_or_after(run.first);
   return area != nullptr && area->run.first < run.end() ? area : nullptr;
@@ -83,7 +83,7 @@ PageNumber AreaTree::highest_gap_in(const Area* area, PageNumber low, PageNumber
   return highest_gap_in(area->links.left, low, area->run.first, pages, limit);
 }
 
-AreaTree::Look AreaTree::look(PageRun run, std::uint16_t me) const noexcept {
+AreaTree::Look AreaTree::look(PageStretch run, std::uint16_t me) const noexcept {
   Look seen = Look::kQuiet;
   for (const Area* area = first_in(run); area != nullptr && area->run.first < run.end();
        area = tree_.at_or_after(area->run.end())) {
@@ -131,7 +131,7 @@ void AreaTree::erase(Area& area) noexcept {
   mapped_pages_ -= area.run.count;
 }
 
-Area& AreaTree::add(PageRun run, AreaKind kind, std::uint16_t in_call) noexcept {
+Area& AreaTree::add(PageStretch run, AreaKind kind, std::uint16_t in_call) noexcept {
   Area& area = take_spare();
   area.run = run;
   area.kind = kind;
@@ -153,12 +153,12 @@ Area& AreaTree::split(Area& area, PageNumber at) noexcept {
   return add({at, end - at}, area.kind, area.in_call);
 }
 
-Area& AreaTree::cut_out(Area& area, PageRun part) noexcept {
+Area& AreaTree::cut_out(Area& area, PageStretch part) noexcept {
   if (part.end() != area.run.end()) (void)split(area, part.end());
   return part.first != area.run.first ? split(area, part.first) : area;
 }
 
-Area* AreaTree::take_out(PageRun run) noexcept {
+Area* AreaTree::take_out(PageStretch run) noexcept {
   for (const PageNumber edge : {run.first, run.end()}) {
     if (Area* const area = at(edge); area != nullptr && area->run.first != edge)
       (void)split(*area, edge);

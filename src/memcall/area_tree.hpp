@@ -21,15 +21,15 @@ namespace exclave {
 using PageNumber = std::uint32_t;  // of the range, counted from its base
 inline constexpr PageNumber kNoPage = UINT32_MAX;
 
-struct PageRun {
+struct PageStretch {
   PageNumber first = 0;
   PageNumber count = 0;
 
   constexpr PageNumber end() const noexcept { return first + count; }
-  constexpr bool overlaps(PageRun other) const noexcept {
+  constexpr bool overlaps(PageStretch other) const noexcept {
     return first < other.end() && other.first < end();
   }
-  friend constexpr bool operator==(const PageRun&, const PageRun&) noexcept = default;
+  friend constexpr bool operator==(const PageStretch&, const PageStretch&) noexcept = default;
 };
 
 // What tells neighbours apart beside where they lie.
@@ -48,7 +48,7 @@ struct AreaKind {
 struct Area {
   TreeLinks<Area> links{};
   Area* next = nullptr;  // of a chain that left the tree, ascending; or of the spares
-  PageRun run{};
+  PageStretch run{};
   // Of the subtree.
   PageNumber lowest = 0;
   PageNumber end = 0;
@@ -67,25 +67,25 @@ class AreaTree {
   // The area that holds the page, or null.
   Area* at(PageNumber page) const noexcept;
   // The lowest area with a page in the run, or null.
-  Area* first_in(PageRun run) const noexcept;
+  Area* first_in(PageStretch run) const noexcept;
   // The highest place of so many free pages that ends at the limit or below, or kNoPage.
   PageNumber highest_gap(PageNumber pages, PageNumber limit) const noexcept {
     return highest_gap_in(tree_.root(), 0, pages_, pages, limit);
   }
   enum class Look : std::uint8_t { kQuiet, kMine, kElsewhere };
   // Is a call under way on any area in the run: one of this thread, or of another?
-  Look look(PageRun run, std::uint16_t me) const noexcept;
+  Look look(PageStretch run, std::uint16_t me) const noexcept;
 
   // ---- Changing ----
   // False: there is no trusted memory. After it so many of what says "a spare" cannot fail.
   bool prepare(unsigned spares) noexcept;
   // Takes a spare. Precondition: the run is free.
-  Area& add(PageRun run, AreaKind kind, std::uint16_t in_call) noexcept;
+  Area& add(PageStretch run, AreaKind kind, std::uint16_t in_call) noexcept;
   // Makes the part an area of its own. Takes two spares. Precondition: the area covers it, quiet.
-  Area& cut_out(Area& area, PageRun part) noexcept;
+  Area& cut_out(Area& area, PageStretch part) noexcept;
   // Takes all pages of the run out of the books, as a chain; null: there was none. Takes two
   // spares. Precondition: all areas there are quiet.
-  Area* take_out(PageRun run) noexcept;
+  Area* take_out(PageStretch run) noexcept;
   // What take_out gave stands again. Precondition: its places are free.
   void put_back(Area* chain) noexcept;
   void discard(Area* chain) noexcept;

@@ -50,7 +50,7 @@ Status EnclaveCore::open() noexcept {
   if (Status window = books_.open(port_); !window.ok()) return window;
   std::uint64_t random[3] = {};  // the shape of the tree, the top, the break
   if (port_.entropy(port_.context, random, sizeof(random)) != 0) return Error::kInvalidArgument;
-  const PageRun all = run_of(options_.range);
+  const PageStretch all = run_of(options_.range);
   const PageNumber spread = options_.randomize ? (all.count >> kRandomShift) + 1 : 1;
   LockGuard guard(lock_);
   areas_.open(all.count, random[0]);
@@ -185,16 +185,19 @@ int EnclaveCore::decode(std::uintptr_t address, std::size_t size, int protection
   if ((flags & kMapHugeTlb) != 0) return -kENOMEM;
   // Bytes that others change, too, cannot be enclave memory.
   if (!anonymous && type != kMapPrivate) return -kENODEV;
-  wanted->run = possible ? run_of(place) : PageRun{kNoPage, run_of({0, bytes}).count};
-  wanted->kind.traits =
-      anonymous ? (type == kMapShared ? AreaKind::kShared : std::uint8_t{0}) : AreaKind::kFromFile;
+  wanted->run = possible ? run_of(place) : PageStretch{kNoPage, run_of({0, bytes}).count};
+  std::uint8_t traits = future_traits_.load(std::memory_order_relaxed);
+  if ((flags & kMapLocked) != 0) traits = AreaKind::kLocked;
+  if (!anonymous) traits |= AreaKind::kFromFile;
+  if (type == kMapShared) traits |= AreaKind::kShared;
+  wanted->kind.traits = traits;
   return 0;
 }
 
 int EnclaveCore::claim(Mark me, const Wanted& wanted, Claim* claimed) noexcept {
   for (;; wait_for_others()) {
     const Section section(*this, me);
-    PageRun run = wanted.run;
+    PageStretch run = wanted.run;
     if (wanted.fixed) {
       if (!wanted.replace && areas_.first_in(run) != nullptr) return -kEEXIST;
       const AreaTree::Look look = areas_.look(run, me);
@@ -294,7 +297,7 @@ int EnclaveCore::unmap(std::uintptr_t address, std::size_t size) noexcept {
   return unmap_run(me, run_of(inside));
 }
 
-int EnclaveCore::unmap_run(Mark me, PageRun run) noexcept {
+int EnclaveCore::unmap_run(Mark me, PageStretch run) noexcept {
   Area* gone = nullptr;
   Area* held = nullptr;
   for (; held == nullptr; wait_for_others()) {
@@ -336,45 +339,18 @@ int EnclaveCore::protect(std::uintptr_t address, std::size_t size, int protectio
   Extent range;
   if (!decode_pages(address, size, &range)) return -kENOMEM;
   if ((protection & ~kProtAll) != 0) return -kEINVAL;
-  const Extent inside = cut_by(range, options_.range).inside;
-  if (inside.empty() || inside.base != range.base) return -kENOMEM;
+  bool hole = false;
+  const PageStretch run = clip(range.base, range.size, Holes::kStop, &hole);
   Mark me = 0;
   if (const int bad = enter(&me); bad != 0) return bad;
-  const PageRun run = run_of(inside);
-  const auto wanted = static_cast<std::uint8_t>(protection);
-  for (PageNumber at = run.first; at < run.end();) {
-    Area* piece = nullptr;
-    {
-      const Section section(*this, me);
-      Area* const area = areas_.at(at);
-      if (area == nullptr) return -kENOMEM;
-      if (area->in_call == me) return -kEBUSY;
-      if (area->in_call != 0) continue;
-      const PageNumber end = area->run.end() < run.end() ? area->run.end() : run.end();
-      if (area->kind.protection == wanted) {
-        at = end;
-        continue;
-      }
-      if (!areas_.prepare(2)) return -kENOMEM;
-      piece = &areas_.cut_out(*area, {at, end - at});
-      piece->in_call = me;
-      ++under_way_;
-      at = end;
-    }
-    const Extent place = extent_of(piece->run);
-    int error = 0;
-    {
-      const Work work(*this, me);
-      error = pages_.protect(pages_.context, place.base, place.size, protection);
-    }
-    const Section section(*this, me);
-    --under_way_;
-    AreaKind kind = piece->kind;
-    if (error == 0) kind.protection = wanted;
-    (void)areas_.settle(*piece, kind);
-    if (error != 0) return error;
-  }
-  return inside == range ? 0 : -kENOMEM;
+  const auto wanted = [protection](AreaKind kind) noexcept {
+    kind.protection = static_cast<std::uint8_t>(protection);
+    return kind;
+  };
+  const int error = change_kinds(me, run, Holes::kStop, wanted, [&](Extent place) noexcept {
+    return pages_.protect(pages_.context, place.base, place.size, protection);
+  });
+  return error == 0 && hole ? -kENOMEM : error;
 }
 
 // ---- Looking ----

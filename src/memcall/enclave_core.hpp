@@ -4,7 +4,8 @@
 // settles the books in another section; nothing that settles can fail. While it works, an area that
 // is `held` stands in the books at each place where pages come or go, so nobody else takes it, and
 // an area whose pages change is marked; who needs one of them waits, holding nothing himself.
-// enclave_core.cpp has map, unmap and protect, enclave_remap.cpp mremap and brk.
+// enclave_core.cpp has map, unmap and protect, enclave_remap.cpp mremap and brk, enclave_advice.cpp
+// the calls that walk over areas.
 #pragma once
 
 #include <atomic>
@@ -13,6 +14,7 @@
 #include "base/spin_lock.hpp"
 #include "exclave/enclave_manager.hpp"
 #include "memcall/area_tree.hpp"
+#include "memcall/linux_abi.hpp"
 #include "port/thread_slot.hpp"
 
 namespace exclave::core {
@@ -34,6 +36,9 @@ class EnclaveCore {
                       int flags, std::uintptr_t new_address) noexcept;
   std::uintptr_t set_break(std::uintptr_t address) noexcept;
   int start_break(std::uintptr_t address) noexcept;
+  int advise(RangeCall call, std::uintptr_t address, std::size_t size, int argument) noexcept;
+  int resident(std::uintptr_t address, std::size_t size, unsigned char* vector) noexcept;
+  int lock_all(int flags) noexcept;
 
   EnclaveManager::Statistics statistics() noexcept;
   bool validate() noexcept;
@@ -86,12 +91,12 @@ class EnclaveCore {
   static void wait_for_others() noexcept { __builtin_ia32_pause(); }
 
   // ---- Pages and places ----
-  Extent extent_of(PageRun run) const noexcept {
+  Extent extent_of(PageStretch run) const noexcept {
     return {options_.range.base + std::uintptr_t{run.first} * kPageBytes,
             std::size_t{run.count} * kPageBytes};
   }
   // Precondition: whole pages within the range.
-  PageRun run_of(Extent extent) const noexcept {
+  PageStretch run_of(Extent extent) const noexcept {
     return {static_cast<PageNumber>((extent.base - options_.range.base) >> kPageShift),
             static_cast<PageNumber>(extent.size >> kPageShift)};
   }
@@ -105,7 +110,7 @@ class EnclaveCore {
 
   // ---- map and unmap ----
   struct Wanted {
-    PageRun run{};  // first: kNoPage for anywhere
+    PageStretch run{};  // first: kNoPage for anywhere
     bool fixed = false;
     bool replace = false;
     bool from_file = false;
@@ -126,12 +131,30 @@ class EnclaveCore {
              std::uint64_t offset, Wanted* wanted) const noexcept;
   int claim(Mark me, const Wanted& wanted, Claim* claimed) noexcept;
   int bring_pages(const Wanted& wanted, Claim* claimed) noexcept;
-  int unmap_run(Mark me, PageRun run) noexcept;
+  int unmap_run(Mark me, PageStretch run) noexcept;
+
+  // ---- Walks ----
+  enum class Holes : bool { kStop, kSkip };
+  // The part of a range that may hold areas. *hole: there is more of it than that.
+  PageStretch clip(std::uintptr_t address, std::size_t size, Holes holes,
+                   bool* hole) const noexcept;
+  // Each area, or part of one, in the run: work(extent, kind) on its pages, up to the first error.
+  // 0, what work answered, -EBUSY; -ENOMEM at the first hole, or after all when holes are skipped.
+  template <class F>
+  int for_each_area(Mark me, PageStretch run, Holes holes, F work) noexcept;
+  // The same for what changes kinds: wanted(kind) says which; where it is the same nothing is done.
+  // Also -ENOMEM: books.
+  template <class Change, class F>
+  int change_kinds(Mark me, PageStretch run, Holes holes, Change wanted, F work) noexcept;
+  int advise_area(Extent place, AreaKind kind, int advice) noexcept;
+  int hint(RangeCall call, Extent place, int argument) noexcept;
+  int zero(Extent place, AreaKind kind) noexcept;
+  int lock_run(Mark me, PageStretch run, Holes holes, RangeCall call, int flags) noexcept;
 
   // ---- remap ----
   struct Move {
-    PageRun from{};
-    PageRun to{};  // first: kNoPage for anywhere
+    PageStretch from{};
+    PageStretch to{};  // first: kNoPage for anywhere
     bool fixed = false;
     bool may_move = false;
     bool keep = false;         // zero pages stay at the old place
@@ -162,9 +185,86 @@ class EnclaveCore {
   // A handler may ask for the present break while the lock is held.
   std::atomic<std::uintptr_t> break_{0};
   Mark break_in_call_ EXCLAVE_GUARDED_BY(lock_) = 0;
+  std::atomic<std::uint8_t> future_traits_{0};  // mlockall: of all that is mapped from now on
   // By thread slot; touched only by its thread and that thread's handlers, so relaxed.
   static constexpr std::uint8_t kLocked = 1, kWorking = 2;
   std::atomic<std::uint8_t> inside_[kMaxThreadSlots] = {};
 };
+
+template <class F>
+int EnclaveCore::for_each_area(Mark me, PageStretch run, Holes holes, F work) noexcept {
+  int answer = 0;
+  for (PageNumber at = run.first; at < run.end();) {
+    Area* area = nullptr;
+    PageStretch part;
+    {
+      const Section section(*this, me);
+      area = areas_.first_in({at, run.end() - at});
+      if (area == nullptr || (holes == Holes::kStop && area->run.first > at))
+        return -linux_abi::kENOMEM;
+      if (area->in_call == me) return -linux_abi::kEBUSY;
+      if (area->in_call != 0) continue;
+      if (area->run.first > at) {
+        answer = -linux_abi::kENOMEM;
+        at = area->run.first;
+      }
+      part = {at, (area->run.end() < run.end() ? area->run.end() : run.end()) - at};
+      area->in_call = me;
+      ++under_way_;
+    }
+    int error = 0;
+    {
+      const Work pages(*this, me);
+      error = work(extent_of(part), area->kind);
+    }
+    const Section section(*this, me);
+    --under_way_;
+    (void)areas_.settle(*area, area->kind);
+    if (error != 0) return error;
+    at = part.end();
+  }
+  return answer;
+}
+
+template <class Change, class F>
+int EnclaveCore::change_kinds(Mark me, PageStretch run, Holes holes, Change wanted,
+                              F work) noexcept {
+  int answer = 0;
+  for (PageNumber at = run.first; at < run.end();) {
+    Area* piece = nullptr;
+    {
+      const Section section(*this, me);
+      Area* const area = areas_.first_in({at, run.end() - at});
+      if (area == nullptr || (holes == Holes::kStop && area->run.first > at))
+        return -linux_abi::kENOMEM;
+      if (area->in_call == me) return -linux_abi::kEBUSY;
+      if (area->in_call != 0) continue;
+      if (area->run.first > at) {
+        answer = -linux_abi::kENOMEM;
+        at = area->run.first;
+      }
+      const PageNumber end = area->run.end() < run.end() ? area->run.end() : run.end();
+      if (wanted(area->kind) == area->kind) {
+        at = end;
+        continue;
+      }
+      if (!areas_.prepare(2)) return -linux_abi::kENOMEM;
+      piece = &areas_.cut_out(*area, {at, end - at});
+      piece->in_call = me;
+      ++under_way_;
+      at = end;
+    }
+    int error = 0;
+    {
+      const Work pages(*this, me);
+      error = work(extent_of(piece->run));
+    }
+    const Section section(*this, me);
+    --under_way_;
+    (void)areas_.settle(*piece, error == 0 ? wanted(piece->kind) : piece->kind);
+    if (error != 0) return error;
+  }
+  return answer;
+}
 
 }  // namespace exclave::core

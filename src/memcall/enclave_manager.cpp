@@ -43,6 +43,17 @@ std::uintptr_t EnclaveManager::set_break(std::uintptr_t address) noexcept {
 int EnclaveManager::start_break(std::uintptr_t address) noexcept {
   return core_->start_break(address);
 }
+int EnclaveManager::advise(RangeCall call, std::uintptr_t address, std::size_t size,
+                           int argument) noexcept {
+  return core_->advise(call, address, size, argument);
+}
+int EnclaveManager::resident(std::uintptr_t address, std::size_t size,
+                             unsigned char* vector) noexcept {
+  return core_->resident(address, size, vector);
+}
+int EnclaveManager::lock_all(int flags) noexcept {
+  return core_->lock_all(flags);
+}
 EnclaveManager::Statistics EnclaveManager::statistics() noexcept {
   return core_->statistics();
 }

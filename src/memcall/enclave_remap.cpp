@@ -87,7 +87,7 @@ int EnclaveCore::claim_move(Mark me, Move* move) noexcept {
     if (!areas_.prepare(5)) return -kENOMEM;
     Area& area = *areas_.at(move->from.first);
     move->kind = area.kind;
-    const PageRun rest{move->from.end(), move->to.count - move->from.count};
+    const PageStretch rest{move->from.end(), move->to.count - move->from.count};
     move->in_place = !move->fixed && !move->keep && rest.first == area.run.end() &&
                      rest.count <= run_of(options_.range).count - rest.first &&
                      areas_.first_in(rest) == nullptr;

@@ -55,7 +55,7 @@ TEST_F(AreaTreeTest, NeighboursOfOneKindAreOneArea) {
   EXPECT_EQ(tree_->count(), 2u);
   Area& all = add(15, 5);
   EXPECT_EQ(tree_->count(), 1u);
-  EXPECT_EQ(all.run, (PageRun{10, 15}));
+  EXPECT_EQ(all.run, (PageStretch{10, 15}));
   add(25, 5, kB);
   add(0, 10, kB);
   EXPECT_EQ(tree_->count(), 3u);
@@ -84,10 +84,10 @@ TEST_F(AreaTreeTest, CutsAPartOutAndJoinsItAgain) {
   Area& whole = add(10, 30);
   ASSERT_TRUE(tree_->prepare(2));
   Area& part = tree_->cut_out(whole, {20, 10});
-  EXPECT_EQ(part.run, (PageRun{20, 10}));
+  EXPECT_EQ(part.run, (PageStretch{20, 10}));
   EXPECT_EQ(tree_->count(), 3u);
   EXPECT_EQ(tree_->mapped_pages(), 30u);
-  EXPECT_EQ(tree_->settle(part, kA).run, (PageRun{10, 30}));
+  EXPECT_EQ(tree_->settle(part, kA).run, (PageStretch{10, 30}));
   EXPECT_EQ(tree_->count(), 1u);
   EXPECT_TRUE(tree_->validate());
 }
@@ -102,9 +102,9 @@ TEST_F(AreaTreeTest, TakesOutAndPutsBack) {
   EXPECT_EQ(tree_->mapped_pages(), 10u);
   EXPECT_EQ(tree_->first_in({5, 30}), nullptr);
   ASSERT_NE(chain, nullptr);
-  EXPECT_EQ(chain->run, (PageRun{5, 5}));
-  EXPECT_EQ(chain->next->run, (PageRun{10, 10}));
-  EXPECT_EQ(chain->next->next->run, (PageRun{30, 5}));
+  EXPECT_EQ(chain->run, (PageStretch{5, 5}));
+  EXPECT_EQ(chain->next->run, (PageStretch{10, 10}));
+  EXPECT_EQ(chain->next->next->run, (PageStretch{30, 5}));
   tree_->put_back(chain);
   EXPECT_EQ(tree_->count(), 3u);
   EXPECT_EQ(tree_->mapped_pages(), 30u);
@@ -149,7 +149,7 @@ TEST_F(AreaTreeTest, AgreesWithAnArrayOfPages) {
   for (int step = 0; step < 20000; ++step) {
     const auto first = static_cast<PageNumber>(random() % kPages);
     const auto count = 1 + static_cast<PageNumber>(random() % std::min(kPages - first, 20u));
-    const PageRun run{first, count};
+    const PageStretch run{first, count};
     ASSERT_TRUE(tree_->prepare(4));
     switch (random() % 4) {
       case 0:
