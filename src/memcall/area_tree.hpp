@@ -26,9 +26,6 @@ struct PageStretch {
   PageNumber count = 0;
 
   constexpr PageNumber end() const noexcept { return first + count; }
-  constexpr bool overlaps(PageStretch other) const noexcept {
-    return first < other.end() && other.first < end();
-  }
   friend constexpr bool operator==(const PageStretch&, const PageStretch&) noexcept = default;
 };
 

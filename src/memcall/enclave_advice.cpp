@@ -60,14 +60,14 @@ int EnclaveCore::advise_area(Extent place, AreaKind kind, int advice) noexcept {
   }
 }
 
-int EnclaveCore::lock_run(Mark me, PageStretch run, Holes holes, RangeCall call,
+int EnclaveCore::lock_run(Mark me, PageStretch run, Holes holes, bool* hole, RangeCall call,
                           int flags) noexcept {
   const auto wanted = [call](AreaKind kind) noexcept {
     kind.traits = static_cast<std::uint8_t>(
         call == EXCLAVE_MLOCK ? kind.traits | AreaKind::kLocked : kind.traits & ~AreaKind::kLocked);
     return kind;
   };
-  return change_kinds(me, run, holes, wanted,
+  return change_kinds(me, run, holes, hole, wanted,
                       [&](Extent place) noexcept { return hint(call, place, flags); });
 }
 
@@ -86,14 +86,14 @@ int EnclaveCore::advise(RangeCall call, std::uintptr_t address, std::size_t size
   const PageStretch run = clip(range.base, range.size, holes, &hole);
   int error = 0;
   if (locks) {
-    error = lock_run(me, run, holes, call, argument);
+    error = lock_run(me, run, holes, &hole, call, argument);
   } else if (call == EXCLAVE_MADVISE) {
-    error = for_each_area(me, run, holes, [&](Extent place, AreaKind kind) noexcept {
+    error = for_each_area(me, run, holes, &hole, [&](Extent place, AreaKind kind) noexcept {
       return advise_area(place, kind, argument);
     });
   } else {
     // Nothing to write back: no byte in here is a file's.
-    error = for_each_area(me, run, holes, [&](Extent, AreaKind kind) noexcept {
+    error = for_each_area(me, run, holes, &hole, [&](Extent, AreaKind kind) noexcept {
       return (argument & kMsInvalidate) != 0 && kind.has(AreaKind::kLocked) ? -kEBUSY : 0;
     });
   }
@@ -108,13 +108,14 @@ int EnclaveCore::resident(std::uintptr_t address, std::size_t size,
   if (const int bad = enter(&me); bad != 0) return bad;
   bool hole = false;
   const PageStretch run = clip(range.base, range.size, Holes::kStop, &hole);
-  const int error = for_each_area(me, run, Holes::kStop, [&](Extent place, AreaKind) noexcept {
-    unsigned char* const bytes = vector + ((place.base - range.base) >> kPageShift);
-    if (pages_.resident != nullptr)
-      return pages_.resident(pages_.context, place.base, place.size, bytes);
-    for (std::size_t i = 0; i < place.size >> kPageShift; ++i) bytes[i] = 1;
-    return 0;
-  });
+  const int error =
+      for_each_area(me, run, Holes::kStop, &hole, [&](Extent place, AreaKind) noexcept {
+        unsigned char* const bytes = vector + ((place.base - range.base) >> kPageShift);
+        if (pages_.resident != nullptr)
+          return pages_.resident(pages_.context, place.base, place.size, bytes);
+        for (std::size_t i = 0; i < place.size >> kPageShift; ++i) bytes[i] = 1;
+        return 0;
+      });
   return error == 0 && hole ? -kENOMEM : error;
 }
 
@@ -126,9 +127,8 @@ int EnclaveCore::lock_all(int flags) noexcept {
   if (flags != 0 && (flags & kMclCurrent) == 0) return 0;
   const RangeCall call = flags != 0 ? EXCLAVE_MLOCK : EXCLAVE_MUNLOCK;
   const int argument = (flags & kMclOnFault) != 0 ? kMlockOnFault : 0;
-  const int error = lock_run(me, run_of(options_.range), Holes::kSkip, call, argument);
-  // There are always holes.
-  return error == -kENOMEM ? 0 : error;
+  bool hole = false;
+  return lock_run(me, run_of(options_.range), Holes::kSkip, &hole, call, argument);
 }
 
 }  // namespace exclave::core

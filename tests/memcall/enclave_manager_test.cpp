@@ -464,6 +464,9 @@ TEST_F(EnclaveManagerTest, AFailedRemapLeavesBooksAndPagesInAgreement) {
   EXPECT_EQ(remap(2, 2, 3, kTo, 8), -EIO);
   EXPECT_EQ(picture(11), "..bbbb.....");
   EXPECT_EQ(areas(), 1u);
+  pages_.fail(Op::kMove, -EIO);
+  EXPECT_EQ(remap(2, 2, 2, kTo, 8), -EIO);
+  EXPECT_EQ(picture(11), "..bbbb.....");
   again();
   pages_.fail(Op::kMove, -EIO);
   pages_.fail(Op::kDrop, -EIO, 2);
@@ -512,6 +515,114 @@ TEST_F(EnclaveManagerTest, TheBreakBeginsWhereTheProgramEnds) {
   EXPECT_EQ(manager_->set_break(kBase + 12 * kPage), kBase + 12 * kPage);
   EXPECT_EQ(picture(13), "...........b.") << "the page it begins in is the program's";
   EXPECT_EQ(manager_->start_break(kBase), -EBUSY);
+}
+
+// ---- Walks ----
+
+class AdviceTest : public ManagerFixture {
+ protected:
+  int advise(std::size_t first, std::size_t count, int advice, RangeCall call = EXCLAVE_MADVISE) {
+    return manager_->advise(call, page(first), count * kPage, advice);
+  }
+};
+
+TEST_F(AdviceTest, WithoutOptionalOperationsBytesGoAndHintsAreTaken) {
+  ASSERT_EQ(map(2, 2, PROT_READ), answer(2));
+  pages_.write(page(3), 7);
+  EXPECT_EQ(advise(3, 1, MADV_HUGEPAGE), 0);
+  EXPECT_EQ(pages_.read(page(3)), 7u);
+  EXPECT_EQ(advise(3, 1, MADV_DONTNEED), 0);
+  EXPECT_EQ(pages_.read(page(3)), 0u);
+  EXPECT_EQ(picture(5), "..rr.");
+  EXPECT_EQ(areas(), 1u);
+  unsigned char vector[3] = {0xee, 0xee, 0xee};
+  EXPECT_EQ(manager_->resident(page(2), 2 * kPage, vector), 0);
+  EXPECT_EQ(vector[0] + vector[1] + vector[2], 2 + 0xee);
+  EXPECT_EQ(manager_->resident(page(3), 2 * kPage, vector), -ENOMEM);
+  EXPECT_EQ(manager_->resident(page(1), 2 * kPage, vector), -ENOMEM);
+}
+
+TEST_F(AdviceTest, WhatAPageOperationRefusesIsTold) {
+  ASSERT_EQ(map(2, 2), answer(2));
+  pages_.fail(Op::kCommit, -EIO);
+  EXPECT_EQ(advise(2, 2, MADV_DONTNEED), -EIO);
+  EnclavePagesTable refusing = pages_.table();
+  refusing.advise = [](void*, int, std::uintptr_t, std::size_t, int) { return -EPERM; };
+  refusing.resident = [](void*, std::uintptr_t, std::size_t, unsigned char*) { return -EAGAIN; };
+  refusing.zero = [](void*, std::uintptr_t, std::size_t, int, int) { return -EACCES; };
+  auto made = EnclaveManager::create(port_table(), refusing, options());
+  ASSERT_TRUE(made.ok());
+  EnclaveManager manager(std::move(made.value()));
+  ASSERT_EQ(manager.map(page(2), 2 * kPage, kReadWrite, kPrivate | MAP_FIXED, -1, 0), answer(2));
+  EXPECT_EQ(manager.advise(EXCLAVE_MADVISE, page(2), kPage, MADV_COLD), -EPERM);
+  EXPECT_EQ(manager.advise(EXCLAVE_MADVISE, page(2), kPage, MADV_DONTNEED), -EACCES);
+  EXPECT_EQ(manager.advise(EXCLAVE_MLOCK, page(2), kPage, 0), -EPERM);
+  EXPECT_EQ(manager.lock_all(MCL_CURRENT), -EPERM);
+  unsigned char vector = 0;
+  EXPECT_EQ(manager.resident(page(2), kPage, &vector), -EAGAIN);
+  EXPECT_EQ(manager.statistics().areas, 1u);
+}
+
+TEST_F(AdviceTest, ShapesThatAreNone) {
+  unsigned char vector = 0;
+  EXPECT_EQ(manager_->advise(EXCLAVE_MADVISE, page(2) + 1, kPage, MADV_COLD), -EINVAL);
+  EXPECT_EQ(manager_->advise(EXCLAVE_MADVISE, page(2), 0, MADV_COLD), -EINVAL);
+  EXPECT_EQ(manager_->resident(page(2), SIZE_MAX, &vector), -EINVAL);
+}
+
+TEST_F(AdviceTest, BesideTheRangeAreHoles) {
+  ASSERT_EQ(map(0, 1), answer(0));
+  ASSERT_EQ(map(63, 1), answer(63));
+  pages_.write(page(0), 7);
+  pages_.write(page(63), 7);
+  EXPECT_EQ(manager_->advise(EXCLAVE_MADVISE, kBase - kPage, 66 * kPage, MADV_DONTNEED), -ENOMEM);
+  EXPECT_EQ(pages_.read(page(0)) + pages_.read(page(63)), 0u);
+  EXPECT_EQ(manager_->advise(EXCLAVE_MLOCK, kBase - kPage, 2 * kPage, 0), -ENOMEM);
+  EXPECT_EQ(advise(0, 1, MADV_DONTNEED), 0) << "it is not locked";
+  EXPECT_EQ(advise(63, 2, 0, EXCLAVE_MLOCK), -ENOMEM);
+  EXPECT_EQ(advise(63, 1, MADV_DONTNEED), -EINVAL) << "it is";
+  EXPECT_EQ(manager_->advise(EXCLAVE_MADVISE, kBase + 70 * kPage, kPage, MADV_COLD), -ENOMEM);
+}
+
+TEST_F(AdviceTest, LocksCutAreasAndJoinThem) {
+  ASSERT_EQ(map(2, 6), answer(2));
+  EXPECT_EQ(advise(4, 2, 0, EXCLAVE_MLOCK), 0);
+  EXPECT_EQ(areas(), 3u);
+  EXPECT_EQ(remap(2, 6, 7), -EFAULT) << "as on Linux, one mapping no longer";
+  EXPECT_EQ(manager_->lock_all(MCL_CURRENT), 0);
+  EXPECT_EQ(areas(), 1u);
+  EXPECT_EQ(advise(4, 2, 0, EXCLAVE_MUNLOCK), 0);
+  EXPECT_EQ(manager_->lock_all(0), 0);
+  EXPECT_EQ(areas(), 1u);
+}
+
+TEST_F(AdviceTest, WithoutBooksNoLock) {
+  EnclaveManager::Options large = options();
+  large.range.size = 8000 * kPage;
+  start(large);
+  ASSERT_EQ(map(0, 8000), answer(0));
+  port_.fail_trusted_from(1);
+  std::size_t n = 1;
+  for (; advise(2 * n, 1, 0, EXCLAVE_MLOCK) == 0; ++n) ASSERT_LT(2 * n, 7990u);
+  EXPECT_EQ(advise(2 * n, 1, 0, EXCLAVE_MLOCK), -ENOMEM);
+  port_.fail_trusted_from(0);
+  EXPECT_EQ(advise(2 * n, 1, 0, EXCLAVE_MLOCK), 0);
+}
+
+TEST_F(AdviceTest, ANestedCallOnTheSameAreaIsBusy) {
+  ASSERT_EQ(map(2, 4), answer(2));
+  bool nested = false;
+  pages_.during = [&](Op) {
+    if (nested) return;
+    nested = true;
+    unsigned char vector = 0;
+    EXPECT_EQ(advise(2, 1, MADV_COLD), -EBUSY);
+    EXPECT_EQ(advise(2, 1, 0, EXCLAVE_MLOCK), -EBUSY);
+    EXPECT_EQ(manager_->resident(page(2), kPage, &vector), -EBUSY);
+  };
+  EXPECT_EQ(advise(2, 1, MADV_DONTNEED), 0);
+  EXPECT_TRUE(nested);
+  pages_.during = nullptr;
 }
 
 // ---- Calls inside calls ----
@@ -585,6 +696,13 @@ TEST_F(EnclaveManagerTest, AThreadWithoutASlotIsTold) {
     detail::thread_slot_word = kMaxThreadSlots + 1;
     EXPECT_EQ(map(0, 1), -EAGAIN);
     EXPECT_EQ(unmap(0, 1), -EAGAIN);
+    EXPECT_EQ(protect(0, 1, PROT_READ), -EAGAIN);
+    EXPECT_EQ(remap(0, 1, 1), -EAGAIN);
+    EXPECT_EQ(manager_->advise(EXCLAVE_MADVISE, page(0), kPage, MADV_COLD), -EAGAIN);
+    unsigned char vector = 0;
+    EXPECT_EQ(manager_->resident(page(0), kPage, &vector), -EAGAIN);
+    EXPECT_EQ(manager_->lock_all(0), -EAGAIN);
+    EXPECT_EQ(manager_->start_break(page(1)), -EAGAIN);
     EXPECT_EQ(manager_->set_break(page(1)), kBase);
     EXPECT_EQ(manager_->before_fork().error(), Error::kTooManyThreads);
     detail::thread_slot_word = mine;
@@ -648,6 +766,14 @@ TEST_F(WaitingTest, RemapWaitsForBothEnds) {
   second_waits([&] { EXPECT_EQ(protect(4, 2, PROT_READ), 0); },
                [&] { EXPECT_EQ(remap(8, 2, 2, MREMAP_MAYMOVE | MREMAP_FIXED, 4), answer(4)); });
   EXPECT_EQ(picture(11), "....rr.....");
+}
+
+TEST_F(WaitingTest, WalksWait) {
+  ASSERT_EQ(map(0, 2), answer(0));
+  second_waits([&] { EXPECT_EQ(protect(0, 2, PROT_READ), 0); },
+               [&] { EXPECT_EQ(manager_->advise(EXCLAVE_MADVISE, page(0), kPage, MADV_COLD), 0); });
+  second_waits([&] { EXPECT_EQ(protect(0, 2, kReadWrite), 0); },
+               [&] { EXPECT_EQ(manager_->advise(EXCLAVE_MLOCK, page(0), kPage, 0), 0); });
 }
 
 TEST_F(WaitingTest, TheBreakMovesOnceAtATime) {

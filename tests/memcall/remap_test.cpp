@@ -1,4 +1,9 @@
 // mremap outside: what reaches the host, what the books say, and a host that lies.
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "port/thread_slot.hpp"
 #include "support/page_host_fixture.hpp"
 
 namespace exclave {
@@ -158,6 +163,25 @@ TEST_F(RemapTest, FactsMoveWithTheMapping) {
   EXPECT_EQ(allocator_->query(kOther + 8 * kPage, 1)->device_base, 0x10000u + kPage);
   EXPECT_EQ(calls_->munmap(kOther, 3 * kPage), 0);
   EXPECT_EQ(gone, 1);
+}
+
+TEST_F(RemapTest, WhatComesToStandInAnotherOrderKeepsItsDeviceAddresses) {
+  host_->put_mapping(pages(kPlace, 0, 4));
+  AttachOptions options;
+  options.role = Role::kMapping;
+  options.protection = Protection::kReadWrite;
+  options.device_base = 0x10000;
+  ASSERT_TRUE(allocator_->attach(pages(kPlace, 0, 4), options).ok());
+  ASSERT_EQ(remap(kPlace + 3 * kPage, 1, 1, kTo, kPlace + kPage), answer(kPlace + kPage));
+  // Every call that ends joins what is one.
+  EXPECT_EQ(calls_->madvise(kPlace, 3 * kPage, MADV_COLD), 0);
+  const auto device_page = [this](std::size_t n) {
+    return *allocator_->device_address(untrusted_bytes::unsafe_from_address(kPlace + n * kPage));
+  };
+  EXPECT_EQ(device_page(0), 0x10000u);
+  EXPECT_EQ(device_page(1), 0x10000u + 3 * kPage);
+  EXPECT_EQ(device_page(2), 0x10000u + 2 * kPage);
+  EXPECT_EQ(regions(), 3u);
 }
 
 // ---- What is refused ----
@@ -358,6 +382,119 @@ TEST_F(RemapTest, WithoutBooksNothingChanges) {
   host_->starve_books_from(0);
   EXPECT_EQ(book(kPlace, 5), "bbbb.");
   EXPECT_EQ(host_->mapped_pages(), 4u);
+}
+
+// There is a book for the region, but none for the pagemap where it would stand.
+class FullPagemapTest : public RemapTest {
+ protected:
+  static constexpr std::uintptr_t kSegment = std::uintptr_t{4} << 20;
+  void fill_books() {
+    AttachOptions options;
+    options.role = Role::kMapping;
+    host_->starve_books_from(1);
+    std::uintptr_t filler = kOther + kPage;
+    while (allocator_->attach({filler, kPage}, options).ok()) filler += 2 * kPage;
+    ASSERT_TRUE(allocator_->detach({kOther + kPage, kPage}).ok());
+  }
+};
+
+TEST_F(FullPagemapTest, WhatGrewIsUnmappedAgain) {
+  const std::uintptr_t last = kPlace + kSegment - 2 * kPage;
+  map(2, last);
+  fill_books();
+  host_->take_calls();
+  EXPECT_EQ(remap(last, 2, 3, 0), -ENOMEM);
+  EXPECT_THAT(host_->take_calls(),
+              ElementsAre(PageHost::remap({last, 2 * kPage}, {0, 3 * kPage}, 0),
+                          PageHost::unmap({last + 2 * kPage, kPage})));
+  EXPECT_EQ(book(last, 3), "bb.");
+  EXPECT_EQ(table(last, 3), "bb.");
+  host_->starve_books_from(0);
+}
+
+TEST_F(FullPagemapTest, WhatCannotLandDoesNotMove) {
+  map(2, kPlace);
+  fill_books();
+  host_->take_calls();
+  const std::uintptr_t far = kPlace + 8 * kSegment + kPage;
+  EXPECT_EQ(remap(kPlace, 2, 2, kTo, far), -ENOMEM);
+  for (const PageHost::Call& call : host_->take_calls()) EXPECT_NE(call.kind, Kind::kRemap);
+  EXPECT_EQ(book(kPlace, 2), "bb");
+  EXPECT_FALSE(host_->is_mapped(far));
+  host_->starve_books_from(0);
+}
+
+TEST_F(RemapTest, ALandingPlaceThatIsTakenMeanwhileIsALie) {
+  map(2, kPlace);
+  AttachOptions options;
+  options.role = Role::kMapping;
+  options.protection = Protection::kRead;
+  host_->answer = [&](const PageHost::Call& call) -> std::optional<HostReply> {
+    if (call.kind == Kind::kMap) {
+      EXPECT_TRUE(allocator_->attach(pages(kOther, 1, 1), options).ok());
+    }
+    return std::nullopt;
+  };
+  EXPECT_EQ(remap(kPlace, 2, 2, kTo, kOther), -EPERM);
+  EXPECT_EQ(lies(), 1u);
+  EXPECT_EQ(book(kPlace, 2), "bb");
+  EXPECT_EQ(book(kOther, 3), ".r.");
+}
+
+TEST_F(RemapTest, AnotherThreadWaitsForTheMapping) {
+  map(4, kPlace);
+  std::thread other;
+  std::atomic<bool> done{false};
+  bool started = false;
+  host_->answer = [&](const PageHost::Call& call) -> std::optional<HostReply> {
+    if (call.kind != Kind::kAdvise || started) return std::nullopt;
+    started = true;
+    other = std::thread([&] {
+      EXPECT_EQ(remap(kPlace, 4, 5, 0), answer(kPlace));
+      EXPECT_EQ(calls_->madvise(kPlace, kPage, MADV_COLD), 0);
+      done = true;
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    EXPECT_FALSE(done);
+    return std::nullopt;
+  };
+  EXPECT_EQ(calls_->madvise(kPlace, 4 * kPage, MADV_COLD), 0);
+  other.join();
+  started = false;
+  done = false;
+  host_->answer = [&](const PageHost::Call& call) -> std::optional<HostReply> {
+    if (call.kind != Kind::kProtect || started) return std::nullopt;
+    started = true;
+    other = std::thread([&] {
+      EXPECT_EQ(calls_->madvise(kPlace, kPage, MADV_COLD), 0);
+      done = true;
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    EXPECT_FALSE(done);
+    return std::nullopt;
+  };
+  EXPECT_EQ(calls_->mprotect(kPlace, kPage, PROT_READ), 0);
+  other.join();
+  EXPECT_EQ(book(kPlace, 6), "rbbbb.");
+}
+
+TEST_F(RemapTest, AThreadWithoutASlotIsTold) {
+  map(2, kPlace);
+  std::thread([this] {
+    const std::uint32_t mine = current_thread_slot() + 1;
+    detail::thread_slot_word = kMaxThreadSlots + 1;
+    unsigned char vector = 0;
+    EXPECT_EQ(remap(kPlace, 2, 3, 0), -EAGAIN);
+    EXPECT_EQ(calls_->mmap(0, kPage, kReadWrite, MAP_SHARED, kDevice, 0), -EAGAIN);
+    EXPECT_EQ(calls_->munmap(kPlace, kPage), -EAGAIN);
+    EXPECT_EQ(calls_->mprotect(kPlace, kPage, PROT_READ), -EAGAIN);
+    EXPECT_EQ(calls_->madvise(kPlace, kPage, MADV_COLD), -EAGAIN);
+    EXPECT_EQ(calls_->mincore(kPlace, kPage, &vector), -EAGAIN);
+    EXPECT_EQ(calls_->adopt(kOther, kPage, PROT_READ), -EAGAIN);
+    EXPECT_EQ(calls_->give_up(kPlace, kPage), -EAGAIN);
+    detail::thread_slot_word = mine;
+  }).join();
+  EXPECT_EQ(book(kPlace, 2), "bb");
 }
 
 // ---- Both sides ----
