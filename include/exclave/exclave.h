@@ -229,6 +229,7 @@ typedef struct exclave_statistics {
   uint64_t host_reserve_calls, host_release_calls, host_map_calls, host_unmap_calls,
       host_protect_calls;
   uint64_t lies_refused, misuse_refused;
+  uint64_t host_remap_calls, host_advise_calls;
 } exclave_statistics;
 
 EXCLAVE_C_API void exclave_get_statistics(const exclave_allocator* allocator,
@@ -291,6 +292,70 @@ EXCLAVE_C_API int exclave_munmap(exclave_allocator* allocator,
 EXCLAVE_C_API int exclave_mprotect(exclave_allocator* allocator,
                                    const struct exclave_enclave_memory* inside,
                                    exclave_address address, size_t length, int protection);
+
+EXCLAVE_C_API intptr_t exclave_mremap(exclave_allocator* allocator,
+                                      const struct exclave_enclave_memory* inside,
+                                      exclave_address old_address, size_t old_length,
+                                      size_t new_length, int flags, exclave_address new_address);
+/* The break afterwards; the present one for an address that cannot be; 0: there is none. */
+EXCLAVE_C_API exclave_address exclave_brk(exclave_allocator* allocator,
+                                          const struct exclave_enclave_memory* inside,
+                                          exclave_address address);
+EXCLAVE_C_API int exclave_madvise(exclave_allocator* allocator,
+                                  const struct exclave_enclave_memory* inside,
+                                  exclave_address address, size_t length, int advice);
+EXCLAVE_C_API int exclave_msync(exclave_allocator* allocator,
+                                const struct exclave_enclave_memory* inside,
+                                exclave_address address, size_t length, int flags);
+EXCLAVE_C_API int exclave_mincore(exclave_allocator* allocator,
+                                  const struct exclave_enclave_memory* inside,
+                                  exclave_address address, size_t length, unsigned char* vector);
+EXCLAVE_C_API int exclave_mlock(exclave_allocator* allocator,
+                                const struct exclave_enclave_memory* inside,
+                                exclave_address address, size_t length);
+EXCLAVE_C_API int exclave_mlock2(exclave_allocator* allocator,
+                                 const struct exclave_enclave_memory* inside,
+                                 exclave_address address, size_t length, int flags);
+EXCLAVE_C_API int exclave_munlock(exclave_allocator* allocator,
+                                  const struct exclave_enclave_memory* inside,
+                                  exclave_address address, size_t length);
+EXCLAVE_C_API int exclave_mlockall(exclave_allocator* allocator,
+                                   const struct exclave_enclave_memory* inside, int flags);
+EXCLAVE_C_API int exclave_munlockall(exclave_allocator* allocator,
+                                     const struct exclave_enclave_memory* inside);
+/* Mappings that come without an mmap, and go (shmat, io_setup); and whether a range is wholly the
+ * application's, outside. As the methods of MemoryCalls (memory_calls.hpp). */
+EXCLAVE_C_API int exclave_adopt(exclave_allocator* allocator, exclave_address address,
+                                size_t length, int protection);
+EXCLAVE_C_API int exclave_give_up(exclave_allocator* allocator, exclave_address address,
+                                  size_t length);
+EXCLAVE_C_API bool exclave_is_application_memory(const exclave_allocator* allocator,
+                                                 exclave_address address, size_t length);
+
+/* ---- The manager of the enclave's own memory (enclave_manager.hpp) ---- */
+
+typedef struct exclave_enclave_manager exclave_enclave_manager;
+typedef struct exclave_manager_options {
+  struct exclave_extent range;
+  bool randomize;
+  /* The policy of the table; NULL: all mappings stay inside. */
+  int (*lies_outside)(void* context, int protection, int flags, int descriptor, uint64_t offset);
+  void* policy_context;
+} exclave_manager_options;
+
+/* Both tables and the options are copied. Errors as EnclaveManager::create. */
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_enclave_manager_create(
+    const struct exclave_port* port, const struct exclave_enclave_pages* pages,
+    const exclave_manager_options* options, exclave_enclave_manager** manager);
+EXCLAVE_C_API void exclave_enclave_manager_destroy(exclave_enclave_manager* manager);
+EXCLAVE_C_API struct exclave_enclave_memory exclave_enclave_manager_table(
+    exclave_enclave_manager* manager);
+EXCLAVE_C_API int exclave_enclave_manager_start_break(exclave_enclave_manager* manager,
+                                                      exclave_address address);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error
+exclave_enclave_manager_before_fork(exclave_enclave_manager* manager);
+EXCLAVE_C_API void exclave_enclave_manager_after_fork(exclave_enclave_manager* manager,
+                                                      bool in_child);
 
 /* ---- The process port (not in builds for other ports) ---- */
 

@@ -39,6 +39,14 @@ struct exclave_map_request {
   uint64_t offset;
 };
 
+/* The calls that walk over a range of pages and differ in their last argument only. */
+enum exclave_range_call {
+  EXCLAVE_MADVISE = 0, /* argument: the advice */
+  EXCLAVE_MSYNC = 1,   /* MS_* */
+  EXCLAVE_MLOCK = 2,   /* mlock2's flags; 0 is mlock */
+  EXCLAVE_MUNLOCK = 3  /* 0 */
+};
+
 struct exclave_port {
   void* context;
 
@@ -69,6 +77,17 @@ struct exclave_port {
   struct exclave_host_reply (*host_map)(void* context, const struct exclave_map_request* request);
   int (*host_unmap)(void* context, uintptr_t address, size_t bytes);
   int (*host_protect)(void* context, uintptr_t address, size_t bytes, int protection);
+
+  /* The rest of the application's memory calls outside. NULL: none, and the call answers -ENOSYS
+   * where it lies outside. */
+  /* mremap. Either flags are 0: the mapping grows where it stands. Or MREMAP_MAYMOVE and
+   * MREMAP_FIXED are set, and the new place is wholly the application's. */
+  struct exclave_host_reply (*host_remap)(void* context, uintptr_t old_address, size_t old_size,
+                                          size_t new_size, int flags, uintptr_t new_address);
+  /* call: an exclave_range_call. All pages are the application's. 0 or an errno. */
+  int (*host_advise)(void* context, int call, uintptr_t address, size_t bytes, int argument);
+  /* mincore. vector: trusted memory, a byte for each page. 0 or an errno. */
+  int (*host_resident)(void* context, uintptr_t address, size_t bytes, unsigned char* vector);
 };
 
 /* The enclave's own memory manager, as the runtime implements it: the inside half of the memory
@@ -83,6 +102,54 @@ struct exclave_enclave_memory {
   /* Policy: 1 if this mmap is of a device or of shared memory that must lie outside; 0 keeps it
    * inside. NULL: all stay inside. */
   int (*lies_outside)(void* context, int protection, int flags, int descriptor, uint64_t offset);
+
+  /* The rest of the memory calls. NULL: none, and the answer is -ENOSYS where the call lies
+   * inside. */
+  /* mremap of an old range that lies inside. new_address: see mremap. */
+  intptr_t (*remap)(void* context, uintptr_t old_address, size_t old_size, size_t new_size,
+                    int flags, uintptr_t new_address);
+  /* brk: the break afterwards, as the system call; the present one for what cannot be. */
+  uintptr_t (*set_break)(void* context, uintptr_t address);
+  /* call: an exclave_range_call; address and size are whole pages. -ENOMEM: there are holes; as on
+   * Linux madvise and msync go on behind them, mlock, munlock and MADV_POPULATE_* stop. */
+  int (*advise)(void* context, int call, uintptr_t address, size_t size, int argument);
+  /* mincore: a byte for each page, up to the first hole, which is -ENOMEM. */
+  int (*resident)(void* context, uintptr_t address, size_t size, unsigned char* vector);
+  /* mlockall; flags 0: munlockall. */
+  int (*lock_all)(void* context, int flags);
+};
+
+/* The page operations that the manager of the enclave's own memory (enclave_manager.hpp) is built
+ * upon. Ranges are whole pages within the manager's range; protection: PROT_READ, PROT_WRITE and
+ * PROT_EXEC bits. Each answers 0 or a negative errno, and when it fails the pages are as they were
+ * before. Trusted (what it asks of the host it verifies: EACCEPT on SGX2); called with no lock
+ * held, from several threads at once, but never for pages on which another one is under way. */
+struct exclave_enclave_pages {
+  void* context;
+  /* Zero-filled private pages with that protection, in place of whatever was there. shared: 1 if a
+   * fork shall share them, where there is such a thing. */
+  int (*commit)(void* context, uintptr_t address, size_t size, int protection, int shared);
+  /* All of the pages are there. */
+  int (*protect)(void* context, uintptr_t address, size_t size, int protection);
+  /* Afterwards nobody can touch the range. Some of its pages may not be there. */
+  int (*drop)(void* context, uintptr_t address, size_t size);
+  /* The pages and their bytes go to another place, in place of whatever was there; it does not
+   * overlap. Afterwards nobody can touch the old place; or, if keep is 1, zero-filled pages of the
+   * same protection stand there. */
+  int (*move)(void* context, uintptr_t from, uintptr_t to, size_t size, int protection, int keep);
+  /* Reads from a descriptor into read-write zero pages, for a private mapping of a file; behind
+   * the file's end they stay zero. Errors as mmap: -EBADF, -EACCES (not open for reading), -ENODEV
+   * (cannot be mapped), -EOVERFLOW, -EIO. The bytes after an error do not matter. */
+  int (*fill)(void* context, uintptr_t address, size_t size, int descriptor, uint64_t offset);
+
+  /* Optional, from here on. */
+  /* The pages read as zero from now on, and nothing else of them changes. shared: as they were
+   * committed. NULL: commit serves. */
+  int (*zero)(void* context, uintptr_t address, size_t size, int protection, int shared);
+  /* A hint or a lock: madvise (no advice that changes bytes), mlock2 or munlock. NULL: 0. */
+  int (*advise)(void* context, int call, uintptr_t address, size_t size, int argument);
+  /* mincore. NULL: all pages are resident. */
+  int (*resident)(void* context, uintptr_t address, size_t size, unsigned char* vector);
 };
 
 #ifdef __cplusplus

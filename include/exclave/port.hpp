@@ -12,6 +12,8 @@ using HostReply = exclave_host_reply;
 using MapRequest = exclave_map_request;
 using PortTable = exclave_port;
 using EnclaveMemoryTable = exclave_enclave_memory;
+using EnclavePagesTable = exclave_enclave_pages;
+using RangeCall = exclave_range_call;
 
 namespace detail {
 template <class T>
@@ -91,6 +93,35 @@ constexpr PortTable bind_port(P& port) noexcept {
   table.host_protect = [](void* c, std::uintptr_t address, std::size_t bytes, int protection) {
     return detail::object<P>(c).host_protect(address, bytes, protection);
   };
+  // Optional.
+  if constexpr (requires(P p, std::uintptr_t a, std::size_t n, int f) {
+                  { p.host_remap(a, n, n, f, a) }
+                  noexcept->std::same_as<HostReply>;
+                }) {
+    table.host_remap = [](void* c, std::uintptr_t old_address, std::size_t old_size,
+                          std::size_t new_size, int flags, std::uintptr_t new_address) {
+      return detail::object<P>(c).host_remap(old_address, old_size, new_size, flags, new_address);
+    };
+  }
+  if constexpr (requires(P p, RangeCall call, std::uintptr_t a, std::size_t n, int f) {
+                  { p.host_advise(call, a, n, f) }
+                  noexcept->std::same_as<int>;
+                }) {
+    table.host_advise = [](void* c, int call, std::uintptr_t address, std::size_t bytes,
+                           int argument) {
+      return detail::object<P>(c).host_advise(static_cast<RangeCall>(call), address, bytes,
+                                              argument);
+    };
+  }
+  if constexpr (requires(P p, std::uintptr_t a, std::size_t n, unsigned char* vector) {
+                  { p.host_resident(a, n, vector) }
+                  noexcept->std::same_as<int>;
+                }) {
+    table.host_resident = [](void* c, std::uintptr_t address, std::size_t bytes,
+                             unsigned char* vector) {
+      return detail::object<P>(c).host_resident(address, bytes, vector);
+    };
+  }
   return table;
 }
 
@@ -126,6 +157,111 @@ constexpr EnclaveMemoryTable bind_enclave_memory(M& memory) noexcept {
                           std::uint64_t offset) {
     return detail::object<M>(c).lies_outside(protection, flags, descriptor, offset) ? 1 : 0;
   };
+  // Optional.
+  if constexpr (requires(M m, std::uintptr_t a, std::size_t n, int f) {
+                  { m.remap(a, n, n, f, a) }
+                  noexcept->std::same_as<std::intptr_t>;
+                }) {
+    table.remap = [](void* c, std::uintptr_t old_address, std::size_t old_size,
+                     std::size_t new_size, int flags, std::uintptr_t new_address) {
+      return detail::object<M>(c).remap(old_address, old_size, new_size, flags, new_address);
+    };
+  }
+  if constexpr (requires(M m, std::uintptr_t a) {
+                  { m.set_break(a) }
+                  noexcept->std::same_as<std::uintptr_t>;
+                }) {
+    table.set_break = [](void* c, std::uintptr_t address) {
+      return detail::object<M>(c).set_break(address);
+    };
+  }
+  if constexpr (requires(M m, RangeCall call, std::uintptr_t a, std::size_t n, int f) {
+                  { m.advise(call, a, n, f) }
+                  noexcept->std::same_as<int>;
+                }) {
+    table.advise = [](void* c, int call, std::uintptr_t address, std::size_t size, int argument) {
+      return detail::object<M>(c).advise(static_cast<RangeCall>(call), address, size, argument);
+    };
+  }
+  if constexpr (requires(M m, std::uintptr_t a, std::size_t n, unsigned char* vector) {
+                  { m.resident(a, n, vector) }
+                  noexcept->std::same_as<int>;
+                }) {
+    table.resident = [](void* c, std::uintptr_t address, std::size_t size, unsigned char* vector) {
+      return detail::object<M>(c).resident(address, size, vector);
+    };
+  }
+  if constexpr (requires(M m, int flags) {
+                  { m.lock_all(flags) }
+                  noexcept->std::same_as<int>;
+                }) {
+    table.lock_all = [](void* c, int flags) { return detail::object<M>(c).lock_all(flags); };
+  }
+  return table;
+}
+
+// The page operations below the manager of the enclave's own memory; port.h says what each must do.
+template <class P>
+concept EnclavePages = requires(P pages, std::uintptr_t address, std::size_t size, int bits,
+                                std::uint64_t offset) {
+  { pages.commit(address, size, bits, bool()) }
+  noexcept->std::same_as<int>;
+  { pages.protect(address, size, bits) }
+  noexcept->std::same_as<int>;
+  { pages.drop(address, size) }
+  noexcept->std::same_as<int>;
+  { pages.move(address, address, size, bits, bool()) }
+  noexcept->std::same_as<int>;
+  { pages.fill(address, size, bits, offset) }
+  noexcept->std::same_as<int>;
+};
+
+template <EnclavePages P>
+constexpr EnclavePagesTable bind_enclave_pages(P& pages) noexcept {
+  EnclavePagesTable table{};
+  table.context = &pages;
+  table.commit = [](void* c, std::uintptr_t address, std::size_t size, int protection, int shared) {
+    return detail::object<P>(c).commit(address, size, protection, shared != 0);
+  };
+  table.protect = [](void* c, std::uintptr_t address, std::size_t size, int protection) {
+    return detail::object<P>(c).protect(address, size, protection);
+  };
+  table.drop = [](void* c, std::uintptr_t address, std::size_t size) {
+    return detail::object<P>(c).drop(address, size);
+  };
+  table.move = [](void* c, std::uintptr_t from, std::uintptr_t to, std::size_t size, int protection,
+                  int keep) {
+    return detail::object<P>(c).move(from, to, size, protection, keep != 0);
+  };
+  table.fill = [](void* c, std::uintptr_t address, std::size_t size, int descriptor,
+                  std::uint64_t offset) {
+    return detail::object<P>(c).fill(address, size, descriptor, offset);
+  };
+  // Optional.
+  if constexpr (requires(P p, std::uintptr_t a, std::size_t n, int b) {
+                  { p.zero(a, n, b, bool()) }
+                  noexcept->std::same_as<int>;
+                }) {
+    table.zero = [](void* c, std::uintptr_t address, std::size_t size, int protection, int shared) {
+      return detail::object<P>(c).zero(address, size, protection, shared != 0);
+    };
+  }
+  if constexpr (requires(P p, RangeCall call, std::uintptr_t a, std::size_t n, int f) {
+                  { p.advise(call, a, n, f) }
+                  noexcept->std::same_as<int>;
+                }) {
+    table.advise = [](void* c, int call, std::uintptr_t address, std::size_t size, int argument) {
+      return detail::object<P>(c).advise(static_cast<RangeCall>(call), address, size, argument);
+    };
+  }
+  if constexpr (requires(P p, std::uintptr_t a, std::size_t n, unsigned char* vector) {
+                  { p.resident(a, n, vector) }
+                  noexcept->std::same_as<int>;
+                }) {
+    table.resident = [](void* c, std::uintptr_t address, std::size_t size, unsigned char* vector) {
+      return detail::object<P>(c).resident(address, size, vector);
+    };
+  }
   return table;
 }
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "exclave/allocator.hpp"
+#include "exclave/enclave_manager.hpp"
 
 namespace exclave {
 
@@ -49,6 +50,10 @@ class EXCLAVE_API ProcessPort {
   HostReply host_map(const MapRequest& request) noexcept;
   int host_unmap(std::uintptr_t address, std::size_t bytes) noexcept;
   int host_protect(std::uintptr_t address, std::size_t bytes, int protection) noexcept;
+  HostReply host_remap(std::uintptr_t old_address, std::size_t old_size, std::size_t new_size,
+                       int flags, std::uintptr_t new_address) noexcept;
+  int host_advise(RangeCall call, std::uintptr_t address, std::size_t bytes, int argument) noexcept;
+  int host_resident(std::uintptr_t address, std::size_t bytes, unsigned char* vector) noexcept;
 
   // Where another process finds the same memory: mmap(..., MAP_SHARED, descriptor, offset).
   struct SharedBacking {
@@ -75,21 +80,33 @@ class EXCLAVE_API ProcessPort {
   State* state_;
 };
 
-// A simple manager of the enclave's own memory, for the process port: anonymous private memory
-// within enclave_heap().
+// The manager of the enclave's own memory (enclave_manager.hpp) on page operations of the kernel:
+// what is not mapped stays reserved, inaccessible. For heaps of up to 16 TiB; of a larger one, its
+// upper end.
 class EXCLAVE_API ProcessEnclaveMemory {
  public:
-  explicit ProcessEnclaveMemory(Extent heap) noexcept;
+  // randomize: see EnclaveManager::Options.
+  explicit ProcessEnclaveMemory(Extent heap, bool randomize = false) noexcept;
   ~ProcessEnclaveMemory();
   ProcessEnclaveMemory(const ProcessEnclaveMemory&) = delete;
   ProcessEnclaveMemory& operator=(const ProcessEnclaveMemory&) = delete;
 
+  // Where there was no memory for the books at construction, each call answers -ENOMEM.
   std::intptr_t map(std::uintptr_t address, std::size_t size, int protection, int flags,
                     int descriptor, std::uint64_t offset) noexcept;
   int unmap(std::uintptr_t address, std::size_t size) noexcept;
   int protect(std::uintptr_t address, std::size_t size, int protection) noexcept;
+  std::intptr_t remap(std::uintptr_t old_address, std::size_t old_size, std::size_t new_size,
+                      int flags, std::uintptr_t new_address) noexcept;
+  std::uintptr_t set_break(std::uintptr_t address) noexcept;
+  int advise(RangeCall call, std::uintptr_t address, std::size_t size, int argument) noexcept;
+  int resident(std::uintptr_t address, std::size_t size, unsigned char* vector) noexcept;
+  int lock_all(int flags) noexcept;
   // The policy of the process port: MAP_SHARED of a descriptor lies outside.
   bool lies_outside(int protection, int flags, int descriptor, std::uint64_t offset) noexcept;
+
+  // Null where there was no memory for the books.
+  EnclaveManager* manager() noexcept;
 
  private:
   struct State;

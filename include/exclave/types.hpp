@@ -162,6 +162,8 @@ struct Statistics {
   std::uint64_t host_protect_calls = 0;
   std::uint64_t lies_refused = 0;    // host replies that failed verification
   std::uint64_t misuse_refused = 0;  // bad frees
+  std::uint64_t host_remap_calls = 0;
+  std::uint64_t host_advise_calls = 0;  // madvise, msync, mlock, munlock and mincore
 };
 
 }  // namespace exclave

@@ -13,6 +13,7 @@
 
 #include "process/guard.hpp"
 #include "process/piece_list.hpp"
+#include "process/range_call.hpp"
 
 namespace exclave {
 
@@ -416,6 +417,25 @@ int ProcessPort::host_unmap(std::uintptr_t address, std::size_t bytes) noexcept 
 
 int ProcessPort::host_protect(std::uintptr_t address, std::size_t bytes, int protection) noexcept {
   return mprotect(as_pointer(address), bytes, protection) == 0 ? 0 : errno;
+}
+
+HostReply ProcessPort::host_remap(std::uintptr_t old_address, std::size_t old_size,
+                                  std::size_t new_size, int flags,
+                                  std::uintptr_t new_address) noexcept {
+  void* const moved =
+      mremap(as_pointer(old_address), old_size, new_size, flags, as_pointer(new_address));
+  if (moved == MAP_FAILED) return {0, errno};
+  return {as_address(moved), 0};
+}
+
+int ProcessPort::host_advise(RangeCall call, std::uintptr_t address, std::size_t bytes,
+                             int argument) noexcept {
+  return process::range_call(call, address, bytes, argument) == 0 ? 0 : errno;
+}
+
+int ProcessPort::host_resident(std::uintptr_t address, std::size_t bytes,
+                               unsigned char* vector) noexcept {
+  return mincore(as_pointer(address), bytes, vector) == 0 ? 0 : errno;
 }
 
 Result<ProcessPort::SharedBacking> ProcessPort::shared_backing(std::uintptr_t address) noexcept {

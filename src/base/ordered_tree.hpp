@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "base/check.hpp"
+
 namespace exclave {
 
 template <class Node>
@@ -30,6 +32,10 @@ class OrderedTree {
 
   // Precondition: the node is in the tree, under its present key.
   void erase(Node& node) noexcept { erase_at(root_, node); }
+
+  // What update() calculates from the node itself changed; or its key, but not the order.
+  // Precondition: the node is in the tree, and no other has its key.
+  void refresh(Node& node) noexcept { refresh_at(root_, node); }
 
   // The last node whose key is at most `key`, or null.
   Node* at_or_before(std::uintptr_t key) const noexcept {
@@ -133,6 +139,15 @@ class OrderedTree {
     } else {
       erase_at(Traits::links(*where).left, node);
       erase_at(Traits::links(*where).right, node);
+    }
+    Traits::update(*where);
+  }
+
+  void refresh_at(Node* where, Node& node) noexcept {
+    EXCLAVE_CHECK(where != nullptr);
+    if (where != &node) {
+      TreeLinks<Node>& links = Traits::links(*where);
+      refresh_at(Traits::key(node) < Traits::key(*where) ? links.left : links.right, node);
     }
     Traits::update(*where);
   }

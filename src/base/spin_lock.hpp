@@ -17,7 +17,8 @@ enum class LockRank : std::uint8_t {
   kHeap = 1,      // a shared heap: an attached pool's, or that of threads that ended
   kRegistry = 2,  // the ordered regions, the writers of the pagemap, the pins
   kPages = 3,     // page runs of one pool of regions
-  kBooks = 4,     // trusted memory for the books
+  kAreas = 4,     // the areas of the enclave's own memory
+  kBooks = 5,     // trusted memory for the books
 };
 
 // Ranks that the current thread holds, one bit each; debug builds only. Lives in port/, which knows

@@ -8,6 +8,7 @@
 #include "exclave/memory_calls.hpp"
 #include "exclave/ring.hpp"
 #include "heap/core.hpp"
+#include "memcall/enclave_core.hpp"
 
 namespace {
 
@@ -16,6 +17,7 @@ using exclave::Result;
 using exclave::Status;
 using exclave::untrusted_bytes;
 using exclave::core::AllocatorCore;
+using exclave::core::EnclaveCore;
 
 static_assert(EXCLAVE_TOO_MANY_THREADS == static_cast<int>(Error::kTooManyThreads),
               "the two lists of errors are one");
@@ -39,6 +41,10 @@ AllocatorCore& core_of(exclave_allocator* allocator) noexcept {
 // Looking does not change what a caller can see; the core takes its locks all the same.
 AllocatorCore& core_of(const exclave_allocator* allocator) noexcept {
   return core_of(const_cast<exclave_allocator*>(allocator));
+}
+
+EnclaveCore& core_of(exclave_enclave_manager* manager) noexcept {
+  return *reinterpret_cast<EnclaveCore*>(manager);
 }
 
 exclave::Placement placement_of(const exclave_placement* where) noexcept {
@@ -294,7 +300,8 @@ void exclave_get_statistics(const exclave_allocator* allocator, exclave_statisti
                  s.overhead_bytes,     s.grown_bytes,        s.mapping_bytes,  s.trusted_bytes,
                  s.trusted_used_bytes, s.live_blocks,        s.regions,        s.pins,
                  s.host_reserve_calls, s.host_release_calls, s.host_map_calls, s.host_unmap_calls,
-                 s.host_protect_calls, s.lies_refused,       s.misuse_refused};
+                 s.host_protect_calls, s.lies_refused,       s.misuse_refused, s.host_remap_calls,
+                 s.host_advise_calls};
 }
 
 exclave_error exclave_next_region(const exclave_allocator* allocator, exclave_address address,
@@ -410,6 +417,126 @@ int exclave_mprotect(exclave_allocator* allocator, const exclave_enclave_memory*
                      exclave_address address, size_t length, int protection) {
   if (allocator == nullptr || inside == nullptr) return kEinval;
   return exclave::MemoryCalls(core_of(allocator), *inside).mprotect(address, length, protection);
+}
+
+intptr_t exclave_mremap(exclave_allocator* allocator, const exclave_enclave_memory* inside,
+                        exclave_address old_address, size_t old_length, size_t new_length,
+                        int flags, exclave_address new_address) {
+  if (allocator == nullptr || inside == nullptr) return kEinval;
+  return exclave::MemoryCalls(core_of(allocator), *inside)
+      .mremap(old_address, old_length, new_length, flags, new_address);
+}
+
+exclave_address exclave_brk(exclave_allocator* allocator, const exclave_enclave_memory* inside,
+                            exclave_address address) {
+  if (allocator == nullptr || inside == nullptr) return 0;
+  return exclave::MemoryCalls(core_of(allocator), *inside).brk(address);
+}
+
+int exclave_madvise(exclave_allocator* allocator, const exclave_enclave_memory* inside,
+                    exclave_address address, size_t length, int advice) {
+  if (allocator == nullptr || inside == nullptr) return kEinval;
+  return exclave::MemoryCalls(core_of(allocator), *inside).madvise(address, length, advice);
+}
+
+int exclave_msync(exclave_allocator* allocator, const exclave_enclave_memory* inside,
+                  exclave_address address, size_t length, int flags) {
+  if (allocator == nullptr || inside == nullptr) return kEinval;
+  return exclave::MemoryCalls(core_of(allocator), *inside).msync(address, length, flags);
+}
+
+int exclave_mincore(exclave_allocator* allocator, const exclave_enclave_memory* inside,
+                    exclave_address address, size_t length, unsigned char* vector) {
+  if (allocator == nullptr || inside == nullptr || vector == nullptr) return kEinval;
+  return exclave::MemoryCalls(core_of(allocator), *inside).mincore(address, length, vector);
+}
+
+int exclave_mlock(exclave_allocator* allocator, const exclave_enclave_memory* inside,
+                  exclave_address address, size_t length) {
+  return exclave_mlock2(allocator, inside, address, length, 0);
+}
+
+int exclave_mlock2(exclave_allocator* allocator, const exclave_enclave_memory* inside,
+                   exclave_address address, size_t length, int flags) {
+  if (allocator == nullptr || inside == nullptr) return kEinval;
+  return exclave::MemoryCalls(core_of(allocator), *inside).mlock2(address, length, flags);
+}
+
+int exclave_munlock(exclave_allocator* allocator, const exclave_enclave_memory* inside,
+                    exclave_address address, size_t length) {
+  if (allocator == nullptr || inside == nullptr) return kEinval;
+  return exclave::MemoryCalls(core_of(allocator), *inside).munlock(address, length);
+}
+
+int exclave_mlockall(exclave_allocator* allocator, const exclave_enclave_memory* inside,
+                     int flags) {
+  if (allocator == nullptr || inside == nullptr) return kEinval;
+  return exclave::MemoryCalls(core_of(allocator), *inside).mlockall(flags);
+}
+
+int exclave_munlockall(exclave_allocator* allocator, const exclave_enclave_memory* inside) {
+  if (allocator == nullptr || inside == nullptr) return kEinval;
+  return exclave::MemoryCalls(core_of(allocator), *inside).munlockall();
+}
+
+int exclave_adopt(exclave_allocator* allocator, exclave_address address, size_t length,
+                  int protection) {
+  if (allocator == nullptr) return kEinval;
+  return exclave::MemoryCalls(core_of(allocator), {}).adopt(address, length, protection);
+}
+
+int exclave_give_up(exclave_allocator* allocator, exclave_address address, size_t length) {
+  if (allocator == nullptr) return kEinval;
+  return exclave::MemoryCalls(core_of(allocator), {}).give_up(address, length);
+}
+
+bool exclave_is_application_memory(const exclave_allocator* allocator, exclave_address address,
+                                   size_t length) {
+  return allocator != nullptr &&
+         exclave::MemoryCalls(core_of(allocator), {}).is_application_memory(address, length);
+}
+
+// ---- The manager of the enclave's own memory ----
+
+exclave_error exclave_enclave_manager_create(const exclave_port* port,
+                                             const exclave_enclave_pages* pages,
+                                             const exclave_manager_options* options,
+                                             exclave_enclave_manager** manager) {
+  if (port == nullptr || pages == nullptr || options == nullptr || manager == nullptr)
+    return kBadArgument;
+  const Result<EnclaveCore*> made = EnclaveCore::create(*port, *pages,
+                                                        {{options->range.base, options->range.size},
+                                                         options->randomize,
+                                                         options->lies_outside,
+                                                         options->policy_context});
+  if (made.ok()) *manager = reinterpret_cast<exclave_enclave_manager*>(*made);
+  return c_error(made.error());
+}
+
+void exclave_enclave_manager_destroy(exclave_enclave_manager* manager) {
+  if (manager != nullptr) EnclaveCore::destroy(&core_of(manager));
+}
+
+exclave_enclave_memory exclave_enclave_manager_table(exclave_enclave_manager* manager) {
+  return manager != nullptr ? exclave::bind_enclave_memory(core_of(manager))
+                            : exclave_enclave_memory{};
+}
+
+int exclave_enclave_manager_start_break(exclave_enclave_manager* manager, exclave_address address) {
+  return manager != nullptr ? core_of(manager).start_break(address) : kEinval;
+}
+
+exclave_error exclave_enclave_manager_before_fork(exclave_enclave_manager* manager) {
+  return manager != nullptr ? c_error(core_of(manager).before_fork()) : kBadArgument;
+}
+
+void exclave_enclave_manager_after_fork(exclave_enclave_manager* manager, bool in_child) {
+  if (manager == nullptr) return;
+  if (in_child) {
+    core_of(manager).after_fork_in_child();
+  } else {
+    core_of(manager).after_fork_in_parent();
+  }
 }
 
 }  // extern "C"

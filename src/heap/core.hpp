@@ -79,6 +79,11 @@ class AllocatorCore {
   HostReply host_map(Gate& gate, const MapRequest& request) noexcept;
   int host_unmap(Gate& gate, Extent range) noexcept;
   int host_protect(Gate& gate, Extent range, int protection) noexcept;
+  // Optional in the port's table; ENOSYS where it has none.
+  HostReply host_remap(Gate& gate, Extent from, std::size_t new_size, int flags,
+                       std::uintptr_t to) noexcept;
+  int host_advise(Gate& gate, RangeCall call, Extent range, int argument) noexcept;
+  int host_resident(Gate& gate, Extent range, unsigned char* vector) noexcept;
   void count_lie() noexcept { lies_.fetch_add(1, std::memory_order_relaxed); }
 
   // ---- Looking (core_looking.cpp); see Allocator ----
@@ -335,7 +340,7 @@ class AllocatorCore {
 
   std::atomic<std::size_t> grown_bytes_{0};
   std::atomic<std::uint64_t> reserve_calls_{0}, release_calls_{0}, map_calls_{0}, unmap_calls_{0},
-      protect_calls_{0};
+      protect_calls_{0}, remap_calls_{0}, advise_calls_{0};
   std::atomic<std::uint64_t> lies_{0}, misuses_{0};
 };
 

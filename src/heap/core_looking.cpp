@@ -100,6 +100,8 @@ Statistics AllocatorCore::statistics() noexcept {
   s.host_map_calls = map_calls_.load(std::memory_order_relaxed);
   s.host_unmap_calls = unmap_calls_.load(std::memory_order_relaxed);
   s.host_protect_calls = protect_calls_.load(std::memory_order_relaxed);
+  s.host_remap_calls = remap_calls_.load(std::memory_order_relaxed);
+  s.host_advise_calls = advise_calls_.load(std::memory_order_relaxed);
   s.lies_refused = lies_.load(std::memory_order_relaxed);
   s.misuse_refused = misuses_.load(std::memory_order_relaxed);
   return s;

@@ -1,279 +1,34 @@
-// mmap, munmap and mprotect of the application: decode, validate, perform, verify.
-//
-// Each call is cut at the enclave's edges: what lies inside goes to the enclave's own manager, what
-// lies outside is served here from the registry. Only pages that stand in the books as the
-// application's mappings reach the host. The books change before the host is asked when pages go,
-// and after it answered when pages come. Every host call is made under no lock; a mapping whose
-// protection is at the host is marked, and others wait for it.
+// The application's memory calls: validated, cut at the enclave's edges, and each side served. What
+// lies inside goes to the enclave's own manager, what lies outside to outside_*.cpp.
 #include "exclave/memory_calls.hpp"
 
-#include <initializer_list>
-
-#include "base/extents.hpp"
-#include "heap/core.hpp"
-#include "memcall/linux_abi.hpp"
+#include "memcall/outside.hpp"
 #include "region/verify.hpp"
 
 namespace exclave {
-namespace {
 
 using core::AllocatorCore;
 using namespace linux_abi;  // NOLINT(google-build-using-namespace): all of it is used here
+using memcall::Holes;
 
-// The errnos that Linux documents for the call; whatever else the host says is EIO. (An errno of
-// the host's choice could steer the application: an Iago attack.)
-int allowed_errno(int error, std::initializer_list<int> documented) noexcept {
-  for (const int known : documented) {
-    if (error == known) return error;
-  }
-  return kEIO;
-}
+namespace {
 
-Protection protection_of(int bits) noexcept {
-  return static_cast<Protection>(bits & (kProtRead | kProtWrite));
-}
-
-// Of what a gate or the books refuse.
-int error_number(Error error) noexcept {
-  switch (error) {
-    case Error::kPinned:
-    case Error::kBusy:
-    case Error::kReentered:
-      return -kEBUSY;
-    case Error::kTooManyThreads:
-      return -kEAGAIN;
-    default:
-      return -kENOMEM;  // kOutOfTrustedMemory
-  }
-}
-
-// ---- munmap ----
-
-// What the host refuses stays in the books, and the first refusal is the answer.
-int unmap_mappings(AllocatorCore& core, AllocatorCore::Gate& gate, Extent range) noexcept {
-  const Result<Region*> taken = core.take_mappings_out(range, true);
-  if (!taken.ok()) return error_number(taken.error());
-  int result = 0;
-  for (Region* mapping = *taken; mapping != nullptr;) {
-    Region* const next = mapping->next_taken;
-    const int error = core.host_unmap(gate, mapping->extent());
-    if (error == 0) {
-      core.finish_region(gate, *mapping);
-    } else {
-      // Unless another took its place meanwhile: then the host lied, and the old one is gone.
-      if (!core.registry().put_back(*mapping).ok()) core.finish_region(gate, *mapping);
-      if (result == 0) result = -allowed_errno(error, {kEINVAL, kENOMEM, kEPERM});
-    }
-    mapping = next;
-  }
-  return result;
-}
-
-int unmap_outside(AllocatorCore& core, Extent range) noexcept {
-  AllocatorCore::Gate gate(core);
-  if (!gate.status().ok()) return error_number(gate.status().error());
-  return unmap_mappings(core, gate, range);
-}
-
-// ---- mprotect ----
-
-// Changes the mappings from the start of the range up to its end or the first hole.
-int protect_outside(AllocatorCore& core, Extent range, int bits) noexcept {
-  if (range.empty()) return 0;
-  AllocatorCore::Gate gate(core);
-  if (!gate.status().ok()) return error_number(gate.status().error());
-  Registry& registry = core.registry();
-  const std::uint32_t me = current_thread_slot() + 1;
-  const Protection wanted = protection_of(bits);
-  for (std::uintptr_t at = range.base; at < range.end();) {
-    Region* piece = nullptr;
-    Extent part;
-    Protection before = Protection::kNone;
-    {
-      LockGuard guard(registry.lock());
-      Region* const mapping = registry.region_at_locked(at);
-      if (mapping == nullptr || mapping->traits().role != Role::kMapping) return -kENOMEM;
-      if (mapping->in_call == me) return -kEBUSY;
-      if (mapping->in_call != 0)
-        continue;  // another thread's call is at the host; it ends by itself
-      const std::uintptr_t end =
-          mapping->extent().end() < range.end() ? mapping->extent().end() : range.end();
-      part = {at, end - at};
-      const Result<Region*> isolated = registry.isolate_locked(*mapping, part);
-      if (!isolated.ok()) return error_number(isolated.error());
-      piece = *isolated;
-      piece->in_call = me;
-      // Until the host has answered, only what holds before and after is promised.
-      before = piece->traits().protection;
-      registry.set_protection_locked(
-          *piece,
-          static_cast<Protection>(static_cast<unsigned>(before) & static_cast<unsigned>(wanted)));
-    }
-    const int error = core.host_protect(gate, part, bits);
-    {
-      LockGuard guard(registry.lock());
-      registry.set_protection_locked(*piece, error == 0 ? wanted : before);
-      piece->in_call = 0;
-      registry.join_locked(*piece);
-    }
-    if (error != 0) return -allowed_errno(error, {kEACCES, kEINVAL, kENOMEM, kEPERM});
-    at = part.end();
-  }
-  return 0;
-}
-
-// ---- mmap ----
-
-// Nothing that is not the application's may be replaced: a fixed address must lie on free ground or
-// on its own mappings.
-int check_fixed(Registry& registry, Extent range, bool replace) noexcept {
-  if (!check_outside(range, registry.enclave()).ok()) return -kEINVAL;
-  LockGuard guard(registry.lock());
-  for (std::uintptr_t at = range.base; at < range.end();) {
-    Region* const region = registry.first_in_locked({at, range.end() - at});
-    if (region == nullptr) break;
-    if (region->traits().role != Role::kMapping) return replace ? -kEBUSY : -kEEXIST;
-    if (!replace) return -kEEXIST;
-    at = region->extent().end();
-  }
-  return 0;
-}
-
-// Replaces what stands at a fixed address, all at once or not at all. What stands there leaves the
-// books; the gaps are filled with inaccessible memory, which fails where somebody else's stands.
-// Then every page of the target is ours, and the host may be told to replace it.
-class Replacement {
- public:
-  Replacement(AllocatorCore& core, AllocatorCore::Gate& gate, Extent target) noexcept
-      : core_(core), gate_(gate), target_(target), filled_to_(target.base) {}
-  Replacement(const Replacement&) = delete;
-  Replacement& operator=(const Replacement&) = delete;
-  // What was not replaced stands again.
-  ~Replacement() {
-    for_each_gap([this](Extent gap) noexcept {
-      if (gap.base < filled_to_) (void)core_.host_unmap(gate_, gap);
-      return 0;
-    });
-    for (Region* mapping = chain_; mapping != nullptr;) {
-      Region* const next = mapping->next_taken;
-      if (!core_.registry().put_back(*mapping).ok()) core_.finish_region(gate_, *mapping);
-      mapping = next;
-    }
-  }
-
-  // 0 or a negative errno. Afterwards needed() says whether there is anything to replace.
-  int begin() noexcept {
-    const Result<Region*> taken = core_.take_mappings_out(target_, true);
-    if (!taken.ok()) return error_number(taken.error());
-    chain_ = *taken;
-    if (chain_ == nullptr) return 0;
-    return for_each_gap([this](Extent gap) noexcept { return fill(gap); });
-  }
-  bool needed() const noexcept { return chain_ != nullptr; }
-  // The host has replaced all of it.
-  void done() noexcept {
-    filled_to_ = target_.base;
-    while (chain_ != nullptr) {
-      Region& mapping = *chain_;
-      chain_ = mapping.next_taken;
-      core_.finish_region(gate_, mapping);
-    }
-  }
-
- private:
-  int fill(Extent gap) noexcept {
-    MapRequest filler{};
-    filler.hint = gap.base;
-    filler.size = gap.size;
-    filler.flags = kMapPrivate | kMapAnonymous | kMapNoReserve | kMapFixedNoReplace;
-    filler.descriptor = -1;
-    const HostReply reply = core_.host_map(gate_, filler);
-    const Result<Extent> range =
-        verify_reply(reply, gap.size, kPageBytes, gap.base, core_.registry().enclave());
-    if (range.ok()) {
-      filled_to_ = gap.end();
-      return 0;
-    }
-    if (range.error() != Error::kHostLied)
-      return -allowed_errno(reply.error, {kEEXIST, kENOMEM, kEPERM});
-    core_.count_lie();
-    return -kEPERM;
-  }
-  // Up to the first error.
-  template <class F>
-  int for_each_gap(F visit) noexcept {
-    std::uintptr_t at = target_.base;
-    for (const Region* mapping = chain_;; mapping = mapping->next_taken) {
-      const Extent next = mapping != nullptr ? mapping->extent() : Extent{target_.end(), 0};
-      if (next.base > at) {
-        if (const int error = visit(Extent{at, next.base - at}); error != 0) return error;
-      }
-      if (mapping == nullptr) return 0;
-      at = next.end();
-    }
-  }
-
-  AllocatorCore& core_;
-  AllocatorCore::Gate& gate_;
-  const Extent target_;
-  Region* chain_ = nullptr;
-  std::uintptr_t filled_to_;  // the gaps below are filled
+// A range that is walked over, up to the end of the lower half: nothing is mapped beyond.
+struct Walk {
+  Extent range{};
+  bool beyond = false;
 };
 
-std::intptr_t map_outside(AllocatorCore& core, const MapRequest& asked) noexcept {
-  constexpr int kBadFlags = kMapAnonymous | kMapGrowsDown;
-  const int type = asked.flags & kMapTypeMask;
-  if (asked.flags & kBadFlags ||
-      (type != kMapShared && type != kMapPrivate && type != kMapSharedValidate))
-    return -kEINVAL;
-  if (asked.protection & kProtExec) return -kEACCES;
-  if (asked.protection & ~kProtAll) return -kEINVAL;
-  MapRequest request = asked;
-  Registry& registry = core.registry();
-  const bool fixed = (asked.flags & (kMapFixed | kMapFixedNoReplace)) != 0;
-  AllocatorCore::Gate gate(core);
-  if (!gate.status().ok()) return error_number(gate.status().error());
-  const Extent target{request.hint, request.size};
-  Replacement replacement(core, gate, target);
-  if (fixed) {
-    const bool replace = (asked.flags & kMapFixedNoReplace) == 0;
-    if (const int bad = check_fixed(registry, target, replace); bad != 0) return bad;
-    if (replace) {
-      if (const int bad = replacement.begin(); bad != 0) return bad;
-    }
-    // On free ground the host may only fill a gap: told to replace, it could replace what we know
-    // nothing of.
-    request.flags &= ~(kMapFixed | kMapFixedNoReplace);
-    request.flags |= replacement.needed() ? kMapFixed : kMapFixedNoReplace;
-  }
+Walk walk_of(std::uintptr_t address, std::size_t size) noexcept {
+  if (address >= kAddressLimit) return {{}, size != 0};
+  const bool beyond = size > kAddressLimit - address;
+  return {{address, beyond ? kAddressLimit - address : size}, beyond};
+}
 
-  const HostReply reply = core.host_map(gate, request);
-  const Result<Extent> range =
-      verify_reply(reply, request.size, kPageBytes, fixed ? request.hint : 0, registry.enclave());
-  if (!range.ok()) {
-    if (range.error() == Error::kHostLied) {
-      core.count_lie();
-      return -kEPERM;
-    }
-    return -allowed_errno(reply.error,
-                          {kEACCES, kEAGAIN, kEBADF, kEEXIST, kEINVAL, kENFILE, kENODEV, kENOMEM,
-                           kEOVERFLOW, kEPERM, kETXTBSY, kEOPNOTSUPP});
-  }
-  replacement.done();
-  AttachOptions options;
-  options.role = Role::kMapping;
-  options.protection = protection_of(request.protection);
-  const Result<Region*> made = registry.create(*range, options, false);
-  const Status inserted = made.ok() ? registry.insert(**made) : Status(made.error());
-  if (inserted.ok()) return static_cast<std::intptr_t>(range->base);
-  if (made.ok()) registry.destroy(**made);
-  if (inserted.error() == Error::kOverlap || registry.overlaps(*range)) {
-    // The host points at memory that stands in the books: not ours to unmap.
-    core.count_lie();
-    return -kEPERM;
-  }
-  (void)core.host_unmap(gate, *range);
-  return -kENOMEM;
+bool is_known_advice(int advice) noexcept {
+  return (advice >= 0 && advice <= kMadvDontNeed) ||
+         (advice >= kMadvFree && advice <= kMadvCollapse) || advice == kMadvHwPoison ||
+         advice == kMadvSoftOffline;
 }
 
 }  // namespace
@@ -301,7 +56,7 @@ std::intptr_t MemoryCalls::mmap(std::uintptr_t address, std::size_t length, int 
     request.flags = flags;
     request.descriptor = descriptor;
     request.offset = offset;
-    return map_outside(core, request);
+    return memcall::map_outside(core, request);
   }
   // Private memory never lies outside, wherever it was asked for.
   if (fixed && !enclave.covers({address, size})) return -kENOMEM;
@@ -315,7 +70,7 @@ int MemoryCalls::munmap(std::uintptr_t address, std::size_t length) noexcept {
   const Parts<std::uintptr_t> parts = cut_by(range, core.registry().enclave());
   // The outside first, and in one: only there can a pin refuse, and then nothing has changed. (No
   // mapping stands in the enclave's part.)
-  int result = parts.inside == range ? 0 : unmap_outside(core, range);
+  int result = parts.inside == range ? 0 : memcall::unmap_outside(core, range);
   if (result == 0 && !parts.inside.empty()) {
     result = inside_.unmap(inside_.context, parts.inside.base, parts.inside.size);
   }
@@ -332,12 +87,196 @@ int MemoryCalls::mprotect(std::uintptr_t address, std::size_t length, int protec
   const Parts<std::uintptr_t> parts = cut_by(range, core.registry().enclave());
   if ((protection & kProtExec) && (!parts.below.empty() || !parts.above.empty())) return -kEACCES;
   // In ascending order, as Linux walks, and up to the first hole.
-  int result = protect_outside(core, parts.below, protection);
+  int result = memcall::protect_outside(core, parts.below, protection);
   if (result == 0 && !parts.inside.empty()) {
     result = inside_.protect(inside_.context, parts.inside.base, parts.inside.size, protection);
   }
-  if (result == 0) result = protect_outside(core, parts.above, protection);
+  if (result == 0) result = memcall::protect_outside(core, parts.above, protection);
   return result;
+}
+
+// ---- mremap and brk ----
+
+std::intptr_t MemoryCalls::mremap(std::uintptr_t old_address, std::size_t old_length,
+                                  std::size_t new_length, int flags,
+                                  std::uintptr_t new_address) noexcept {
+  AllocatorCore& core = *core_;
+  const Extent enclave = core.registry().enclave();
+  const bool fixed = (flags & kMremapFixed) != 0;
+  const bool may_move = (flags & kMremapMayMove) != 0;
+  const bool keep = (flags & kMremapDontUnmap) != 0;
+  if ((flags & ~kMremapAll) != 0 || (fixed && !may_move)) return -kEINVAL;
+  if (keep && (!may_move || old_length != new_length)) return -kEINVAL;
+  if (!is_aligned(old_address, kPageBytes)) return -kEINVAL;
+  // As in Linux, what wraps is 0.
+  Extent from{old_address, align_up(old_length, kPageBytes)};
+  const Extent to{new_address, align_up(new_length, kPageBytes)};
+  if (to.size == 0) return -kEINVAL;
+  const bool inside = enclave.contains(old_address);
+  if (inside && inside_.remap == nullptr) return -kENOSYS;
+  const std::intptr_t there =
+      inside ? inside_.remap(inside_.context, old_address, kPageBytes, kPageBytes, 0, 0)
+             : (is_application_memory(old_address, 1) ? 0 : -kEFAULT);
+  if (there < 0) return there;
+  if (fixed) {
+    if (!is_aligned(new_address, kPageBytes) || to.size > kAddressLimit ||
+        new_address > kAddressLimit - to.size)
+      return -kEINVAL;
+    // An old range without end overlaps, too.
+    if (from.size > kAddressLimit || from.overlaps(to)) return -kEINVAL;
+    // A mapping stays on its side.
+    if (inside ? !enclave.covers(to) : !check_outside(to, enclave).ok()) return -kEINVAL;
+  }
+  // What is cut off goes first, wherever it lies.
+  if (to.size < from.size) {
+    if (const int error = munmap(old_address + to.size, from.size - to.size); error != 0)
+      return error;
+    from.size = to.size;
+  }
+  if (!fixed && !keep && from.size == to.size) return static_cast<std::intptr_t>(old_address);
+  if (to.size > kAddressLimit) return -kENOMEM;
+  // Over the edge: not one mapping.
+  if (from.size != 0 && (inside ? !enclave.covers(from) : !check_outside(from, enclave).ok()))
+    return -kEFAULT;
+  if (inside)
+    return inside_.remap(inside_.context, old_address, from.size, to.size, flags, new_address);
+  return memcall::remap_outside(core, from, to.size, flags, new_address);
+}
+
+std::uintptr_t MemoryCalls::brk(std::uintptr_t address) noexcept {
+  return inside_.set_break == nullptr ? 0 : inside_.set_break(inside_.context, address);
+}
+
+int MemoryCalls::remap_file_pages(std::uintptr_t, std::size_t, int, std::size_t, int) noexcept {
+  return -kEINVAL;
+}
+
+// ---- Walks ----
+
+// Below the enclave, inside, above: in ascending order, as Linux walks.
+int MemoryCalls::walk(RangeCall call, std::uintptr_t address, std::size_t size, int argument,
+                      bool skips_holes) noexcept {
+  const Walk walked = walk_of(address, size);
+  const Parts<std::uintptr_t> parts = cut_by(walked.range, core_->registry().enclave());
+  const Holes holes = skips_holes ? Holes::kSkip : Holes::kStop;
+  bool hole = false;
+  int error = memcall::advise_outside(*core_, call, parts.below, argument, holes, &hole);
+  if (error == 0 && !parts.inside.empty() && (skips_holes || !hole)) {
+    error = inside_.advise == nullptr ? -kENOSYS
+                                      : inside_.advise(inside_.context, call, parts.inside.base,
+                                                       parts.inside.size, argument);
+    if (error == -kENOMEM) {
+      hole = true;
+      error = 0;
+    }
+  }
+  if (error == 0 && (skips_holes || !hole))
+    error = memcall::advise_outside(*core_, call, parts.above, argument, holes, &hole);
+  return error == 0 && (hole || walked.beyond) ? -kENOMEM : error;
+}
+
+int MemoryCalls::madvise(std::uintptr_t address, std::size_t length, int advice) noexcept {
+  if (!is_known_advice(advice) || !is_aligned(address, kPageBytes)) return -kEINVAL;
+  const std::size_t size = align_up(length, kPageBytes);
+  if (size < length || address + size < address) return -kEINVAL;
+  if (size == 0) return 0;
+  // For the administrator only, and the program is none.
+  if (advice == kMadvHwPoison || advice == kMadvSoftOffline) return -kEPERM;
+  const bool populates = advice == kMadvPopulateRead || advice == kMadvPopulateWrite;
+  return walk(EXCLAVE_MADVISE, address, size, advice, !populates);
+}
+
+int MemoryCalls::msync(std::uintptr_t address, std::size_t length, int flags) noexcept {
+  if ((flags & ~kMsAll) != 0 || !is_aligned(address, kPageBytes) ||
+      (flags & (kMsAsync | kMsSync)) == (kMsAsync | kMsSync))
+    return -kEINVAL;
+  const std::size_t size = align_up(length, kPageBytes);
+  if (address + size < address) return -kENOMEM;
+  if (size == 0) return 0;
+  return walk(EXCLAVE_MSYNC, address, size, flags, flags != kMsAsync);
+}
+
+int MemoryCalls::mlock2(std::uintptr_t address, std::size_t length, int flags) noexcept {
+  if ((flags & ~kMlockOnFault) != 0) return -kEINVAL;
+  return lock(EXCLAVE_MLOCK, address, length, flags);
+}
+
+int MemoryCalls::munlock(std::uintptr_t address, std::size_t length) noexcept {
+  return lock(EXCLAVE_MUNLOCK, address, length, 0);
+}
+
+// The pages that the bytes lie in; the address need not be aligned.
+int MemoryCalls::lock(RangeCall call, std::uintptr_t address, std::size_t length,
+                      int flags) noexcept {
+  const std::uintptr_t first = align_down(address, kPageBytes);
+  const std::size_t size = align_up(length + (address - first), kPageBytes);
+  if (first + size < first) return -kEINVAL;
+  if (size == 0) return 0;
+  return walk(call, first, size, flags, false);
+}
+
+int MemoryCalls::mlockall(int flags) noexcept {
+  if (flags == 0 || (flags & ~kMclAll) != 0 || flags == kMclOnFault) return -kEINVAL;
+  return lock_all(flags);
+}
+
+int MemoryCalls::munlockall() noexcept {
+  return lock_all(0);
+}
+
+int MemoryCalls::lock_all(int flags) noexcept {
+  if (inside_.lock_all == nullptr) return -kENOSYS;
+  const int error = inside_.lock_all(inside_.context, flags);
+  if (error != 0 || (flags != 0 && (flags & kMclCurrent) == 0)) return error;
+  const int argument = (flags & kMclOnFault) != 0 ? kMlockOnFault : 0;
+  return memcall::lock_all_outside(*core_, flags != 0 ? EXCLAVE_MLOCK : EXCLAVE_MUNLOCK, argument);
+}
+
+int MemoryCalls::mincore(std::uintptr_t address, std::size_t length,
+                         unsigned char* vector) noexcept {
+  if (!is_aligned(address, kPageBytes)) return -kEINVAL;
+  const Walk walked = walk_of(address, length);
+  if (walked.beyond) return -kENOMEM;
+  if (length == 0) return 0;
+  const Extent range{address, align_up(length, kPageBytes)};
+  const Parts<std::uintptr_t> parts = cut_by(range, core_->registry().enclave());
+  const auto at = [&](Extent part) noexcept {
+    return vector + ((part.base - address) >> kPageShift);
+  };
+  int error = memcall::resident_outside(*core_, parts.below, vector);
+  if (error == 0 && !parts.inside.empty()) {
+    error = inside_.resident == nullptr ? -kENOSYS
+                                        : inside_.resident(inside_.context, parts.inside.base,
+                                                           parts.inside.size, at(parts.inside));
+  }
+  if (error == 0 && !parts.above.empty())
+    error = memcall::resident_outside(*core_, parts.above, at(parts.above));
+  return error;
+}
+
+// ---- Mappings without an mmap ----
+
+int MemoryCalls::adopt(std::uintptr_t address, std::size_t length, int protection) noexcept {
+  if (length == 0 || length > kAddressLimit || (protection & ~kProtAll) != 0) return -kEINVAL;
+  if ((protection & kProtExec) != 0) return -kEACCES;
+  return memcall::adopt_outside(*core_, address, align_up(length, kPageBytes), protection);
+}
+
+int MemoryCalls::give_up(std::uintptr_t address, std::size_t length) noexcept {
+  Extent range;
+  if (!decode_pages(address, length, &range)) return -kEINVAL;
+  return memcall::give_up_outside(*core_, range);
+}
+
+bool MemoryCalls::is_application_memory(std::uintptr_t address, std::size_t length) const noexcept {
+  std::uintptr_t end = 0;
+  if (__builtin_add_overflow(address, length, &end)) return false;
+  for (std::uintptr_t at = address;;) {
+    const Result<RegionInfo> info = core_->query(at, 0);
+    if (!info.ok() || info->role != Role::kMapping) return false;
+    at = info->extent.end();
+    if (at >= end) return true;
+  }
 }
 
 }  // namespace exclave

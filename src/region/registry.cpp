@@ -141,6 +141,14 @@ Status Registry::insert(Region& region) noexcept {
   return insert_locked(region);
 }
 
+Status Registry::insert_with(Region& region, Protection protection) noexcept {
+  LockGuard guard(lock_);
+  RegionTraits traits = region.traits();
+  traits.protection = protection;
+  region.set_traits(traits);
+  return insert_locked(region);
+}
+
 Status Registry::put_back(Region& mapping) noexcept {
   LockGuard guard(lock_);
   const Status inserted = insert_locked(mapping);
@@ -190,24 +198,33 @@ void Registry::resize_locked(Region& region, std::size_t size) noexcept {
   region.size.store(size, std::memory_order_release);
 }
 
-// The part from `at` on becomes a region of its own. Readers find the new one before the old one
-// shrinks.
-Status Registry::split_locked(Region& mapping, std::uintptr_t at) noexcept {
-  const auto [low, high] = split_at(mapping.extent(), at);
+Result<Region*> Registry::create_like(const Region& mapping, std::uintptr_t from,
+                                      Extent extent) noexcept {
   AttachOptions options;
   options.role = Role::kMapping;
   const RegionTraits traits = mapping.traits();
   options.protection = traits.protection;
   options.device = traits.device;
   const std::uint64_t device_base = mapping.device_base.load(std::memory_order_relaxed);
-  options.device_base = device_base == kNoDeviceAddress ? kNoDeviceAddress : device_base + low.size;
+  options.device_base = device_base == kNoDeviceAddress
+                            ? kNoDeviceAddress
+                            : device_base + (from - mapping.extent().base);
   options.gone = mapping.gone;
   options.gone_context = mapping.gone_context;
+  Result<Region*> made = create(extent, options, false);
+  if (made.ok())
+    (*made)->id.store(mapping.id.load(std::memory_order_relaxed), std::memory_order_release);
+  return made;
+}
+
+// The part from `at` on becomes a region of its own. Readers find the new one before the old one
+// shrinks.
+Status Registry::split_locked(Region& mapping, std::uintptr_t at) noexcept {
+  const auto [low, high] = split_at(mapping.extent(), at);
   if (Status room = pagemap_.prepare(high); !room.ok()) return room;
-  Result<Region*> made = create(high, options, false);
+  const Result<Region*> made = create_like(mapping, high.base, high);
   if (!made.ok()) return made.error();
   Region& upper = **made;
-  upper.id.store(mapping.id.load(std::memory_order_relaxed), std::memory_order_release);
   pagemap_.set(high, &upper);
   close_facts(upper);
   resize_locked(mapping, low.size);
@@ -253,10 +270,16 @@ void Registry::absorb_locked(Region& low, Region& high) noexcept {
 }
 
 void Registry::join_locked(Region& mapping) noexcept {
-  const auto one = [](const Region& a, const Region& b) noexcept {
+  // What mremap moved may stand beside what it was not beside before.
+  const auto goes_on = [](const Region& a, const Region& b) noexcept {
+    const std::uint64_t base = a.device_base.load(std::memory_order_relaxed);
+    return base == kNoDeviceAddress ||
+           base + a.extent().size == b.device_base.load(std::memory_order_relaxed);
+  };
+  const auto one = [&](const Region& a, const Region& b) noexcept {
     EXCLAVE_DCHECK(adjoin(a.extent(), b.extent()));  // the next page is the other's
     return a.region_id() == b.region_id() && a.in_call == 0 && b.in_call == 0 &&
-           a.traits().protection == b.traits().protection;
+           a.traits().protection == b.traits().protection && goes_on(a, b);
   };
   Region* low = &mapping;
   if (Region* const before = region_at_locked(mapping.extent().base - 1);

@@ -39,10 +39,15 @@ class Registry {
   // A book for a region that is not inserted yet; until it is, no query tells of it. Errors:
   // kOutOfTrustedMemory.
   Result<Region*> create(Extent extent, const AttachOptions& options, bool grown) noexcept;
+  // A book for a region that is to hold what the mapping holds from that address on, or what comes
+  // behind it: its facts, its id. Errors: kOutOfTrustedMemory.
+  Result<Region*> create_like(const Region& mapping, std::uintptr_t from, Extent extent) noexcept;
   // Gives the book back. Precondition: not inserted.
   void destroy(Region& region) noexcept;
   // Errors, without change: kInvalidArgument, kInsideEnclave, kOverlap, kOutOfTrustedMemory.
   Status insert(Region& region) noexcept EXCLAVE_EXCLUDES(lock_);
+  // The same, with another protection for the time being.
+  Status insert_with(Region& region, Protection protection) noexcept EXCLAVE_EXCLUDES(lock_);
   // Inserts a mapping that was taken out a moment ago, and joins it with what is left of it.
   // Errors: as insert.
   Status put_back(Region& mapping) noexcept EXCLAVE_EXCLUDES(lock_);

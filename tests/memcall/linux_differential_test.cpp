@@ -22,7 +22,7 @@ using testing_support::ProcessFixture;
 
 constexpr std::size_t kPage = kPageBytes;
 constexpr std::size_t kWindowPages = 48;
-constexpr std::size_t kFilePages = 64;
+constexpr std::size_t kFilePages = 1024 * kWindowPages;
 
 class LinuxDifferential : public ProcessFixture, public testing::WithParamInterface<unsigned> {
  protected:
@@ -72,12 +72,7 @@ class LinuxDifferential : public ProcessFixture, public testing::WithParamInterf
 TEST_P(LinuxDifferential, RandomCallsAgree) {
   const OwnedDescriptor ours_file(memfd_of(kFilePages * kPage));
   const OwnedDescriptor theirs_file(memfd_of(kFilePages * kPage));
-  // Each page of a file begins with its number, so a picture shows which page stands where.
-  for (std::size_t i = 0; i < kFilePages; ++i) {
-    const auto number = static_cast<unsigned char>(i);
-    for (const int file : {ours_file.get(), theirs_file.get()})
-      ASSERT_EQ(pwrite(file, &number, 1, static_cast<off_t>(i * kPage)), 1);
-  }
+  std::size_t maps = 0;
   const std::uintptr_t ours = free_window(2 * GetParam());
   const std::uintptr_t theirs = free_window(2 * GetParam() + 1);
   constexpr std::array kProtections = {PROT_NONE, PROT_READ, PROT_WRITE, PROT_READ | PROT_WRITE};
@@ -99,7 +94,7 @@ TEST_P(LinuxDifferential, RandomCallsAgree) {
     std::intptr_t our_answer = 0;
     std::intptr_t their_answer = 0;
     std::string what;
-    switch (random() % 5) {
+    switch (random() % 9) {
       case 0:
       case 1: {
         // Where two things are wrong at once, either errno is right; so one at a time.
@@ -107,8 +102,17 @@ TEST_P(LinuxDifferential, RandomCallsAgree) {
         const bool all_right = fixed == MAP_FIXED && odd == 0 && length != 0;
         const bool bad_file = all_right && random() % 16 == 0;
         const bool bad_offset = all_right && !bad_file && random() % 16 == 0;
-        const std::uint64_t offset =
-            random() % (kFilePages - kWindowPages) * kPage + (bad_offset ? 1 : 0);
+        // No two mappings go on in the file where they go on in the window: to Linux they would be
+        // one, to us they are two.
+        const std::size_t serial = ++maps % (kFilePages / kWindowPages);
+        const std::uint64_t offset = (serial * kWindowPages + first) * kPage + (bad_offset ? 1 : 0);
+        // Each page of the file begins with a number, so a picture shows which page stands where.
+        for (std::size_t i = 0; i < count; ++i) {
+          const auto number = static_cast<unsigned char>((serial + first + i) % 64);
+          const auto place = static_cast<off_t>((serial * kWindowPages + first + i) * kPage);
+          for (const int file : {ours_file.get(), theirs_file.get()})
+            ASSERT_EQ(pwrite(file, &number, 1, place), 1);
+        }
         what = "mmap";
         our_answer = calls_->mmap(ours + at, length, protection, MAP_SHARED | fixed,
                                   bad_file ? 9999 : ours_file.get(), offset);
@@ -124,6 +128,48 @@ TEST_P(LinuxDifferential, RandomCallsAgree) {
         our_answer = calls_->munmap(ours + at, length);
         their_answer = linux_answer(munmap(reinterpret_cast<void*>(theirs + at), length));
         break;
+      case 3:
+      case 4: {
+        // At a fixed place or where it stands: anywhere else no two windows agree.
+        const std::size_t to = random() % kWindowPages;
+        const std::size_t more =
+            1 + random() % std::min<std::size_t>(12, kWindowPages - std::max(first, to));
+        constexpr std::array kFlags = {0, MREMAP_MAYMOVE | MREMAP_FIXED,
+                                       MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, 0x10};
+        int flags = kFlags[random() % kFlags.size()];
+        const std::size_t new_length = (flags & MREMAP_DONTUNMAP) != 0 ? length : more * kPage;
+        if (to + (length + kPage - 1) / kPage > kWindowPages) flags = 0;
+        // Which of several mappings moves, and what is unmapped before it fails, differs from one
+        // Linux to the next.
+        const auto one = allocator_->query(ours + first * kPage, count * kPage);
+        if (!one.ok()) flags = 0;
+        // An old length of 0 is a second view, which fails elsewhere.
+        if (length == 0) flags = 0;
+        what = "mremap to " + std::to_string(new_length) + " flags " + std::to_string(flags) +
+               " at " + std::to_string(to);
+        our_answer = calls_->mremap(ours + at, length, new_length, flags, ours + to * kPage);
+        if (our_answer > 0) our_answer -= static_cast<std::intptr_t>(ours);
+        their_answer = linux_answer(
+            syscall(SYS_mremap, theirs + at, length, new_length, flags, theirs + to * kPage));
+        if (their_answer > 0) their_answer -= static_cast<std::intptr_t>(theirs);
+        break;
+      }
+      case 5: {
+        // Advice that leaves the mapping as it is.
+        constexpr std::array kAdvice = {MADV_DONTNEED, MADV_WILLNEED, MADV_COLD, MADV_FREE, 7};
+        const int advice = kAdvice[random() % kAdvice.size()];
+        what = "madvise " + std::to_string(advice);
+        our_answer = calls_->madvise(ours + at, length, advice);
+        their_answer = linux_answer(syscall(SYS_madvise, theirs + at, length, advice));
+        break;
+      }
+      case 6: {
+        const int flags = static_cast<int>(random() % 9);
+        what = "msync " + std::to_string(flags);
+        our_answer = calls_->msync(ours + at, length, flags);
+        their_answer = linux_answer(syscall(SYS_msync, theirs + at, length, flags));
+        break;
+      }
       default:
         what = "mprotect";
         our_answer = calls_->mprotect(ours + at, length, protection);

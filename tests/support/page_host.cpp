@@ -29,6 +29,12 @@ const char* name_of(PageHost::Kind kind) {
       return "unmap";
     case PageHost::Kind::kProtect:
       return "protect";
+    case PageHost::Kind::kRemap:
+      return "remap";
+    case PageHost::Kind::kAdvise:
+      return "advise";
+    case PageHost::Kind::kResident:
+      return "resident";
   }
   return "";
 }
@@ -231,6 +237,63 @@ int PageHost::host_protect(std::uintptr_t address, std::size_t bytes, int protec
   return 0;
 }
 
+HostReply PageHost::host_remap(std::uintptr_t old_address, std::size_t old_size,
+                               std::size_t new_size, int flags,
+                               std::uintptr_t new_address) noexcept {
+  const Call call = remap({old_address, old_size}, {new_address, new_size}, flags);
+  if (const auto reply = note(call)) return *reply;
+  const std::lock_guard lock(mutex_);
+  const Extent from{old_address, old_size};
+  const Extent to{new_address, new_size};
+  constexpr int kMove = MREMAP_MAYMOVE | MREMAP_FIXED;
+  if (!is_page_multiple(old_address | old_size | new_size | new_address) || new_size == 0 ||
+      !are_mappings_locked({old_address, old_size == 0 ? kPageBytes : old_size}) ||
+      (flags != 0 && (flags & ~MREMAP_DONTUNMAP) != kMove)) {
+    complain_locked(call, "out of shape, or not wholly the application's pages");
+    return {0, EINVAL};
+  }
+  const Page last = pages_[old_address + (old_size == 0 ? 0 : old_size - kPageBytes)];
+  if (flags == 0) {
+    const Extent tail{from.end(), new_size - old_size};
+    if (tail.overlaps(enclave_) || !is_free_locked(tail)) return {0, ENOMEM};
+    put_locked(tail, Holder::kMapping, last.protection);
+    return {old_address, 0};
+  }
+  if (!are_mappings_locked(to) || from.overlaps(to)) {
+    complain_locked(call, "told to replace what is not all the application's");
+    return {0, EINVAL};
+  }
+  if ((flags & MREMAP_DONTUNMAP) == 0)
+    pages_.erase(pages_.lower_bound(from.base), pages_.lower_bound(from.end()));
+  put_locked(to, Holder::kMapping, last.protection);
+  return {new_address, 0};
+}
+
+int PageHost::host_advise(RangeCall range_call, std::uintptr_t address, std::size_t bytes,
+                          int argument) noexcept {
+  const Call call = advise(range_call, {address, bytes}, argument);
+  if (const auto reply = note(call)) return reply->error;
+  const std::lock_guard lock(mutex_);
+  if (bytes == 0 || !is_page_multiple(address | bytes) || !are_mappings_locked(call.extent)) {
+    complain_locked(call, "not wholly the application's pages");
+    return EINVAL;
+  }
+  return 0;
+}
+
+int PageHost::host_resident(std::uintptr_t address, std::size_t bytes,
+                            unsigned char* vector) noexcept {
+  const Call call{Kind::kResident, {address, bytes}};
+  std::memset(vector, 0xff, bytes / kPageBytes);
+  if (const auto reply = note(call)) return reply->error;
+  const std::lock_guard lock(mutex_);
+  if (bytes == 0 || !is_page_multiple(address | bytes) || !are_mappings_locked(call.extent)) {
+    complain_locked(call, "not wholly the application's pages");
+    return EINVAL;
+  }
+  return 0;
+}
+
 // ---- Settings and looks ----
 
 void PageHost::place_next_at(std::uintptr_t address) {
@@ -307,6 +370,35 @@ int EnclaveRecorder::unmap(std::uintptr_t address, std::size_t size) noexcept {
 
 int EnclaveRecorder::protect(std::uintptr_t address, std::size_t size, int protection) noexcept {
   calls.push_back({'p', {address, size}, protection});
+  return next_answer;
+}
+
+std::intptr_t EnclaveRecorder::remap(std::uintptr_t old_address, std::size_t old_size,
+                                     std::size_t new_size, int flags, std::uintptr_t) noexcept {
+  calls.push_back({'r', {old_address, old_size}, 0, flags, -1, new_size});
+  return next_map;
+}
+
+std::uintptr_t EnclaveRecorder::set_break(std::uintptr_t address) noexcept {
+  calls.push_back({'b', {address, 0}});
+  return address;
+}
+
+int EnclaveRecorder::advise(RangeCall call, std::uintptr_t address, std::size_t size,
+                            int argument) noexcept {
+  calls.push_back({'a', {address, size}, static_cast<int>(call), argument});
+  return next_answer;
+}
+
+int EnclaveRecorder::resident(std::uintptr_t address, std::size_t size,
+                              unsigned char* vector) noexcept {
+  calls.push_back({'v', {address, size}});
+  std::memset(vector, 1, size / kPageBytes);
+  return next_answer;
+}
+
+int EnclaveRecorder::lock_all(int flags) noexcept {
+  calls.push_back({'l', {}, 0, flags});
   return next_answer;
 }
 

@@ -22,7 +22,16 @@ namespace exclave::testing_support {
 
 class PageHost {
  public:
-  enum class Kind : std::uint8_t { kReserve, kRelease, kMap, kUnmap, kProtect };
+  enum class Kind : std::uint8_t {
+    kReserve,
+    kRelease,
+    kMap,
+    kUnmap,
+    kProtect,
+    kRemap,
+    kAdvise,
+    kResident
+  };
 
   struct Call {
     Kind kind = Kind::kMap;
@@ -31,8 +40,23 @@ class PageHost {
     int flags = 0;
     int descriptor = -1;
     std::uint64_t offset = 0;
+    Extent to{};  // kRemap: the new size; the base is 0 without MREMAP_FIXED
+    RangeCall range_call = EXCLAVE_MADVISE;
+    int argument = 0;
     friend bool operator==(const Call&, const Call&) = default;
   };
+  static Call remap(Extent from, Extent to, int flags) {
+    Call call{Kind::kRemap, from};
+    call.to = to;
+    call.flags = flags;
+    return call;
+  }
+  static Call advise(RangeCall range_call, Extent extent, int argument) {
+    Call call{Kind::kAdvise, extent};
+    call.range_call = range_call;
+    call.argument = argument;
+    return call;
+  }
   static Call unmap(Extent extent) { return {Kind::kUnmap, extent}; }
   static Call protect(Extent extent, int protection) {
     return {Kind::kProtect, extent, protection};
@@ -58,6 +82,11 @@ class PageHost {
   HostReply host_map(const MapRequest& request) noexcept;
   int host_unmap(std::uintptr_t address, std::size_t bytes) noexcept;
   int host_protect(std::uintptr_t address, std::size_t bytes, int protection) noexcept;
+  HostReply host_remap(std::uintptr_t old_address, std::size_t old_size, std::size_t new_size,
+                       int flags, std::uintptr_t new_address) noexcept;
+  int host_advise(RangeCall call, std::uintptr_t address, std::size_t bytes, int argument) noexcept;
+  // Every byte is 0xff.
+  int host_resident(std::uintptr_t address, std::size_t bytes, unsigned char* vector) noexcept;
 
   // ---- What it is to do ----
 
@@ -120,7 +149,8 @@ void PrintTo(const PageHost::Call& call, std::ostream* out);
 class EnclaveRecorder {
  public:
   struct Call {
-    char kind = 'm';  // m, u, p
+    // map, unmap, protect, remap, advise, vector (mincore), lock_all, break
+    char kind = 'm';
     Extent extent{};
     int protection = 0;
     int flags = 0;
@@ -134,6 +164,15 @@ class EnclaveRecorder {
   int unmap(std::uintptr_t address, std::size_t size) noexcept;
   int protect(std::uintptr_t address, std::size_t size, int protection) noexcept;
   bool lies_outside(int protection, int flags, int descriptor, std::uint64_t offset) noexcept;
+  // extent: the old range; offset: the new size; descriptor: unused.
+  std::intptr_t remap(std::uintptr_t old_address, std::size_t old_size, std::size_t new_size,
+                      int flags, std::uintptr_t new_address) noexcept;
+  std::uintptr_t set_break(std::uintptr_t address) noexcept;
+  // protection: the call; flags: the argument.
+  int advise(RangeCall call, std::uintptr_t address, std::size_t size, int argument) noexcept;
+  // Every byte is 1.
+  int resident(std::uintptr_t address, std::size_t size, unsigned char* vector) noexcept;
+  int lock_all(int flags) noexcept;
 
   EnclaveMemoryTable table() noexcept { return bind_enclave_memory(*this); }
 

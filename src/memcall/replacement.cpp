@@ -1,0 +1,91 @@
+#include "memcall/replacement.hpp"
+
+#include "region/verify.hpp"
+
+namespace exclave::memcall {
+
+using namespace linux_abi;  // NOLINT(google-build-using-namespace): all of it is used here
+
+Replacement::~Replacement() {
+  for_each_gap([this](Extent gap) noexcept {
+    if (gap.base < filled_to_) (void)core_.host_unmap(gate_, gap);
+    return 0;
+  });
+  for (Region* mapping = chain_; mapping != nullptr;) {
+    Region* const next = mapping->next_taken;
+    if (!core_.registry().put_back(*mapping).ok()) core_.finish_region(gate_, *mapping);
+    mapping = next;
+  }
+}
+
+int Replacement::begin(Extent target, Fill fill) noexcept {
+  target_ = target;
+  filled_to_ = target.base;
+  const Result<Region*> taken = core_.take_mappings_out(target, true);
+  if (!taken.ok()) return error_number(taken.error());
+  chain_ = *taken;
+  if (chain_ == nullptr && fill == Fill::kIfNeeded) return 0;
+  return for_each_gap([this](Extent gap) noexcept { return this->fill(gap); });
+}
+
+int Replacement::begin_anywhere(std::size_t size) noexcept {
+  int error = 0;
+  const Result<Extent> range = map_filler({0, size}, 0, &error);
+  if (!range.ok()) return error;
+  // What stands in the books is not ours to unmap.
+  if (core_.registry().overlaps(*range)) {
+    core_.count_lie();
+    return -kEPERM;
+  }
+  target_ = *range;
+  filled_to_ = range->end();
+  return 0;
+}
+
+void Replacement::done() noexcept {
+  filled_to_ = target_.base;
+  while (chain_ != nullptr) {
+    Region& mapping = *chain_;
+    chain_ = mapping.next_taken;
+    core_.finish_region(gate_, mapping);
+  }
+}
+
+Result<Extent> Replacement::map_filler(Extent place, int flags, int* error) noexcept {
+  MapRequest filler{};
+  filler.hint = place.base;
+  filler.size = place.size;
+  filler.flags = kMapPrivate | kMapAnonymous | kMapNoReserve | flags;
+  filler.descriptor = -1;
+  const HostReply reply = core_.host_map(gate_, filler);
+  const Result<Extent> range =
+      verify_reply(reply, place.size, kPageBytes, place.base, core_.registry().enclave());
+  if (range.error() == Error::kHostLied) {
+    core_.count_lie();
+    *error = -kEPERM;
+  } else if (!range.ok()) {
+    *error = -allowed_errno(reply.error, {kEEXIST, kENOMEM, kEPERM});
+  }
+  return range;
+}
+
+int Replacement::fill(Extent gap) noexcept {
+  int error = 0;
+  if (map_filler(gap, kMapFixedNoReplace, &error).ok()) filled_to_ = gap.end();
+  return error;
+}
+
+template <class F>
+int Replacement::for_each_gap(F visit) noexcept {
+  std::uintptr_t at = target_.base;
+  for (const Region* mapping = chain_;; mapping = mapping->next_taken) {
+    const Extent next = mapping != nullptr ? mapping->extent() : Extent{target_.end(), 0};
+    if (next.base > at) {
+      if (const int error = visit(Extent{at, next.base - at}); error != 0) return error;
+    }
+    if (mapping == nullptr) return 0;
+    at = next.end();
+  }
+}
+
+}  // namespace exclave::memcall

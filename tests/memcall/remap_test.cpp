@@ -1,0 +1,542 @@
+// mremap outside: what reaches the host, what the books say, and a host that lies.
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "port/thread_slot.hpp"
+#include "support/page_host_fixture.hpp"
+
+namespace exclave {
+namespace {
+
+using testing::ElementsAre;
+using testing::IsEmpty;
+using testing_support::EnclaveRecorder;
+using testing_support::kDevice;
+using testing_support::kPage;
+using testing_support::kReadWrite;
+using testing_support::PageHost;
+using testing_support::PageHostFixture;
+
+using Kind = PageHost::Kind;
+
+constexpr std::uintptr_t kPlace = std::uintptr_t{0x3000} << 32;
+constexpr std::uintptr_t kOther = kPlace + 64 * kPage;
+constexpr int kTo = MREMAP_MAYMOVE | MREMAP_FIXED;
+constexpr int kKeep = MREMAP_MAYMOVE | MREMAP_DONTUNMAP;
+
+class RemapTest : public PageHostFixture {
+ protected:
+  std::intptr_t remap(std::uintptr_t at, std::size_t old_pages, std::size_t new_pages, int flags,
+                      std::uintptr_t to = 0) {
+    return calls_->mremap(at, old_pages * kPage, new_pages * kPage, flags, to);
+  }
+  static std::intptr_t answer(std::uintptr_t at) { return static_cast<std::intptr_t>(at); }
+  // The host's next answer to mremap.
+  void next_remap(HostReply reply) {
+    host_->answer = [this, reply](const PageHost::Call& call) -> std::optional<HostReply> {
+      if (call.kind != Kind::kRemap) return std::nullopt;
+      return reply;
+    };
+  }
+  // Books and host agree on each of the first pages of both places.
+  void expect_agreement() {
+    EXPECT_EQ(book(kPlace, 16), table(kPlace, 16));
+    EXPECT_EQ(book(kOther, 16), table(kOther, 16));
+    EXPECT_TRUE(allocator_->validate_books());
+  }
+  std::uint64_t lies() { return allocator_->statistics().lies_refused; }
+};
+
+TEST_F(RemapTest, ShrinkUnmapsTheTail) {
+  map(4, kPlace);
+  EXPECT_EQ(remap(kPlace, 4, 2, 0), answer(kPlace));
+  EXPECT_THAT(host_->take_calls(), ElementsAre(PageHost::unmap(pages(kPlace, 2, 2))));
+  EXPECT_EQ(remap(kPlace, 2, 2, 0), answer(kPlace));
+  EXPECT_EQ(calls_->mremap(kPlace, 2 * kPage - 5, 2 * kPage - 7, 0, 0), answer(kPlace));
+  EXPECT_THAT(host_->take_calls(), IsEmpty());
+  EXPECT_EQ(book(kPlace, 5), "bb...");
+}
+
+TEST_F(RemapTest, GrowsWhereItStands) {
+  map(2, kPlace, PROT_READ);
+  EXPECT_EQ(remap(kPlace, 2, 4, MREMAP_MAYMOVE), answer(kPlace));
+  EXPECT_THAT(host_->take_calls(),
+              ElementsAre(PageHost::remap(pages(kPlace, 0, 2), {0, 4 * kPage}, 0)));
+  EXPECT_EQ(regions(), 1u) << "one mapping, as before";
+  EXPECT_EQ(remap(kPlace + 3 * kPage, 1, 2, 0), answer(kPlace + 3 * kPage)) << "the end of it";
+  EXPECT_EQ(book(kPlace, 6), "rrrrr.");
+  EXPECT_EQ(allocator_->statistics().host_remap_calls, 2u);
+  expect_agreement();
+}
+
+TEST_F(RemapTest, WithoutRoomBehindItMovesOrStays) {
+  map(2, kPlace);
+  map(1, kPlace + 2 * kPage, PROT_READ);
+  EXPECT_EQ(remap(kPlace, 2, 3, 0), -ENOMEM);
+  EXPECT_EQ(remap(kPlace, 1, 2, 0), -ENOMEM) << "its own pages stand there";
+  EXPECT_THAT(host_->take_calls(), IsEmpty()) << "the books know";
+  host_->put_foreign(pages(kPlace, 3, 1));
+  EXPECT_EQ(remap(kPlace + 2 * kPage, 1, 2, 0), -ENOMEM) << "the host knows";
+  const std::intptr_t at = remap(kPlace, 2, 3, MREMAP_MAYMOVE);
+  ASSERT_GT(at, 0);
+  EXPECT_EQ(book(kPlace, 4), "..r.");
+  EXPECT_EQ(book(static_cast<std::uintptr_t>(at), 4), "bbb.");
+  EXPECT_EQ(table(static_cast<std::uintptr_t>(at), 4), "bbb.");
+  EXPECT_EQ(host_->mapped_pages(), 4u);
+}
+
+TEST_F(RemapTest, MovesToAFixedPlace) {
+  map(4, kPlace);
+  EXPECT_EQ(remap(kPlace + kPage, 2, 3, kTo, kOther), answer(kOther));
+  EXPECT_EQ(book(kPlace, 5), "b..b.");
+  EXPECT_EQ(book(kOther, 4), "bbb.");
+  expect_agreement();
+  // The place was made the application's before anything moved.
+  const auto calls = host_->take_calls();
+  ASSERT_EQ(calls.size(), 2u);
+  EXPECT_EQ(calls[0].kind, Kind::kMap);
+  EXPECT_EQ(calls[0].flags & (MAP_FIXED | MAP_FIXED_NOREPLACE), MAP_FIXED_NOREPLACE);
+  EXPECT_EQ(calls[1], PageHost::remap(pages(kPlace, 1, 2), pages(kOther, 0, 3), kTo));
+}
+
+TEST_F(RemapTest, AFixedPlaceIsReplaced) {
+  map(2, kPlace);
+  map(1, kOther, PROT_READ);
+  map(1, kOther + 2 * kPage, PROT_READ);
+  EXPECT_EQ(remap(kPlace, 2, 3, kTo, kOther), answer(kOther));
+  EXPECT_EQ(book(kOther, 4), "bbb.");
+  expect_agreement();
+  EXPECT_EQ(regions(), 1u);
+}
+
+TEST_F(RemapTest, TheTailGoesFirstWhenItShrinksAndMoves) {
+  map(4, kPlace);
+  EXPECT_EQ(remap(kPlace, 4, 2, kTo, kOther), answer(kOther));
+  EXPECT_EQ(book(kPlace, 5), ".....");
+  EXPECT_EQ(book(kOther, 3), "bb.");
+  expect_agreement();
+}
+
+TEST_F(RemapTest, TheOldPlaceStaysIfAsked) {
+  map(2, kPlace, PROT_READ);
+  EXPECT_EQ(remap(kPlace, 2, 2, kKeep | MREMAP_FIXED, kOther), answer(kOther));
+  EXPECT_EQ(book(kPlace, 3), "rr.");
+  EXPECT_EQ(book(kOther, 3), "rr.");
+  expect_agreement();
+  EXPECT_GT(remap(kOther + kPage, 1, 1, kKeep), 0);
+  EXPECT_EQ(host_->mapped_pages(), 5u);
+}
+
+TEST_F(RemapTest, OldLengthZeroIsASecondView) {
+  map(2, kPlace);
+  EXPECT_EQ(remap(kPlace, 0, 2, 0), -ENOMEM) << "not where it stands";
+  EXPECT_EQ(remap(kPlace, 0, 2, kTo, kOther), answer(kOther));
+  EXPECT_EQ(book(kPlace, 3), "bb.");
+  EXPECT_EQ(book(kOther, 3), "bb.");
+  expect_agreement();
+}
+
+TEST_F(RemapTest, FactsMoveWithTheMapping) {
+  host_->put_mapping(pages(kPlace, 0, 4));
+  AttachOptions options;
+  options.role = Role::kMapping;
+  options.protection = Protection::kReadWrite;
+  options.device = 9;
+  options.device_base = 0x10000;
+  static int gone;
+  gone = 0;
+  options.gone = [](void*, std::uint64_t, std::uintptr_t, std::size_t) { ++gone; };
+  const auto id = allocator_->attach(pages(kPlace, 0, 4), options);
+  ASSERT_TRUE(id.ok());
+  EXPECT_EQ(remap(kPlace + 2 * kPage, 2, 2, kTo, kOther), answer(kOther));
+  EXPECT_EQ(remap(kPlace + kPage, 1, 1, kKeep | MREMAP_FIXED, kOther + 8 * kPage),
+            answer(kOther + 8 * kPage));
+  EXPECT_EQ(remap(kOther, 2, 3, 0), answer(kOther));
+  EXPECT_EQ(gone, 0) << "it lives on";
+  const auto info = allocator_->query(kOther, kPage);
+  ASSERT_TRUE(info.ok());
+  EXPECT_EQ(info->id.value, id->value);
+  EXPECT_EQ(info->device, 9u);
+  EXPECT_EQ(info->device_base, 0x10000u + 2 * kPage);
+  EXPECT_EQ(info->extent.size, 3 * kPage);
+  EXPECT_EQ(allocator_->query(kOther + 8 * kPage, 1)->device_base, 0x10000u + kPage);
+  EXPECT_EQ(calls_->munmap(kOther, 3 * kPage), 0);
+  EXPECT_EQ(gone, 1);
+}
+
+TEST_F(RemapTest, WhatComesToStandInAnotherOrderKeepsItsDeviceAddresses) {
+  host_->put_mapping(pages(kPlace, 0, 4));
+  AttachOptions options;
+  options.role = Role::kMapping;
+  options.protection = Protection::kReadWrite;
+  options.device_base = 0x10000;
+  ASSERT_TRUE(allocator_->attach(pages(kPlace, 0, 4), options).ok());
+  ASSERT_EQ(remap(kPlace + 3 * kPage, 1, 1, kTo, kPlace + kPage), answer(kPlace + kPage));
+  // Every call that ends joins what is one.
+  EXPECT_EQ(calls_->madvise(kPlace, 3 * kPage, MADV_COLD), 0);
+  const auto device_page = [this](std::size_t n) {
+    return *allocator_->device_address(untrusted_bytes::unsafe_from_address(kPlace + n * kPage));
+  };
+  EXPECT_EQ(device_page(0), 0x10000u);
+  EXPECT_EQ(device_page(1), 0x10000u + 3 * kPage);
+  EXPECT_EQ(device_page(2), 0x10000u + 2 * kPage);
+  EXPECT_EQ(regions(), 3u);
+}
+
+// ---- What is refused ----
+
+TEST_F(RemapTest, BadArgumentsReachNobody) {
+  map(4, kPlace);
+  map(1, kPlace + 4 * kPage, PROT_READ);
+  const Extent enclave = host_->enclave();
+  EXPECT_EQ(remap(kPlace, 1, 1, 8), -EINVAL);
+  EXPECT_EQ(remap(kPlace, 1, 1, MREMAP_FIXED, kOther), -EINVAL);
+  EXPECT_EQ(remap(kPlace, 1, 1, MREMAP_DONTUNMAP), -EINVAL);
+  EXPECT_EQ(remap(kPlace, 1, 2, kKeep), -EINVAL);
+  EXPECT_EQ(remap(kPlace + 1, 1, 1, 0), -EINVAL);
+  EXPECT_EQ(remap(kPlace, 1, 0, 0), -EINVAL);
+  EXPECT_EQ(calls_->mremap(kPlace, kPage, SIZE_MAX, 0, 0), -EINVAL);
+  EXPECT_EQ(remap(kPlace, 1, 1, kTo, kOther + 1), -EINVAL);
+  EXPECT_EQ(remap(kPlace, 4, 4, kTo, kPlace + kPage), -EINVAL) << "overlap";
+  EXPECT_EQ(remap(kPlace, 1, 1, kTo, (std::uintptr_t{1} << 47)), -EINVAL);
+  EXPECT_EQ(calls_->mremap(kPlace, kPage, std::size_t{1} << 48, kTo, kOther), -EINVAL);
+  EXPECT_EQ(calls_->mremap(kPlace, std::size_t{1} << 48, kPage, kTo, kOther), -EINVAL);
+  EXPECT_EQ(calls_->mremap(kPlace, kPage, std::size_t{1} << 48, MREMAP_MAYMOVE, 0), -ENOMEM);
+  EXPECT_EQ(remap(kPlace, 1, 1, kTo, enclave.base), -EINVAL) << "the other side";
+  EXPECT_EQ(remap(kPlace, 2, 2, kTo, enclave.base - kPage), -EINVAL);
+  EXPECT_EQ(remap(kPlace + 8 * kPage, 1, 1, 0), -EFAULT);
+  EXPECT_EQ(remap(kPlace, 5, 6, MREMAP_MAYMOVE), -EFAULT) << "two mappings";
+  EXPECT_EQ(remap(kPlace, 5, 5, kTo, kOther), -EFAULT);
+  EXPECT_EQ(remap(kPlace, 5, 5, kKeep), -EFAULT);
+  EXPECT_EQ(remap(kPlace, 6, 7, MREMAP_MAYMOVE), -EFAULT) << "a hole";
+  for (const PageHost::Call& call : host_->take_calls()) EXPECT_NE(call.kind, Kind::kRemap);
+  EXPECT_EQ(book(kPlace, 6), "bbbbr.");
+  expect_agreement();
+}
+
+TEST_F(RemapTest, PoolsAreNotMovedAndNotReplaced) {
+  attach_pool({kPlace, 4 * kPage});
+  map(2, kOther);
+  EXPECT_EQ(remap(kPlace, 1, 2, MREMAP_MAYMOVE), -EFAULT);
+  EXPECT_EQ(remap(kOther, 2, 2, kTo, kPlace), -EBUSY);
+  EXPECT_THAT(host_->take_calls(), IsEmpty());
+  // Nor what no region knows.
+  host_->put_foreign(pages(kPlace, 8, 1));
+  EXPECT_EQ(remap(kOther, 2, 2, kTo, kPlace + 7 * kPage), -EEXIST);
+  EXPECT_EQ(book(kOther, 2), "bb");
+}
+
+TEST_F(RemapTest, PinnedPagesGrowButDoNotMove) {
+  map(2, kPlace);
+  const auto pin = allocator_->pin({kPlace, kPage});
+  ASSERT_TRUE(pin.ok());
+  EXPECT_EQ(remap(kPlace, 2, 3, 0), answer(kPlace));
+  EXPECT_EQ(remap(kPlace, 3, 3, kTo, kOther), -EBUSY);
+  EXPECT_EQ(remap(kPlace, 3, 3, kKeep), -EBUSY);
+  EXPECT_EQ(remap(kPlace + kPage, 1, 1, kTo, kPlace), -EBUSY) << "nor are they replaced";
+  EXPECT_EQ(book(kPlace, 4), "bbb.");
+  expect_agreement();
+  EXPECT_TRUE(allocator_->unpin(*pin).ok());
+}
+
+TEST_F(RemapTest, AHostWithoutTheCallSaysSo) {
+  PortTable without = host_->table();
+  without.host_remap = nullptr;
+  without.host_advise = nullptr;
+  without.host_resident = nullptr;
+  calls_.reset();
+  auto made = Allocator::create(without);
+  ASSERT_TRUE(made.ok());
+  allocator_.emplace(std::move(made.value()));
+  calls_.emplace(*allocator_, enclave_.table());
+  map(2, kPlace);
+  EXPECT_EQ(remap(kPlace, 2, 3, 0), -ENOSYS);
+  EXPECT_EQ(remap(kPlace, 2, 3, kTo, kOther), -ENOSYS);
+  EXPECT_EQ(calls_->madvise(kPlace, kPage, MADV_DONTNEED), -ENOSYS);
+  unsigned char vector = 0;
+  EXPECT_EQ(calls_->mincore(kPlace, kPage, &vector), -ENOSYS);
+  expect_agreement();
+}
+
+// ---- A hostile host ----
+
+TEST_F(RemapTest, RefusalLeavesAllAsItWas) {
+  map(2, kPlace);
+  map(1, kOther, PROT_READ);
+  for (const int flags : {0, MREMAP_MAYMOVE, kTo, kKeep | MREMAP_FIXED}) {
+    for (const int error : {EAGAIN, EFAULT, EINVAL, EPERM, ENOSYS, E2BIG, 4096, -1}) {
+      next_remap({0, error});
+      const bool known = error == EAGAIN || error == EFAULT || error == EINVAL || error == EPERM ||
+                         error == ENOSYS;
+      const std::size_t more = (flags & MREMAP_DONTUNMAP) != 0 ? 2 : 3;
+      EXPECT_EQ(remap(kPlace, 2, more, flags, kOther), known ? -error : -EIO) << flags;
+      EXPECT_EQ(book(kPlace, 4), "bb..");
+      EXPECT_EQ(book(kOther, 4), "r...");
+      expect_agreement();
+    }
+  }
+  EXPECT_EQ(host_->mapped_pages(), 3u);
+  EXPECT_EQ(lies(), 0u);
+}
+
+TEST_F(RemapTest, AnotherAddressIsALie) {
+  map(2, kPlace);
+  std::uint64_t told = 0;
+  const Extent enclave = host_->enclave();
+  for (const std::uintptr_t address :
+       {std::uintptr_t{0}, kOther + kPage, kPlace + kPage, enclave.base, ~std::uintptr_t{0}}) {
+    for (const int flags : {0, kTo}) {
+      next_remap({address, 0});
+      EXPECT_EQ(remap(kPlace, 2, 3, flags, kOther), -EPERM) << std::hex << address;
+      EXPECT_EQ(lies(), ++told);
+      EXPECT_EQ(book(kPlace, 4), "bb..");
+      expect_agreement();
+    }
+  }
+}
+
+TEST_F(RemapTest, ALandingPlaceInTheBooksIsALie) {
+  map(2, kPlace);
+  host_->put_foreign(pages(kPlace, 2, 1));
+  host_->answer = [](const PageHost::Call& call) -> std::optional<HostReply> {
+    if (call.kind != Kind::kMap) return std::nullopt;
+    return HostReply{kPlace, 0};
+  };
+  EXPECT_EQ(remap(kPlace, 2, 3, MREMAP_MAYMOVE), -EPERM);
+  EXPECT_EQ(lies(), 1u);
+  EXPECT_EQ(book(kPlace, 3), "bb.");
+  for (const PageHost::Call& call : host_->take_calls()) EXPECT_NE(call.kind, Kind::kUnmap);
+  host_->answer = [](const PageHost::Call& call) -> std::optional<HostReply> {
+    if (call.kind != Kind::kMap) return std::nullopt;
+    return HostReply{0, E2BIG};
+  };
+  EXPECT_EQ(remap(kPlace, 2, 3, MREMAP_MAYMOVE), -EIO);
+  host_->answer = [](const PageHost::Call& call) -> std::optional<HostReply> {
+    if (call.kind != Kind::kMap) return std::nullopt;
+    return HostReply{1, 0};
+  };
+  EXPECT_EQ(remap(kPlace, 2, 3, MREMAP_MAYMOVE), -EPERM);
+  EXPECT_EQ(remap(kPlace, 2, 3, kTo, kOther), -EPERM);
+}
+
+// The host calls back in, or another thread comes, while the mapping is on its way.
+TEST_F(RemapTest, WhatComesToStandThereMeanwhileStays) {
+  map(2, kPlace);
+  // It grows, and says so after it gave the same pages to somebody else.
+  AttachOptions options;
+  options.role = Role::kMapping;
+  options.protection = Protection::kRead;
+  host_->answer = [&](const PageHost::Call& call) -> std::optional<HostReply> {
+    if (call.kind != Kind::kRemap) return std::nullopt;
+    EXPECT_TRUE(allocator_->attach(pages(kPlace, 2, 1), options).ok());
+    return HostReply{kPlace, 0};
+  };
+  EXPECT_EQ(remap(kPlace, 2, 3, 0), -EPERM);
+  EXPECT_EQ(book(kPlace, 4), "bbr.");
+  EXPECT_EQ(lies(), 1u);
+  // It refuses to move what it gave to somebody else.
+  host_->answer = [&](const PageHost::Call& call) -> std::optional<HostReply> {
+    if (call.kind != Kind::kRemap) return std::nullopt;
+    EXPECT_EQ(book(kPlace, 2), "..") << "a mapping on its way is in no book";
+    EXPECT_EQ(book(kOther, 2), "nn") << "and nothing is promised of its new place";
+    EXPECT_EQ(calls_->munmap(kOther, kPage), -EBUSY) << "nor is it to be had";
+    EXPECT_TRUE(allocator_->attach(pages(kPlace, 0, 1), options).ok());
+    return HostReply{0, EAGAIN};
+  };
+  EXPECT_EQ(remap(kPlace, 2, 2, kTo, kOther), -EAGAIN);
+  EXPECT_EQ(book(kPlace, 4), "r.r.");
+  EXPECT_TRUE(allocator_->validate_books());
+}
+
+TEST_F(RemapTest, ACallOfThisThreadOnTheSameMappingIsBusy) {
+  map(4, kPlace);
+  unsigned calls = 0;
+  host_->answer = [&](const PageHost::Call& call) -> std::optional<HostReply> {
+    if (call.kind != Kind::kProtect) return std::nullopt;
+    ++calls;
+    EXPECT_EQ(remap(kPlace, 4, 5, 0), -EBUSY);
+    EXPECT_EQ(remap(kPlace, 4, 4, kTo, kOther), -EBUSY);
+    EXPECT_EQ(remap(kPlace, 4, 4, kKeep), -EBUSY);
+    EXPECT_EQ(calls_->madvise(kPlace, kPage, MADV_NORMAL), -EBUSY);
+    return std::nullopt;
+  };
+  EXPECT_EQ(calls_->mprotect(kPlace, 4 * kPage, PROT_READ), 0);
+  EXPECT_EQ(calls, 1u);
+  EXPECT_EQ(book(kPlace, 4), "rrrr");
+}
+
+TEST_F(RemapTest, WithoutBooksNothingChanges) {
+  map(4, kPlace);
+  host_->put_foreign(pages(kPlace, 4, 1));
+  AttachOptions options;
+  options.role = Role::kMapping;
+  host_->starve_books_from(1);
+  std::uintptr_t filler = kOther + 1024 * kPage;
+  while (allocator_->attach({filler, kPage}, options).ok()) filler += 2 * kPage;
+  EXPECT_EQ(remap(kPlace, 4, 5, 0), -ENOMEM);
+  EXPECT_EQ(remap(kPlace, 4, 5, MREMAP_MAYMOVE), -ENOMEM);
+  EXPECT_EQ(remap(kPlace, 4, 4, kTo, kOther), -ENOMEM);
+  EXPECT_EQ(remap(kPlace, 4, 4, kKeep | MREMAP_FIXED, kOther), -ENOMEM);
+  EXPECT_EQ(remap(kPlace + kPage, 1, 1, kTo, kOther), -ENOMEM) << "no book for the cut";
+  host_->starve_books_from(0);
+  EXPECT_EQ(book(kPlace, 5), "bbbb.");
+  EXPECT_EQ(host_->mapped_pages(), 4u);
+}
+
+// There is a book for the region, but none for the pagemap where it would stand.
+class FullPagemapTest : public RemapTest {
+ protected:
+  static constexpr std::uintptr_t kSegment = std::uintptr_t{4} << 20;
+  void fill_books() {
+    AttachOptions options;
+    options.role = Role::kMapping;
+    host_->starve_books_from(1);
+    std::uintptr_t filler = kOther + kPage;
+    while (allocator_->attach({filler, kPage}, options).ok()) filler += 2 * kPage;
+    ASSERT_TRUE(allocator_->detach({kOther + kPage, kPage}).ok());
+  }
+};
+
+TEST_F(FullPagemapTest, WhatGrewIsUnmappedAgain) {
+  const std::uintptr_t last = kPlace + kSegment - 2 * kPage;
+  map(2, last);
+  fill_books();
+  host_->take_calls();
+  EXPECT_EQ(remap(last, 2, 3, 0), -ENOMEM);
+  EXPECT_THAT(host_->take_calls(),
+              ElementsAre(PageHost::remap({last, 2 * kPage}, {0, 3 * kPage}, 0),
+                          PageHost::unmap({last + 2 * kPage, kPage})));
+  EXPECT_EQ(book(last, 3), "bb.");
+  EXPECT_EQ(table(last, 3), "bb.");
+  host_->starve_books_from(0);
+}
+
+TEST_F(FullPagemapTest, WhatCannotLandDoesNotMove) {
+  map(2, kPlace);
+  fill_books();
+  host_->take_calls();
+  const std::uintptr_t far = kPlace + 8 * kSegment + kPage;
+  EXPECT_EQ(remap(kPlace, 2, 2, kTo, far), -ENOMEM);
+  for (const PageHost::Call& call : host_->take_calls()) EXPECT_NE(call.kind, Kind::kRemap);
+  EXPECT_EQ(book(kPlace, 2), "bb");
+  EXPECT_FALSE(host_->is_mapped(far));
+  host_->starve_books_from(0);
+}
+
+TEST_F(RemapTest, ALandingPlaceThatIsTakenMeanwhileIsALie) {
+  map(2, kPlace);
+  AttachOptions options;
+  options.role = Role::kMapping;
+  options.protection = Protection::kRead;
+  host_->answer = [&](const PageHost::Call& call) -> std::optional<HostReply> {
+    if (call.kind == Kind::kMap) {
+      EXPECT_TRUE(allocator_->attach(pages(kOther, 1, 1), options).ok());
+    }
+    return std::nullopt;
+  };
+  EXPECT_EQ(remap(kPlace, 2, 2, kTo, kOther), -EPERM);
+  EXPECT_EQ(lies(), 1u);
+  EXPECT_EQ(book(kPlace, 2), "bb");
+  EXPECT_EQ(book(kOther, 3), ".r.");
+}
+
+TEST_F(RemapTest, AnotherThreadWaitsForTheMapping) {
+  map(4, kPlace);
+  std::thread other;
+  std::atomic<bool> done{false};
+  bool started = false;
+  host_->answer = [&](const PageHost::Call& call) -> std::optional<HostReply> {
+    if (call.kind != Kind::kAdvise || started) return std::nullopt;
+    started = true;
+    other = std::thread([&] {
+      EXPECT_EQ(remap(kPlace, 4, 5, 0), answer(kPlace));
+      EXPECT_EQ(calls_->madvise(kPlace, kPage, MADV_COLD), 0);
+      done = true;
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    EXPECT_FALSE(done);
+    return std::nullopt;
+  };
+  EXPECT_EQ(calls_->madvise(kPlace, 4 * kPage, MADV_COLD), 0);
+  other.join();
+  started = false;
+  done = false;
+  host_->answer = [&](const PageHost::Call& call) -> std::optional<HostReply> {
+    if (call.kind != Kind::kProtect || started) return std::nullopt;
+    started = true;
+    other = std::thread([&] {
+      EXPECT_EQ(calls_->madvise(kPlace, kPage, MADV_COLD), 0);
+      done = true;
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(20));
+    EXPECT_FALSE(done);
+    return std::nullopt;
+  };
+  EXPECT_EQ(calls_->mprotect(kPlace, kPage, PROT_READ), 0);
+  other.join();
+  EXPECT_EQ(book(kPlace, 6), "rbbbb.");
+}
+
+TEST_F(RemapTest, AThreadWithoutASlotIsTold) {
+  map(2, kPlace);
+  std::thread([this] {
+    const std::uint32_t mine = current_thread_slot() + 1;
+    detail::thread_slot_word = kMaxThreadSlots + 1;
+    unsigned char vector = 0;
+    EXPECT_EQ(remap(kPlace, 2, 3, 0), -EAGAIN);
+    EXPECT_EQ(calls_->mmap(0, kPage, kReadWrite, MAP_SHARED, kDevice, 0), -EAGAIN);
+    EXPECT_EQ(calls_->munmap(kPlace, kPage), -EAGAIN);
+    EXPECT_EQ(calls_->mprotect(kPlace, kPage, PROT_READ), -EAGAIN);
+    EXPECT_EQ(calls_->madvise(kPlace, kPage, MADV_COLD), -EAGAIN);
+    EXPECT_EQ(calls_->mincore(kPlace, kPage, &vector), -EAGAIN);
+    EXPECT_EQ(calls_->adopt(kOther, kPage, PROT_READ), -EAGAIN);
+    EXPECT_EQ(calls_->give_up(kPlace, kPage), -EAGAIN);
+    detail::thread_slot_word = mine;
+  }).join();
+  EXPECT_EQ(book(kPlace, 2), "bb");
+}
+
+// ---- Both sides ----
+
+TEST_F(RemapTest, InsideGoesToTheManager) {
+  const std::uintptr_t at = host_->enclave_heap().base;
+  enclave_.next_map = static_cast<std::intptr_t>(at);
+  EXPECT_EQ(remap(at, 2, 4, MREMAP_MAYMOVE), answer(at));
+  ASSERT_EQ(enclave_.calls.size(), 2u) << "is it there, and then the call";
+  EXPECT_EQ(enclave_.calls[1],
+            (EnclaveRecorder::Call{'r', {at, 2 * kPage}, 0, MREMAP_MAYMOVE, -1, 4 * kPage}));
+  EXPECT_EQ(remap(at, 2, 2, kTo, kOther), -EINVAL) << "private memory never lies outside";
+  enclave_.next_map = -EFAULT;
+  EXPECT_EQ(remap(at, 2, 4, MREMAP_MAYMOVE), -EFAULT);
+  EXPECT_THAT(host_->take_calls(), IsEmpty());
+  EnclaveMemoryTable without = enclave_.table();
+  without.remap = nullptr;
+  without.set_break = nullptr;
+  MemoryCalls calls(*allocator_, without);
+  EXPECT_EQ(calls.mremap(at, kPage, kPage, 0, 0), -ENOSYS);
+  EXPECT_EQ(calls.brk(at), 0u);
+  EXPECT_EQ(calls_->brk(at), at);
+  EXPECT_EQ(calls_->remap_file_pages(at, kPage, 0, 0, 0), -EINVAL);
+}
+
+TEST_F(RemapTest, AcrossTheEdgeIsNotOneMapping) {
+  const Extent enclave = host_->enclave();
+  const std::uintptr_t last_below = enclave.base - kPage;
+  host_->place_next_at(last_below);
+  ASSERT_EQ(calls_->mmap(0, kPage, kReadWrite, MAP_SHARED, kDevice, 0), answer(last_below));
+  EXPECT_EQ(remap(last_below, 2, 3, MREMAP_MAYMOVE), -EFAULT);
+  EXPECT_EQ(remap(last_below, 1, 2, 0), -ENOMEM) << "the enclave stands behind it";
+  enclave_.next_map = answer(enclave.end() - kPage);
+  EXPECT_EQ(remap(enclave.end() - kPage, 2, 3, MREMAP_MAYMOVE), -EFAULT);
+  // To shrink, it need not be one.
+  enclave_.calls.clear();
+  EXPECT_EQ(remap(last_below, 3, 1, 0), answer(last_below));
+  ASSERT_EQ(enclave_.calls.size(), 1u);
+  EXPECT_EQ(enclave_.calls[0], (EnclaveRecorder::Call{'u', {enclave.base, 2 * kPage}}));
+  enclave_.next_answer = -ENOMEM;
+  EXPECT_EQ(remap(last_below, 3, 1, 0), -ENOMEM);
+}
+
+}  // namespace
+}  // namespace exclave
