@@ -1,0 +1,18 @@
+// The program's memory, as the arguments of its calls point into it: any address may be bad, so the
+// kernel does the copying, and tells.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace exclave::loader {
+
+// False: not all of it can be read (written).
+bool read_program(void* to, std::uintptr_t from, std::size_t bytes) noexcept;
+bool write_program(std::uintptr_t to, const void* from, std::size_t bytes) noexcept;
+
+// A zero-terminated string of at most size - 1 bytes. Its length, or a negative errno: -EFAULT,
+// -ENAMETOOLONG.
+long read_program_string(char* to, std::size_t size, std::uintptr_t from) noexcept;
+
+}  // namespace exclave::loader
