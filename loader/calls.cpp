@@ -151,8 +151,9 @@ long do_mremap(const Call& call) noexcept {
       new_size == 0) {
     return -EINVAL;
   }
-  const Result<RegionInfo> region = g_process.allocator->query(old, old_size);
-  if (!region.ok() || region->role != Role::kMapping) return -EFAULT;
+  if (on_program_pages(old, old_size != 0 ? old_size : 1, true, [](Extent) { return 0L; }) != 0) {
+    return -EFAULT;
+  }
   if ((flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) != 0 || new_size > old_size) return -ENOMEM;
   if (new_size < old_size) {
     const int error = g_process.calls->munmap(old + new_size, old_size - new_size);
@@ -237,8 +238,9 @@ long serve(const Call& call) noexcept {
   }
 }
 
-// Where the call's range lies.
+// Where the call's range lies, and whether anything of a failed one was passed on.
 Route route_of(const Call& call, long result) noexcept {
+  const bool bad = failed(result);
   std::uintptr_t address = call.a[0];
   std::size_t size = call.a[1];
   switch (call.number) {
@@ -248,13 +250,20 @@ Route route_of(const Call& call, long result) noexcept {
       return Route::kInside;
     case __NR_io_setup:
     case __NR_io_destroy:
-      return failed(result) ? Route::kRefused : Route::kOutside;
+      return bad ? Route::kRefused : Route::kOutside;
     case __NR_mmap:
-      if (!failed(result)) address = static_cast<std::uintptr_t>(result);
+      if (bad) {
+        const bool outside =
+            g_process.inside.lies_outside(static_cast<int>(call.a[2]), static_cast<int>(call.a[3]),
+                                          static_cast<int>(call.a[4]), call.a[5]);
+        return outside ? Route::kRefused : Route::kInside;
+      }
+      address = static_cast<std::uintptr_t>(result);
       break;
     case __NR_shmat:
+      if (bad) return Route::kRefused;
+      address = static_cast<std::uintptr_t>(result);
       size = 1;
-      if (!failed(result)) address = static_cast<std::uintptr_t>(result);
       break;
     case __NR_shmdt:
       size = 1;
@@ -264,9 +273,11 @@ Route route_of(const Call& call, long result) noexcept {
   }
   const Extent enclave = g_process.port.enclave();
   if (size == 0 || address + size < address) size = 1;
-  if (enclave.covers({address, size}) || (failed(result) && address == 0)) return Route::kInside;
+  if (enclave.covers({address, size})) return Route::kInside;
   if (enclave.overlaps({address, size})) return Route::kSplit;
-  return failed(result) ? Route::kRefused : Route::kOutside;
+  if (!bad) return Route::kOutside;
+  const bool known = g_process.allocator->query(address, 1).ok();
+  return known && result != -EACCES ? Route::kOutside : Route::kRefused;
 }
 
 }  // namespace

@@ -34,7 +34,7 @@ constexpr std::uint32_t kStopped[] = {
     __NR_io_destroy, 462,
     // What would lose the loader, or show it (processes.hpp, signals.hpp).
     __NR_fork, __NR_execve, __NR_execveat, __NR_exit_group, __NR_readlink, __NR_readlinkat,
-    __NR_rt_sigaction, __NR_rt_sigprocmask};
+    __NR_rt_sigaction, __NR_rt_sigprocmask, __NR_seccomp, __NR_prctl};
 // Stopped if an argument, the signal mask for the length of the call, points to anything but a mask
 // of the loader's (signals.hpp).
 struct WithMask {

@@ -1,6 +1,7 @@
 #include "loader/processes.hpp"
 
-#include <linux/sched.h>
+#include <linux/prctl.h>
+#include <linux/seccomp.h>
 
 #include "loader/layout.hpp"
 #include "loader/process.hpp"
@@ -184,6 +185,15 @@ void execute(StoppedCall& stop) noexcept {
 void prepare_exit(StoppedCall& stop) noexcept {
   if (g_process.options.stats && g_process.is_own()) print_stats();
   stop.then = StoppedCall::Then::kExit;
+}
+
+long set_filter(const Call& call) noexcept {
+  const auto what = static_cast<unsigned>(call.a[0]);
+  const bool filters = call.number == __NR_seccomp
+                           ? what == SECCOMP_SET_MODE_FILTER || what == SECCOMP_SET_MODE_STRICT
+                           : what == PR_SET_SECCOMP;
+  if (filters) copy_directly();
+  return system_call(call.number, call.a[0], call.a[1], call.a[2], call.a[3], call.a[4]);
 }
 
 long read_link(const Call& call) noexcept {

@@ -18,6 +18,9 @@ void execute(StoppedCall& stop) noexcept;
 // exit_group: the summary of --stats.
 void prepare_exit(StoppedCall& stop) noexcept;
 
+// seccomp and prctl: a filter of the program's own.
+long set_filter(const Call& call) noexcept;
+
 // readlink and readlinkat: /proc/self/exe is the program, not the loader.
 long read_link(const Call& call) noexcept;
 

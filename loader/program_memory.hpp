@@ -7,6 +7,10 @@
 
 namespace exclave::loader {
 
+// The program has a filter of its own, which may know nothing of how we copy. From then on memory
+// that the books have as the program's is accessed as it is.
+void copy_directly() noexcept;
+
 // False: not all of it can be read (written).
 bool read_program(void* to, std::uintptr_t from, std::size_t bytes) noexcept;
 bool write_program(std::uintptr_t to, const void* from, std::size_t bytes) noexcept;

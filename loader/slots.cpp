@@ -45,6 +45,11 @@ void give_slot_back(SlotIndex slot) noexcept {
   g_taken[slot].store(false, std::memory_order_release);
 }
 
+void* slot_flag(SlotIndex slot) noexcept {
+  static_assert(sizeof g_taken[0] == 1);
+  return &g_taken[slot];
+}
+
 void forget_other_slots() noexcept {
   const SlotIndex own = slot_of_stack();
   for (SlotIndex slot = 0; slot < kSlots; ++slot) {

@@ -19,6 +19,8 @@ bool open_slots() noexcept;
 // stack.
 SlotIndex take_slot(std::uintptr_t hint) noexcept;
 void give_slot_back(SlotIndex slot) noexcept;
+// For whoever gives it back by hand: the byte to be cleared.
+void* slot_flag(SlotIndex slot) noexcept;
 // In the child of a fork: its one thread's slot stays taken.
 void forget_other_slots() noexcept;
 

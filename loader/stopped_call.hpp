@@ -3,6 +3,7 @@
 
 #include "loader/calls.hpp"
 #include "loader/linux_abi.hpp"
+#include "loader/slots.hpp"
 
 namespace exclave::loader {
 
@@ -22,6 +23,8 @@ struct StoppedCall {
 
   SignalContext& context;
   Call call;
+  std::uintptr_t frame = 0;  // of the handler, on the program's stack
+  SlotIndex slot = 0;        // whose stack it is served on
   Then then = Then::kReturn;
   std::size_t arguments = 0;  // kExecute: how many there are
   int descriptor = -1;        // kExecute: of a program that has no path

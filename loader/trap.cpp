@@ -5,6 +5,7 @@
 #include "loader/trap.hpp"
 
 #include "loader/filter.hpp"
+#include "loader/own_stack.hpp"
 #include "loader/processes.hpp"
 #include "loader/signals.hpp"
 #include "loader/slots.hpp"
@@ -25,6 +26,23 @@ __asm__(
 
 namespace exclave::loader {
 namespace {
+
+// The memory call itself.
+long serve_traced(const Call& call) noexcept {
+  Route route = Route::kNone;
+  const long result = serve_memory_call(call, &route);
+  trace_call(call, result, route);
+  return result;
+}
+
+// Does not come back, nor touch what stands on the program's stack, once the call is made.
+[[gnu::noinline]] void serve_own_stack(const StoppedCall& stop) noexcept {
+  KeptRegisters kept;
+  const Call call = stop.call;
+  const SlotIndex slot = stop.slot;
+  if (!kept.keep(stop.context)) return;
+  kept.go_on(serve_traced(call), slot);
+}
 
 void serve(StoppedCall& stop) noexcept {
   switch (stop.call.number) {
@@ -47,6 +65,9 @@ void serve(StoppedCall& stop) noexcept {
       return prepare_execute(stop);
     case __NR_exit_group:
       return prepare_exit(stop);
+    case __NR_seccomp:
+    case __NR_prctl:
+      return stop.answer(set_filter(stop.call));
     case __NR_readlink:
     case __NR_readlinkat:
       return stop.answer(read_link(stop.call));
@@ -54,10 +75,8 @@ void serve(StoppedCall& stop) noexcept {
       break;
   }
   if (!is_memory_call(stop.call.number)) return stop.answer(-ENOSYS);
-  Route route = Route::kNone;
-  const long result = serve_memory_call(stop.call, &route);
-  trace_call(stop.call, result, route);
-  stop.answer(result);
+  if (touches_own_frame(stop)) serve_own_stack(stop);
+  stop.answer(serve_traced(stop.call));
 }
 
 void on_sigsys(int, SignalInfo* info, SignalContext* context) noexcept {
@@ -65,7 +84,9 @@ void on_sigsys(int, SignalInfo* info, SignalContext* context) noexcept {
     return receive_sigsys(*info, *context);
   }
   StoppedCall stop(*context);
-  const SlotIndex slot = take_slot(register_of(*context, REG_RSP));
+  stop.frame = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
+  stop.slot = take_slot(register_of(*context, REG_RSP));
+  const SlotIndex slot = stop.slot;
   run_in_slot(
       slot, [](void* argument) { serve(*static_cast<StoppedCall*>(argument)); }, &stop);
   give_slot_back(slot);

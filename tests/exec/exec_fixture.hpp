@@ -49,6 +49,11 @@ class ExecTest : public ::testing::Test {
     return {std::istreambuf_iterator<char>(file), {}};
   }
 
+  static std::string text_of(const std::string& file) {
+    std::ifstream stream(file, std::ios::binary);
+    return {std::istreambuf_iterator<char>(stream), {}};
+  }
+
   // In the folder, with a small environment, and a minute to end in.
   RunResult run(const Words& words) const {
     const pid_t child = ::fork();
