@@ -15,10 +15,11 @@ target_compile_options(exclave_loader PRIVATE
   -fno-builtin -fno-asynchronous-unwind-tables -fcf-protection=none
   $<$<CXX_COMPILER_ID:GNU>:-fno-tree-loop-distribute-patterns>)
 target_link_options(exclave_loader PRIVATE
-  -nostdlib -nostartfiles -static -no-pie
+  -nostdlib -nostartfiles -static $<$<CXX_COMPILER_ID:GNU>:-no-pie>
   # loader/layout.hpp: kImageBase. Its own pages, so that the rest of the page is not executable.
   -Wl,-Ttext-segment=0x700000000000 -Wl,-z,noexecstack -Wl,-z,max-page-size=4096 -Wl,--build-id=none
-  -Wl,--fatal-warnings)
+  # Addresses above 2 GiB do not fit where the linker would like to put them.
+  -Wl,--no-relax -Wl,--fatal-warnings)
 set_target_properties(exclave_loader PROPERTIES OUTPUT_NAME exclave-loader)
 include(GNUInstallDirs)
 install(TARGETS exclave_loader RUNTIME DESTINATION ${CMAKE_INSTALL_LIBEXECDIR}/exclave)

@@ -48,7 +48,7 @@ void write_options(const Options& options, Sink& sink) noexcept {
   field("inode", options.output_inode);
   field("ignored", options.sigsys_ignored ? 1 : 0);
   field("blocked", options.sigsys_blocked ? 1 : 0);
-  field("close", static_cast<std::uint64_t>(options.close_descriptor + 1));
+  field("close", static_cast<std::uint64_t>(options.close_descriptor) + 1);
 }
 
 // False: not written by write_options.

@@ -75,8 +75,8 @@ long execute_loader(const StoppedCall& stop, const char** vector) noexcept {
   vector[3] = stop.descriptor >= 0 ? link.c_string() : path;
   const char** to = vector + kArgumentsBeforeProgram;
   if (stop.arguments != 0) {
-    memcpy(to, reinterpret_cast<const void*>(arguments), stop.arguments * sizeof *to);
-    to += stop.arguments;
+    const auto* const from = reinterpret_cast<const char* const*>(arguments);
+    for (std::size_t i = 0; i < stop.arguments; ++i) *to++ = from[i];
   } else {
     *to++ = "";  // as Linux does it
   }
@@ -166,8 +166,9 @@ void execute(StoppedCall& stop) noexcept {
   }
   const std::size_t words = kArgumentsBeforeProgram + stop.arguments + 2;
   if (words <= kMostOnStack) {
-    auto** const vector = static_cast<const char**>(__builtin_alloca(words * sizeof(char*)));
-    stop.answer(execute_loader(stop, vector));
+    auto vector = reinterpret_cast<std::uintptr_t>(__builtin_alloca(words * sizeof(char*)));
+    __asm__("" : "+r"(vector));  // clang-tidy 14 ends with a fault where it knows what this is
+    stop.answer(execute_loader(stop, reinterpret_cast<const char**>(vector)));
   } else {
     const std::size_t bytes = (words * sizeof(char*) + kPage - 1) & ~(kPage - 1);
     const long memory = system_call(__NR_mmap, 0, bytes, PROT_READ | PROT_WRITE,

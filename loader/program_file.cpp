@@ -73,7 +73,7 @@ int check_elf(const ProgramFile& file) noexcept {
 int open_interpreter(const ProgramFile& file, ProgramFile* interpreter) noexcept {
   const Elf64_Ehdr& header = file.header();
   for (unsigned i = 0; i < header.e_phnum; ++i) {
-    Elf64_Phdr part;
+    Elf64_Phdr part{};
     if (system_call(__NR_pread64, file.descriptor, &part, sizeof part,
                     header.e_phoff + i * sizeof part) != sizeof part) {
       return -ENOEXEC;

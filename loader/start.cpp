@@ -95,7 +95,7 @@ class Arguments {
   const char* const* get() const noexcept { return first_; }
 
  private:
-  static constexpr std::size_t kSpare = 2 * (kMaxScriptDepth + 1);
+  static constexpr std::size_t kSpare = std::size_t{2} * (kMaxScriptDepth + 1);
   const char** first_ = nullptr;
 };
 

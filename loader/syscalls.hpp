@@ -5,15 +5,16 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 namespace exclave::loader {
 
 template <class T>
 inline long as_word(T value) noexcept {
-  if constexpr (sizeof(T) < sizeof(long)) {
-    return static_cast<long>(value);
+  if constexpr (std::is_pointer_v<T>) {
+    return reinterpret_cast<long>(value);
   } else {
-    return (long)value;  // NOLINT: a pointer or a word
+    return static_cast<long>(value);
   }
 }
 

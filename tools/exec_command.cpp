@@ -129,6 +129,7 @@ int run_exec(const ExecOptions& options) {
   std::vector<std::string> words{"exclave-loader", text.bytes, allowed, program};
   words.insert(words.end(), options.program.begin(), options.program.end());
   std::vector<char*> pointers;
+  pointers.reserve(words.size() + 1);
   for (std::string& word : words) pointers.push_back(word.data());
   pointers.push_back(nullptr);
   ::execv(own_loader.c_str(), pointers.data());

@@ -7,7 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-enum { kThreads = 16, kRounds = 400 };
+enum { kThreads = 16, kRounds = 200 };
 
 static void* work(void* argument) {
   const long me = (long)argument;
@@ -35,7 +35,7 @@ static void* work(void* argument) {
 }
 
 int main(void) {
-  for (int generation = 0; generation < 8; ++generation) {
+  for (int generation = 0; generation < 4; ++generation) {
     pthread_t threads[kThreads];
     long bad = 0;
     for (long i = 0; i < kThreads; ++i) pthread_create(&threads[i], NULL, work, (void*)(i + 1));
