@@ -34,7 +34,7 @@ space := $(empty) $(empty)
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 
-release: ## (default) build/release/exclave, libexclave.a, libexclave.so, libexclave_malloc.so
+release: ## (default) build/release/exclave, exclave-loader, libexclave.a, libexclave.so, libexclave_malloc.so
 	@$(call setup,build)
 	$(call build,release)
 
@@ -160,7 +160,7 @@ format-check: ## tell which sources are not
 	@$(call setup,test)
 	@scripts/check_format.sh
 
-tidy: ## clang-tidy over the library, the ports, the hostile host and the command line
+tidy: ## clang-tidy over the library, the ports, the hostile host, the loader and the command line
 	@$(call setup,build test check)
 	@cmake --preset dev-clang >/dev/null
 	@scripts/tidy.sh build/dev-clang '$(TIDY)'

@@ -220,7 +220,7 @@ long serve(const Call& call) noexcept {
     case __NR_munlockall:
       return system_call(__NR_munlockall);
     case __NR_brk:
-      return g_process.inside.move_break(call.a[0]);
+      return g_process.inside.set_break(call.a[0]);
     case __NR_pkey_mprotect:
       return do_pkey_mprotect(call);
     case __NR_remap_file_pages:

@@ -23,7 +23,20 @@ long reserve_again(Extent range) noexcept {
                      0);
 }
 
-std::size_t alignment_for(int flags) noexcept {
+// struct statfs of the system call.
+struct FileSystem {
+  std::int64_t type, block_bytes, rest[13];
+};
+constexpr std::int64_t kHugePageFiles = 0x958458f6;
+
+// Huge pages lie at multiples of their size, and a length is rounded up to it.
+std::size_t alignment_for(int flags, int descriptor) noexcept {
+  if ((flags & MAP_ANONYMOUS) == 0) {
+    FileSystem system{};
+    const bool huge =
+        !failed(system_call(__NR_fstatfs, descriptor, &system)) && system.type == kHugePageFiles;
+    return huge ? static_cast<std::size_t>(system.block_bytes) : kPageBytes;
+  }
   if ((flags & MAP_HUGETLB) == 0) return kPageBytes;
   const int log2 = flags >> MAP_HUGE_SHIFT & MAP_HUGE_MASK;
   return log2 == 0 ? kHugePage : std::size_t{1} << log2;
@@ -45,8 +58,7 @@ bool InsideMemory::is_in_window(std::uintptr_t address, std::size_t size) const 
 // A hint is met where it is free; else the highest place below where the search begins, and above
 // it when there is none.
 std::uintptr_t InsideMemory::place_locked(std::uintptr_t hint, std::size_t size,
-                                          int flags) noexcept {
-  const std::size_t alignment = alignment_for(flags);
+                                          std::size_t alignment, int flags) noexcept {
   if ((flags & MAP_32BIT) != 0) return pages_.highest_gap(size, alignment, kLow2GiB);
   hint = (hint + alignment - 1) & ~(alignment - 1);
   if (hint != 0 && is_in_window(hint, size) && pages_.has_none_of({hint, size})) return hint;
@@ -87,7 +99,7 @@ std::intptr_t InsideMemory::map(std::uintptr_t address, std::size_t size, int pr
                                 int descriptor, std::uint64_t offset) noexcept {
   const bool fixed = (flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) != 0;
   if (size == 0 || !is_page_aligned(offset)) return -EINVAL;
-  const std::size_t alignment = alignment_for(flags);
+  const std::size_t alignment = alignment_for(flags, descriptor);
   size = whole_pages(size);
   if (size == 0 || size > pages_.window().size) return -ENOMEM;
   size = (size + alignment - 1) & ~(alignment - 1);
@@ -95,7 +107,7 @@ std::intptr_t InsideMemory::map(std::uintptr_t address, std::size_t size, int pr
   if (fixed && !is_in_window(address, size)) return -ENOMEM;
 
   const Locked guard(lock_);
-  const std::uintptr_t place = fixed ? address : place_locked(address, size, flags);
+  const std::uintptr_t place = fixed ? address : place_locked(address, size, alignment, flags);
   if (place == 0) return -ENOMEM;
   const Extent range{place, size};
   const bool was_free = pages_.has_none_of(range);
@@ -215,18 +227,18 @@ std::intptr_t InsideMemory::remap(std::uintptr_t address, std::size_t old_size,
   }
   if (!keep && grow_locked(from, new_size)) return static_cast<std::intptr_t>(address);
   if (!may_move) return -ENOMEM;
-  const std::uintptr_t place = place_locked(keep ? new_address : 0, new_size, 0);
+  const std::uintptr_t place = place_locked(keep ? new_address : 0, new_size, kPageBytes, 0);
   if (place == 0) return -ENOMEM;
   return move_locked(from, new_size, flags, {place, new_size});
 }
 
 // ---- brk ----
 
-void InsideMemory::set_break(std::uintptr_t start) noexcept {
+void InsideMemory::start_break(std::uintptr_t start) noexcept {
   break_start_ = break_ = start;
 }
 
-std::intptr_t InsideMemory::move_break(std::uintptr_t wanted) noexcept {
+std::intptr_t InsideMemory::set_break(std::uintptr_t wanted) noexcept {
   const Locked guard(lock_);
   const auto now = static_cast<std::intptr_t>(break_);
   if (wanted < break_start_ || wanted > pages_.window().end()) return now;
@@ -253,7 +265,7 @@ std::intptr_t InsideMemory::attach_segment(int id, std::uintptr_t address, std::
                                            int flags) noexcept {
   size = whole_pages(size);
   const Locked guard(lock_);
-  const std::uintptr_t place = address != 0 ? address : place_locked(0, size, 0);
+  const std::uintptr_t place = address != 0 ? address : place_locked(0, size, kPageBytes, 0);
   if (place == 0) return -ENOMEM;
   if (!is_page_aligned(place) || !is_in_window(place, size)) return -EINVAL;
   const Extent range{place, size};

@@ -32,9 +32,9 @@ class InsideMemory {
   // Old and new place inside.
   std::intptr_t remap(std::uintptr_t address, std::size_t old_size, std::size_t new_size, int flags,
                       std::uintptr_t new_address) noexcept;
-  void set_break(std::uintptr_t start) noexcept;
+  void start_break(std::uintptr_t start) noexcept;
   // As the system call: the break as it is then.
-  std::intptr_t move_break(std::uintptr_t wanted) noexcept;
+  std::intptr_t set_break(std::uintptr_t wanted) noexcept;
   // A System V segment of so many bytes. Inside as all that is not allowed outside.
   std::intptr_t attach_segment(int id, std::uintptr_t address, std::size_t size,
                                int flags) noexcept;
@@ -79,7 +79,8 @@ class InsideMemory {
 
  private:
   bool is_in_window(std::uintptr_t address, std::size_t size) const noexcept;
-  std::uintptr_t place_locked(std::uintptr_t hint, std::size_t size, int flags) noexcept;
+  std::uintptr_t place_locked(std::uintptr_t hint, std::size_t size, std::size_t alignment,
+                              int flags) noexcept;
   void note_mapped_locked(Extent range) noexcept;
   int free_locked(Extent range) noexcept;
   void mend_locked(Extent range) noexcept;

@@ -191,7 +191,7 @@ void load(Job& job) noexcept {
     if (const int bad = map_elf(interpreter_file, 0, &interpreter); bad != 0) die_of(path, bad);
     interpreter_file.close();
   }
-  g_process.inside.set_break(program.end);
+  g_process.inside.start_break(program.end);
   const Start start{arguments.get(), path, &program, has_interpreter ? &interpreter : nullptr};
   const std::intptr_t stack = build_initial_stack(kernel, start);
   if (stack < 0) die_of(path, stack);

@@ -4,9 +4,11 @@
 #include <sys/resource.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <map>
 #include <string>
+#include <string_view>
 
 #include "tools/commands.hpp"
 #include "tools/enclave_sealed_format.hpp"
@@ -133,20 +135,27 @@ int run_command_line(int argc, char** argv) {
   exec->add_option("--allow-device", exec_options.allowed,
                    "Shared mappings of this file, device or folder lie outside; may be repeated")
       ->type_name("PATH")
-      ->expected(1)
-      ->take_all();
+      ->allow_extra_args(false);
   exec->add_flag("--trace", exec_options.trace,
                  "Tell each memory call, and where it went, on stderr or in FILE (--trace=FILE)")
       ->type_name("[=FILE]");
   exec->add_flag("--stats", exec_options.stats, "Tell at each process' end what it had");
   exec->add_option("PROGRAM", exec_options.program, "The program, and its arguments, after --")
-      ->required()
       ->type_name("ARGS...");
   exec->footer(kExecExample);
 
+  // What stands after -- is the program's, whatever it looks like.
+  const bool is_exec = argc > 1 && std::string_view(argv[1]) == "exec";
+  char** const dashes =
+      is_exec ? std::find(argv, argv + argc, std::string_view("--")) : argv + argc;
   try {
-    app.parse(argc, argv);
+    app.parse(static_cast<int>(dashes - argv), argv);
     if (exec->parsed()) {
+      exec_options.program.insert(exec_options.program.end(),
+                                  dashes == argv + argc ? dashes : dashes + 1, argv + argc);
+      if (exec_options.program.empty()) {
+        return fail(ExitCode::kUsage, "exec: PROGRAM is required (try --help)");
+      }
       if (exec_options.trace == "true") exec_options.trace = "-";
       return run_exec(exec_options);
     }

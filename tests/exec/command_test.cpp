@@ -57,6 +57,21 @@ TEST_F(ExecCommandTest, OptionsThatMakeNoSense) {
 TEST_F(ExecCommandTest, ProgramsAreFoundAsAShellFindsThem) {
   EXPECT_EQ(run_inside({"echo", "found"}).out, "found\n");
   EXPECT_EQ(run({tool(), "exec", "echo", "no dashes"}).out, "no dashes\n");
+  // What follows the dashes is the program's own.
+  const Words options{"--allow-device", "/dev/zero", "--allow-device", "/dev/null"};
+  EXPECT_EQ(run_inside({"echo", "-n", "--stats", "--", "--trace"}, options).out,
+            "--stats -- --trace");
+}
+
+TEST_F(ExecCommandTest, TheLoaderIsFoundWhereItIsInstalled) {
+  namespace fs = std::filesystem;
+  fs::create_directories(path("bin"));
+  fs::create_directories(path("libexec/exclave"));
+  fs::copy_file(tool(), path("bin/exclave"));
+  expect_refused(run({path("bin/exclave"), "exec", "--", "/bin/echo", "none"}), 1,
+                 "exclave-loader");
+  fs::copy_file(EXCLAVE_BUILD_DIR "/exclave-loader", path("libexec/exclave/exclave-loader"));
+  EXPECT_EQ(run({path("bin/exclave"), "exec", "--", "/bin/echo", "installed"}).out, "installed\n");
 }
 
 TEST_F(ExecCommandTest, SmallAndLargeRanges) {
