@@ -20,3 +20,7 @@ foreach(source ${exec_programs})
   list(APPEND exec_program_targets exec_program_${name})
 endforeach()
 add_dependencies(exec_test ${exec_program_targets})
+# The parts of the loader that run anywhere.
+target_sources(exec_test PRIVATE
+  ${PROJECT_SOURCE_DIR}/loader/options.cpp ${PROJECT_SOURCE_DIR}/loader/page_set.cpp
+  ${PROJECT_SOURCE_DIR}/loader/policy.cpp)

@@ -103,6 +103,7 @@ bool is_own_exe(const char* path) noexcept {
 void make_child(StoppedCall& stop) noexcept {
   const Call& call = stop.call;
   if (!g_process.allocator->before_fork().ok()) return stop.answer(-EAGAIN);
+  const bool blocked = sigsys_is_blocked();
   own_locks_before_fork();
   long child = 0;
   std::uintptr_t stack = 0;
@@ -122,6 +123,7 @@ void make_child(StoppedCall& stop) noexcept {
   forget_other_slots();
   forget_counts();
   own_locks_after_fork();
+  forget_other_threads(blocked);
   g_process.allocator->after_fork_in_child();
   if (stack != 0) set_register(stop.context, REG_RSP, stack);
   stop.answer(0);

@@ -40,6 +40,12 @@ void copy_directly() noexcept {
   g_directly.store(true, std::memory_order_relaxed);
 }
 
+void learn_to_copy() noexcept {
+  const char from = 1;
+  char to = 0;
+  if (!read_program(&to, reinterpret_cast<std::uintptr_t>(&from), 1)) copy_directly();
+}
+
 bool read_program(void* to, std::uintptr_t from, std::size_t bytes) noexcept {
   if (g_directly.load(std::memory_order_relaxed)) {
     if (!is_mapped(from, bytes)) return false;

@@ -10,6 +10,8 @@ namespace exclave::loader {
 // The program has a filter of its own, which may know nothing of how we copy. From then on memory
 // that the books have as the program's is accessed as it is.
 void copy_directly() noexcept;
+// At the start: does the kernel copy at all? Else the same.
+void learn_to_copy() noexcept;
 
 // False: not all of it can be read (written).
 bool read_program(void* to, std::uintptr_t from, std::size_t bytes) noexcept;

@@ -23,8 +23,9 @@ SignalMask g_masks_with_it = 0;  // signals whose action blocks SIGSYS, too; und
 // Threads that have it blocked, by their number. Whoever finds no place has it unblocked.
 class BlockedThreads {
  public:
+  bool any() const noexcept { return count_.load(std::memory_order_relaxed) != 0; }
   bool has(long thread) const noexcept {
-    if (count_.load(std::memory_order_relaxed) == 0) return false;
+    if (!any()) return false;
     for (unsigned i = 0; i < kProbes; ++i) {
       if (at(thread, i).load(std::memory_order_relaxed) == thread) return true;
     }
@@ -48,6 +49,11 @@ class BlockedThreads {
         return;
       }
     }
+  }
+  // Only while no other thread runs.
+  void clear() noexcept {
+    for (auto& thread : threads_) thread.store(0, std::memory_order_relaxed);
+    count_.store(0, std::memory_order_relaxed);
   }
 
  private:
@@ -153,7 +159,7 @@ bool sigsys_is_ignored() noexcept {
 }
 
 bool sigsys_is_blocked() noexcept {
-  return g_blocked.has(system_call(__NR_gettid));
+  return g_blocked.any() && g_blocked.has(system_call(__NR_gettid));
 }
 
 long change_action(const Call& call) noexcept {
@@ -284,6 +290,12 @@ void signals_before_fork() noexcept {
 }
 void signals_after_fork() noexcept {
   g_lock.unlock();
+}
+
+void forget_other_threads(bool blocked) noexcept {
+  if (g_blocked.any()) g_blocked.clear();
+  g_pending = false;
+  if (blocked) set_blocked(true);
 }
 
 }  // namespace exclave::loader

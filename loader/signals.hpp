@@ -25,5 +25,7 @@ void deliver_pending(SignalContext& context) noexcept;
 
 void signals_before_fork() noexcept;
 void signals_after_fork() noexcept;
+// In the child: its one thread has another number. blocked: did it have SIGSYS blocked?
+void forget_other_threads(bool blocked) noexcept;
 
 }  // namespace exclave::loader

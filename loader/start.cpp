@@ -9,6 +9,7 @@
 #include "loader/layout.hpp"
 #include "loader/linux_abi.hpp"
 #include "loader/process.hpp"
+#include "loader/program_memory.hpp"
 #include "loader/signals.hpp"
 #include "loader/slots.hpp"
 #include "loader/text.hpp"
@@ -177,6 +178,7 @@ void load(Job& job) noexcept {
     die(kOwnFault, "", "no address space for the enclave's range");
   }
   name_process(file, path);
+  learn_to_copy();
 
   // Low in the window, so that the break has room above: 4 GiB and up where the window is large.
   const Extent window = g_process.inside.window();

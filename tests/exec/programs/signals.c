@@ -76,6 +76,13 @@ int main(void) {
   pthread_create(&thread, NULL, in_thread, NULL);
   pthread_join(thread, &result);
   printf("thread, all blocked: %ld\n", (long)result);
+  pid_t forked = fork();
+  if (forked == 0) {
+    sigprocmask(SIG_BLOCK, NULL, &now);
+    raise(SIGSYS);  // waits, and goes with this process
+    _exit(memory_works() + 2 * sigismember(&now, SIGSYS));
+  }
+  printf("fork, all blocked: %d\n", wait_for(forked));
   printf("bad how: %s\n", answer(sigprocmask(77, &all, NULL)));
   printf("bad set: %s\n", answer(syscall(SYS_rt_sigprocmask, SIG_BLOCK, 8, 0, 8)));
   printf("bad size: %s\n", answer(syscall(SYS_rt_sigprocmask, SIG_BLOCK, &all, 0, 4)));
