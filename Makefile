@@ -34,7 +34,7 @@ space := $(empty) $(empty)
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
 
-release: ## (default) build/release/exclave, libexclave.a, libexclave.so, libexclave_malloc.so
+release: ## (default) build/release/exclave, exclave-loader, libexclave.a, libexclave.so, libexclave_malloc.so
 	@$(call setup,build)
 	$(call build,release)
 
@@ -42,7 +42,7 @@ run: release ## the main job: seal a real file through untrusted memory and back
 	@scripts/run-main-job.sh build/release/exclave build/run
 
 test: ## build with debug checks and run all tests; each threat must have been met by one that ran
-	@$(call setup,build test)
+	@$(call setup,build test exec)
 	$(call build,dev)
 	@$(call test,dev) $(if $(ROOMS),,--output-junit $(CURDIR)/build/dev/results.xml)
 	@$(if $(ROOMS),true,scripts/check_threats.py . build/dev build/dev/results.xml)
@@ -100,12 +100,12 @@ tsan: ## all tests under ThreadSanitizer
 	@scripts/without_aslr.sh $(call test,tsan)
 
 clang: ## all tests with clang 14, lock annotations checked
-	@$(call setup,build test check)
+	@$(call setup,build test check exec)
 	$(call build,dev-clang)
 	@$(call test,dev-clang)
 
 release-test: ## all tests on release code
-	@$(call setup,build test)
+	@$(call setup,build test exec)
 	$(call build,release-test)
 	@$(call test,release-test)
 
@@ -168,7 +168,7 @@ format-check: ## tell which sources are not
 	@$(call setup,test)
 	@scripts/check_format.sh
 
-tidy: ## clang-tidy over the library, the ports, the hostile host and the command line
+tidy: ## clang-tidy over the library, the ports, the hostile host, the loader and the command line
 	@$(call setup,build test check)
 	@cmake --preset dev-clang >/dev/null
 	@scripts/tidy.sh build/dev-clang '$(TIDY)'

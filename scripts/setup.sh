@@ -9,6 +9,8 @@ declare -A packages=(
   [test]="binutils python3 libgtest-dev libgmock-dev clang-format-14 sqlite3 perl lua5.4 xz-utils"
   [check]="clang-14 clang-tidy-14 libclang-rt-14-dev valgrind gcovr"
   [models]="spin gcc python3"
+  # Real programs that run under `exclave exec`.
+  [exec]="sqlite3 redis-tools fio stress-ng tcpdump gcc python3"
   # What make bench-programs times beside those.
   [programs]="clang-14 z3"
   [prove]="libz3-dev python3"

@@ -1,5 +1,5 @@
 #!/bin/bash
-# clang-tidy over the library, the ports, the hostile host and the command line, several files at a time.
+# clang-tidy over the library, the ports, the hostile host, the loader and the command line, several files at a time.
 #   tidy.sh BUILD_DIR [FILE-REGEX]     BUILD_DIR holds compile_commands.json (use dev-clang)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -9,7 +9,7 @@ tidy=${CLANG_TIDY:-clang-tidy-14}
 mapfile -t sources < <(python3 - "$build" "$regex" <<'PYTHON'
 import json, os, re, sys
 files = {os.path.relpath(entry["file"]) for entry in json.load(open(sys.argv[1] + "/compile_commands.json"))}
-ours = re.compile(r"^(src|ports|sim|tools)/")
+ours = re.compile(r"^(src|ports|sim|loader|tools)/")
 print("\n".join(sorted(f for f in files if ours.match(f) and re.search(sys.argv[2], f))))
 PYTHON
 )

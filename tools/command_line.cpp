@@ -1,13 +1,20 @@
 #include "tools/command_line.hpp"
 
+#include <signal.h>
+#include <sys/resource.h>
+
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <map>
 #include <string>
+#include <string_view>
 
 #include "tools/commands.hpp"
 #include "tools/enclave_sealed_format.hpp"
+#include "tools/exec_command.hpp"
 #include "tools/failure.hpp"
+#include "tools/temporary_output.hpp"
 
 namespace exclave::tools {
 namespace {
@@ -37,6 +44,26 @@ Example:
 constexpr const char* kKeygenExample = R"(
 Example:
   exclave keygen ./key)";
+
+constexpr const char* kExecExample = R"(
+Its private memory lies in the enclave's range, shared mappings of what --allow-device names outside.
+Exit codes: the program's own; 127 it is not there, 126 it cannot be run, 2 the command line makes no
+sense, 1 a fault of exclave itself.
+
+Examples:
+  exclave exec --trace -- ls -l
+  exclave exec --stats --allow-device 'anon_inode:[io_uring]' -- fio job.fio)";
+
+// For commands that hold keys.
+void keep_secrets_and_tidy() {
+  // No core file: it would hold keys and plaintext.
+  const rlimit none{0, 0};
+  (void)::setrlimit(RLIMIT_CORE, &none);
+  // Too large a file and a closed pipe are errors to report, not reasons to die without a word.
+  (void)::signal(SIGXFSZ, SIG_IGN);
+  (void)::signal(SIGPIPE, SIG_IGN);
+  remove_temporaries_on_signals();
+}
 
 void add_common(CLI::App& command, CommandOptions& options) {
   static const std::map<std::string, Engine> engines{
@@ -98,8 +125,41 @@ int run_command_line(int argc, char** argv) {
   keygen->add_option("KEYFILE", new_key_file, "Where to (default: ~/.config/exclave/key)");
   keygen->footer(kKeygenExample);
 
+  CLI::App* const exec =
+      app.add_subcommand("exec", "Run PROGRAM with its memory split between enclave and outside");
+  ExecOptions exec_options;
+  exec->add_option("--elrange", exec_options.range_bytes,
+                   "The enclave's range, a power of two from 256M to 32T (64G)")
+      ->transform(CLI::AsSizeValue(false).description(""))
+      ->type_name("SIZE");
+  exec->add_option("--allow-device", exec_options.allowed,
+                   "Shared mappings of this file, device or folder lie outside; may be repeated")
+      ->type_name("PATH")
+      ->allow_extra_args(false);
+  exec->add_flag("--trace", exec_options.trace,
+                 "Tell each memory call, and where it went, on stderr or in FILE (--trace=FILE)")
+      ->type_name("[=FILE]");
+  exec->add_flag("--stats", exec_options.stats, "Tell at each process' end what it had");
+  exec->add_option("PROGRAM", exec_options.program, "The program, and its arguments, after --")
+      ->type_name("ARGS...");
+  exec->footer(kExecExample);
+
+  // What stands after -- is the program's, whatever it looks like.
+  const bool is_exec = argc > 1 && std::string_view(argv[1]) == "exec";
+  char** const dashes =
+      is_exec ? std::find(argv, argv + argc, std::string_view("--")) : argv + argc;
   try {
-    app.parse(argc, argv);
+    app.parse(static_cast<int>(dashes - argv), argv);
+    if (exec->parsed()) {
+      exec_options.program.insert(exec_options.program.end(),
+                                  dashes == argv + argc ? dashes : dashes + 1, argv + argc);
+      if (exec_options.program.empty()) {
+        return fail(ExitCode::kUsage, "exec: PROGRAM is required (try --help)");
+      }
+      if (exec_options.trace == "true") exec_options.trace = "-";
+      return run_exec(exec_options);
+    }
+    keep_secrets_and_tidy();
     if (!valid_block_bytes(block_bytes)) {
       return fail(ExitCode::kUsage, "--block-size: a multiple of 4096 from 4096 to 16777216");
     }

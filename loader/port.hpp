@@ -1,0 +1,38 @@
+// The Port contract of a process under `exclave exec`: the enclave's range is one reserved window
+// of its address space, the books lie at the end of it; the host is the kernel, called raw.
+#pragma once
+
+#include <atomic>
+
+#include "exclave/port.hpp"
+
+namespace exclave::loader {
+
+class LoaderPort {
+ public:
+  // Reserves [kRangeBase, bytes), halved while the system refuses so much. False: not even
+  // kRangeLeast.
+  bool open(std::size_t bytes) noexcept;
+
+  Extent enclave() noexcept { return range_; }
+  Extent book_window() noexcept { return books_; }
+  // What is left to the program.
+  Extent program_window() noexcept { return {range_.base, books_.base - range_.base}; }
+
+  void* trusted_reserve(std::size_t bytes) noexcept;
+  // Nothing is released while the program runs, and then all of it goes.
+  void trusted_release(void* memory, std::size_t bytes) noexcept;
+  bool entropy(void* memory, std::size_t bytes) noexcept;
+  HostReply host_reserve(std::size_t bytes, std::size_t alignment) noexcept;
+  int host_release(std::uintptr_t address, std::size_t bytes) noexcept;
+  HostReply host_map(const MapRequest& request) noexcept;
+  int host_unmap(std::uintptr_t address, std::size_t bytes) noexcept;
+  int host_protect(std::uintptr_t address, std::size_t bytes, int protection) noexcept;
+
+ private:
+  Extent range_{};
+  Extent books_{};
+  std::atomic<std::uintptr_t> top_{0};  // of the books given out; each range is one thread's
+};
+
+}  // namespace exclave::loader

@@ -1,0 +1,43 @@
+// What the loader keeps for the process it stands in: its port, the books, the memory inside, and
+// what the command line asked for.
+#pragma once
+
+#include <atomic>
+
+#include "exclave/memory_calls.hpp"
+#include "loader/inside_memory.hpp"
+#include "loader/options.hpp"
+#include "loader/policy.hpp"
+#include "loader/port.hpp"
+
+namespace exclave::loader {
+
+struct Process {
+  // Reserves the range and opens the books. False: not enough address space.
+  bool open(const Options& asked, const char* allowed_paths) noexcept;
+
+  // Is this the process of the books, or one that vfork lent them to?
+  bool is_own() const noexcept { return pid == system_call(__NR_getpid); }
+
+  Options options;
+  const char* allowed = "";  // paths, each with kFieldEnd behind it
+  LoaderPort port;
+  // Neither is ever destroyed: the process ends with them.
+  Allocator* allocator = nullptr;
+  MemoryCalls* calls = nullptr;
+  Policy policy;
+  InsideMemory inside;
+  long pid = 0;
+  // The program's file by its own name, for /proc/self/exe, and the loader's.
+  char program_path[4096] = {};
+  char loader_path[4096] = {};
+  std::uint64_t loader_device = 0, loader_inode = 0;
+
+ private:
+  alignas(Allocator) std::byte allocator_[sizeof(Allocator)] = {};
+  alignas(MemoryCalls) std::byte calls_[sizeof(MemoryCalls)] = {};
+};
+
+extern Process g_process;
+
+}  // namespace exclave::loader

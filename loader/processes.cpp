@@ -1,0 +1,218 @@
+#include "loader/processes.hpp"
+
+#include <linux/prctl.h>
+#include <linux/seccomp.h>
+
+#include "loader/layout.hpp"
+#include "loader/process.hpp"
+#include "loader/program_file.hpp"
+#include "loader/program_memory.hpp"
+#include "loader/segments.hpp"
+#include "loader/signals.hpp"
+#include "loader/slots.hpp"
+#include "loader/stats.hpp"
+#include "loader/text.hpp"
+
+namespace exclave::loader {
+namespace {
+
+constexpr std::size_t kPathBytes = 4096;
+constexpr const char* kOwnImage = "/proc/self/exe";
+
+// Locks of the loader's own rooms; the core's come first, for it waits for calls in progress.
+void own_locks_before_fork() noexcept {
+  g_process.inside.before_fork();
+  segments_before_fork();
+  signals_before_fork();
+}
+void own_locks_after_fork() noexcept {
+  signals_after_fork();
+  segments_after_fork();
+  g_process.inside.after_fork();
+}
+
+// The number of pointers in a null-terminated vector of the program, or -EFAULT, -E2BIG.
+long count_vector(std::uintptr_t vector) noexcept {
+  constexpr long kMost = 1L << 24;
+  if (vector == 0) return 0;
+  std::uintptr_t words[64];
+  for (long count = 0; count < kMost;) {
+    // Up to the end of a page, for the next one may not be there.
+    const std::uintptr_t at = vector + static_cast<std::uintptr_t>(count) * sizeof words[0];
+    std::size_t part = (kPage - at % kPage) / sizeof words[0];
+    if (part > 64) part = 64;
+    if (part == 0) part = 1;  // unaligned, over the edge
+    if (!read_program(words, at, part * sizeof words[0])) return -EFAULT;
+    for (std::size_t i = 0; i < part; ++i) {
+      if (words[i] == 0) return count + static_cast<long>(i);
+    }
+    count += static_cast<long>(part);
+  }
+  return -E2BIG;
+}
+
+// A vector too long for whatever stack the program is on. Lost if execve succeeds in a vfork child.
+constexpr std::size_t kMostOnStack = 2048;
+
+long execute_loader(const StoppedCall& stop, const char** vector) noexcept {
+  const Call& call = stop.call;
+  const bool at = call.number == __NR_execveat;
+  const auto path = reinterpret_cast<const char*>(at ? call.a[1] : call.a[0]);
+  const std::uintptr_t arguments = at ? call.a[2] : call.a[1];
+  const std::uintptr_t environment = at ? call.a[3] : call.a[2];
+  Line<64> link;
+  if (stop.descriptor >= 0) link.text("/proc/self/fd/").decimal(stop.descriptor);
+  Options options = g_process.options;
+  options.sigsys_ignored = sigsys_is_ignored();
+  options.sigsys_blocked = sigsys_is_blocked();
+  options.close_descriptor = stop.descriptor;
+  Line<320> text;
+  write_options(options, text);
+
+  vector[0] = "exclave-loader";
+  vector[1] = text.c_string();
+  vector[2] = g_process.allowed;
+  vector[3] = stop.descriptor >= 0 ? link.c_string() : path;
+  const char** to = vector + kArgumentsBeforeProgram;
+  if (stop.arguments != 0) {
+    const auto* const from = reinterpret_cast<const char* const*>(arguments);
+    for (std::size_t i = 0; i < stop.arguments; ++i) *to++ = from[i];
+  } else {
+    *to++ = "";  // as Linux does it
+  }
+  *to = nullptr;
+  const long result = system_call(__NR_execve, kOwnImage, vector, environment);
+  // Without /proc, by its name.
+  if (result != -ENOENT && result != -EACCES) return result;
+  return system_call(__NR_execve, g_process.loader_path, vector, environment);
+}
+
+// Is it a name of this process' /proc/PID/exe?
+bool is_own_exe(const char* path) noexcept {
+  if (std::string_view(path) == kOwnImage || std::string_view(path) == "/proc/thread-self/exe") {
+    return true;
+  }
+  if (memcmp(path, "/proc/", 6) != 0) return false;
+  Line<64> own;
+  own.text("/proc/").decimal(system_call(__NR_getpid)).text("/exe");
+  return own.view() == path;
+}
+
+}  // namespace
+
+void make_child(StoppedCall& stop) noexcept {
+  const Call& call = stop.call;
+  if (!g_process.allocator->before_fork().ok()) return stop.answer(-EAGAIN);
+  const bool blocked = sigsys_is_blocked();
+  own_locks_before_fork();
+  long child = 0;
+  std::uintptr_t stack = 0;
+  if (call.number == __NR_fork) {
+    child = system_call(__NR_fork);
+  } else {
+    // The child goes on here, on a copy of this stack, and changes to its own on the way out.
+    stack = call.a[1];
+    child = system_call(__NR_clone, call.a[0], 0, call.a[2], call.a[3], call.a[4]);
+  }
+  if (child != 0) {
+    own_locks_after_fork();
+    g_process.allocator->after_fork_in_parent();
+    return stop.answer(child);
+  }
+  g_process.pid = system_call(__NR_getpid);
+  forget_other_slots();
+  forget_counts();
+  own_locks_after_fork();
+  forget_other_threads(blocked);
+  g_process.allocator->after_fork_in_child();
+  if (stack != 0) set_register(stop.context, REG_RSP, stack);
+  stop.answer(0);
+}
+
+void prepare_execute(StoppedCall& stop) noexcept {
+  const Call& call = stop.call;
+  const bool at = call.number == __NR_execveat;
+  const int folder = at ? static_cast<int>(call.a[0]) : AT_FDCWD;
+  const int flags = at ? static_cast<int>(call.a[4]) : 0;
+  if ((flags & ~(AT_EMPTY_PATH | AT_SYMLINK_NOFOLLOW)) != 0) return stop.answer(-EINVAL);
+  char given[kPathBytes];
+  const long length = read_program_string(given, sizeof given, at ? call.a[1] : call.a[0]);
+  if (failed(length)) return stop.answer(length);
+  const long arguments = count_vector(at ? call.a[2] : call.a[1]);
+  if (failed(arguments)) return stop.answer(arguments);
+  stop.arguments = static_cast<std::size_t>(arguments);
+  const char* const path = is_own_exe(given) ? g_process.program_path : given;
+  if (const int bad = check_program(folder, path, flags, &stop.is_loader); bad != 0) {
+    return stop.answer(bad);
+  }
+  // Whatever the next loader could not find by the program's own string gets a descriptor.
+  const bool by_path = path == given && (given[0] == '/' || folder == AT_FDCWD) && given[0] != 0 &&
+                       (flags & AT_SYMLINK_NOFOLLOW) == 0;
+  if (!by_path && !stop.is_loader) {
+    const long opened = given[0] == 0 ? system_call(__NR_fcntl, folder, F_DUPFD, 3)
+                                      : system_call(__NR_openat, folder, path, O_PATH);
+    if (failed(opened)) return stop.answer(opened);
+    stop.descriptor = static_cast<int>(opened);
+  }
+  stop.then = StoppedCall::Then::kExecute;
+}
+
+void execute(StoppedCall& stop) noexcept {
+  // The program that comes finds the mask that this one had.
+  const SignalMask mask = mask_of(stop.context);
+  (void)system_call(__NR_rt_sigprocmask, SIG_SETMASK, &mask, 0, sizeof mask);
+  const Call& call = stop.call;
+  if (stop.is_loader) {
+    return stop.answer(
+        system_call(call.number, call.a[0], call.a[1], call.a[2], call.a[3], call.a[4]));
+  }
+  const std::size_t words = kArgumentsBeforeProgram + stop.arguments + 2;
+  if (words <= kMostOnStack) {
+    auto vector = reinterpret_cast<std::uintptr_t>(__builtin_alloca(words * sizeof(char*)));
+    __asm__("" : "+r"(vector));  // clang-tidy 14 ends with a fault where it knows what this is
+    stop.answer(execute_loader(stop, reinterpret_cast<const char**>(vector)));
+  } else {
+    const std::size_t bytes = (words * sizeof(char*) + kPage - 1) & ~(kPage - 1);
+    const long memory = system_call(__NR_mmap, 0, bytes, PROT_READ | PROT_WRITE,
+                                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (failed(memory)) {
+      stop.answer(memory);
+    } else {
+      stop.answer(execute_loader(stop, reinterpret_cast<const char**>(memory)));
+      (void)system_call(__NR_munmap, memory, bytes);
+    }
+  }
+  if (stop.descriptor >= 0) (void)system_call(__NR_close, stop.descriptor);
+}
+
+void prepare_exit(StoppedCall& stop) noexcept {
+  if (g_process.options.stats && g_process.is_own()) print_stats();
+  stop.then = StoppedCall::Then::kExit;
+}
+
+long set_filter(const Call& call) noexcept {
+  const auto what = static_cast<unsigned>(call.a[0]);
+  const bool filters = call.number == __NR_seccomp
+                           ? what == SECCOMP_SET_MODE_FILTER || what == SECCOMP_SET_MODE_STRICT
+                           : what == PR_SET_SECCOMP;
+  if (filters) copy_directly();
+  return system_call(call.number, call.a[0], call.a[1], call.a[2], call.a[3], call.a[4]);
+}
+
+long read_link(const Call& call) noexcept {
+  const bool at = call.number == __NR_readlinkat;
+  const std::uintptr_t name = at ? call.a[1] : call.a[0];
+  const std::uintptr_t buffer = at ? call.a[2] : call.a[1];
+  const auto size = static_cast<int>(at ? call.a[3] : call.a[2]);
+  char path[64];
+  if (!failed(read_program_string(path, sizeof path, name)) && is_own_exe(path)) {
+    if (size <= 0) return -EINVAL;
+    std::size_t length = strlen(g_process.program_path);
+    if (length > static_cast<std::size_t>(size)) length = static_cast<std::size_t>(size);
+    return write_program(buffer, g_process.program_path, length) ? static_cast<long>(length)
+                                                                 : -EFAULT;
+  }
+  return system_call(call.number, call.a[0], call.a[1], call.a[2], call.a[3]);
+}
+
+}  // namespace exclave::loader

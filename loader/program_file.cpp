@@ -1,0 +1,150 @@
+#include "loader/program_file.hpp"
+
+#include "loader/linux_abi.hpp"
+#include "loader/process.hpp"
+#include "loader/text.hpp"
+
+namespace exclave::loader {
+namespace {
+
+bool is_blank(char c) noexcept {
+  return c == ' ' || c == '\t';
+}
+
+// Rights that this process cannot give it.
+bool would_gain_rights(const FileStatus& status) noexcept {
+  const bool sets_user = (status.mode & S_ISUID) != 0 && status.uid != system_call(__NR_geteuid);
+  const bool sets_group = (status.mode & S_ISGID) != 0 && (status.mode & S_IXGRP) != 0 &&
+                          status.gid != system_call(__NR_getegid);
+  return sets_user || sets_group;
+}
+
+}  // namespace
+
+void ProgramFile::close() noexcept {
+  if (descriptor >= 0) (void)system_call(__NR_close, descriptor);
+  descriptor = -1;
+}
+
+int open_program(int folder, const char* path, int flags, ProgramFile* file) noexcept {
+  if (path[0] == 0 && (flags & AT_EMPTY_PATH) == 0) return -ENOENT;
+  const int nofollow = (flags & AT_SYMLINK_NOFOLLOW) != 0 ? O_NOFOLLOW : 0;
+  long opened = 0;
+  if (path[0] == 0) {
+    // A descriptor may be open for its path only: opened again by its name.
+    Line<64> link;
+    link.text("/proc/self/fd/").decimal(folder);
+    opened = system_call(__NR_openat, AT_FDCWD, link.c_string(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  } else {
+    opened = system_call(__NR_openat, folder, path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | nofollow);
+  }
+  if (failed(opened)) {
+    return opened == -ENXIO || opened == -ENODEV ? -EACCES : static_cast<int>(opened);
+  }
+  file->descriptor = static_cast<int>(opened);
+  FileStatus status{};
+  long result = system_call(__NR_fstat, opened, &status);
+  if (!failed(result) && !status.is_regular()) result = -EACCES;
+  if (!failed(result)) {
+    // By effective rights, and so that a mount without execution counts.
+    result = system_call(__NR_faccessat2, opened, "", 1, AT_EMPTY_PATH | AT_EACCESS);
+    if (result == -ENOSYS) result = (status.mode & 0111) != 0 ? 0 : -EACCES;
+  }
+  if (!failed(result) && would_gain_rights(status)) result = -EPERM;
+  if (!failed(result)) {
+    result = system_call(__NR_pread64, opened, file->head, kHeadBytes, 0);
+    if (!failed(result)) file->head_bytes = static_cast<std::size_t>(result);
+  }
+  if (!failed(result)) return 0;
+  file->close();
+  return static_cast<int>(result);
+}
+
+int check_elf(const ProgramFile& file) noexcept {
+  if (file.head_bytes < sizeof(Elf64_Ehdr)) return -ENOEXEC;
+  const Elf64_Ehdr& header = file.header();
+  const bool good = memcmp(header.e_ident, ELFMAG, SELFMAG) == 0 &&
+                    header.e_ident[EI_CLASS] == ELFCLASS64 && header.e_machine == EM_X86_64 &&
+                    (header.e_type == ET_EXEC || header.e_type == ET_DYN) &&
+                    header.e_phentsize == sizeof(Elf64_Phdr) && header.e_phnum != 0;
+  return good ? 0 : -ENOEXEC;
+}
+
+int open_interpreter(const ProgramFile& file, ProgramFile* interpreter) noexcept {
+  const Elf64_Ehdr& header = file.header();
+  for (unsigned i = 0; i < header.e_phnum; ++i) {
+    Elf64_Phdr part{};
+    if (system_call(__NR_pread64, file.descriptor, &part, sizeof part,
+                    header.e_phoff + i * sizeof part) != sizeof part) {
+      return -ENOEXEC;
+    }
+    if (part.p_type != PT_INTERP) continue;
+    char path[4096];
+    if (part.p_filesz < 2 || part.p_filesz > sizeof path ||
+        system_call(__NR_pread64, file.descriptor, path, part.p_filesz, part.p_offset) !=
+            static_cast<long>(part.p_filesz) ||
+        path[part.p_filesz - 1] != 0) {
+      return -ENOEXEC;
+    }
+    const int opened = open_program(AT_FDCWD, path, 0, interpreter);
+    if (opened != 0) return opened;
+    if (check_elf(*interpreter) == 0) return 0;
+    interpreter->close();
+    return -ELIBBAD;
+  }
+  return 0;
+}
+
+int parse_script(const ProgramFile& file, ScriptLine* line) noexcept {
+  std::size_t end = 2;
+  while (end < file.head_bytes && file.head[end] != '\n') ++end;
+  std::size_t at = 2;
+  const auto skip = [&](bool blanks) {
+    while (at < end && file.head[at] != 0 && is_blank(file.head[at]) == blanks) ++at;
+  };
+  skip(true);
+  const std::size_t name = at;
+  skip(false);
+  const std::size_t name_bytes = at - name;
+  // A name that goes on behind what was read could be another one.
+  if (name_bytes == 0 || (at == kHeadBytes && end == kHeadBytes)) return -ENOEXEC;
+  memcpy(line->interpreter, file.head + name, name_bytes);
+  line->interpreter[name_bytes] = 0;
+  skip(true);
+  std::size_t argument_end = end;
+  while (argument_end > at && is_blank(file.head[argument_end - 1])) --argument_end;
+  const std::size_t argument_bytes = argument_end - at;
+  memcpy(line->argument, file.head + at, argument_bytes);
+  line->argument[argument_bytes] = 0;
+  return 0;
+}
+
+int check_program(int folder, const char* path, int flags, bool* is_loader) noexcept {
+  *is_loader = false;
+  ScriptLine line;
+  for (int depth = 0; depth <= kMaxScriptDepth; ++depth) {
+    ProgramFile file;
+    int result = open_program(folder, path, flags, &file);
+    if (result != 0) return result;
+    FileStatus status{};
+    if (!failed(system_call(__NR_fstat, file.descriptor, &status))) {
+      *is_loader = depth == 0 && status.device == g_process.loader_device &&
+                   status.inode == g_process.loader_inode;
+    }
+    const bool script = file.is_script();
+    result = script ? parse_script(file, &line) : check_elf(file);
+    if (!script && result == 0) {
+      ProgramFile interpreter;
+      result = open_interpreter(file, &interpreter);
+      interpreter.close();
+    }
+    file.close();
+    if (!script || result != 0) return result;
+    folder = AT_FDCWD;
+    path = line.interpreter;
+    flags = 0;
+  }
+  return -ELOOP;
+}
+
+}  // namespace exclave::loader

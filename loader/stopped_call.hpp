@@ -1,0 +1,34 @@
+// One stop of the program at a system call, and what is left to do when its slot is given back.
+#pragma once
+
+#include "loader/calls.hpp"
+#include "loader/linux_abi.hpp"
+#include "loader/slots.hpp"
+
+namespace exclave::loader {
+
+struct StoppedCall {
+  explicit StoppedCall(SignalContext& where) noexcept : context(where) {
+    call.number = static_cast<long>(register_of(where, REG_RAX));
+    constexpr int kRegisters[] = {REG_RDI, REG_RSI, REG_RDX, REG_R10, REG_R8, REG_R9};
+    for (int i = 0; i < 6; ++i) call.a[i] = register_of(where, kRegisters[i]);
+  }
+  void answer(long result) noexcept {
+    set_register(context, REG_RAX, static_cast<std::uint64_t>(result));
+  }
+
+  // Done on the program's own stack, for it may not come back, and then nobody would give a slot
+  // back that a vfork child had taken from its parent.
+  enum class Then : std::uint8_t { kReturn, kExecute, kExit, kDeliver };
+
+  SignalContext& context;
+  Call call;
+  std::uintptr_t frame = 0;  // of the handler, on the program's stack
+  SlotIndex slot = 0;        // whose stack it is served on
+  Then then = Then::kReturn;
+  std::size_t arguments = 0;  // kExecute: how many there are
+  int descriptor = -1;        // kExecute: of a program that has no path
+  bool is_loader = false;     // kExecute: as it is
+};
+
+}  // namespace exclave::loader

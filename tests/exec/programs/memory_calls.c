@@ -1,0 +1,179 @@
+// Memory calls, and what they do and answer, without addresses: the same lines wherever it runs.
+#define _GNU_SOURCE
+#include <errno.h>
+#include <fcntl.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+#define PAGE 4096UL
+
+static void told(const char* what, long result) {
+  if (result < 0) {
+    printf("%s: %s\n", what, strerrorname_np(errno));
+  } else {
+    printf("%s: done\n", what);
+  }
+}
+
+static char* map(size_t pages, int protection) {
+  return mmap(NULL, pages * PAGE, protection, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+}
+static long mapped(void* address) {
+  return address == MAP_FAILED ? -1 : 0;
+}
+
+static void unmapping(void) {
+  char* const p = map(8, PROT_READ | PROT_WRITE);
+  memset(p, 1, 8 * PAGE);
+  told("munmap of the middle", munmap(p + 2 * PAGE, 2 * PAGE));
+  printf("both sides live: %d %d\n", p[PAGE], p[5 * PAGE]);
+  told("munmap over the hole", munmap(p, 8 * PAGE));
+  told("munmap of nothing mapped", munmap(p, 8 * PAGE));
+  told("munmap unaligned", munmap(p + 1, PAGE));
+  told("munmap of no length", munmap(p, 0));
+  told("munmap that wraps", munmap(p, (size_t)-PAGE));
+}
+
+static void fixed(void) {
+  char* const p = map(8, PROT_READ | PROT_WRITE);
+  memset(p, 1, 8 * PAGE);
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+  told("fixed over the middle",
+       mapped(mmap(p + 2 * PAGE, PAGE, PROT_READ, flags | MAP_FIXED, -1, 0)));
+  printf("replaced: %d %d %d\n", p[PAGE], p[2 * PAGE], p[3 * PAGE]);
+  told("no replace", mapped(mmap(p, PAGE, PROT_READ, flags | MAP_FIXED_NOREPLACE, -1, 0)));
+  munmap(p, PAGE);
+  told("no replace, free", mapped(mmap(p, PAGE, PROT_READ, flags | MAP_FIXED_NOREPLACE, -1, 0)));
+  told("fixed unaligned", mapped(mmap(p + 1, PAGE, PROT_READ, flags | MAP_FIXED, -1, 0)));
+  told("no length", mapped(mmap(NULL, 0, PROT_READ, flags, -1, 0)));
+  told("no type", mapped(mmap(NULL, PAGE, PROT_READ, MAP_ANONYMOUS, -1, 0)));
+  told("too long", mapped(mmap(NULL, (size_t)1 << 62, PROT_READ, flags, -1, 0)));
+  char* const hint = map(4, PROT_READ);
+  munmap(hint, 4 * PAGE);
+  printf("hint met: %d\n", mmap(hint, PAGE, PROT_READ, flags, -1, 0) == hint);
+  char* const low = mmap(NULL, PAGE, PROT_READ, flags | MAP_32BIT, -1, 0);
+  printf("low: %d\n", (uintptr_t)low < (1UL << 31));
+}
+
+static void protecting(void) {
+  char* const p = map(6, PROT_READ | PROT_WRITE);
+  munmap(p + 3 * PAGE, PAGE);
+  told("mprotect", mprotect(p, PAGE, PROT_READ));
+  told("mprotect over a hole", mprotect(p, 6 * PAGE, PROT_READ));
+  char vector[1];
+  told("the page behind the hole is writable yet",
+       read(open("/dev/zero", O_RDONLY), p + 4 * PAGE, 1));
+  told("the page before is not", read(open("/dev/zero", O_RDONLY), p + 2 * PAGE, 1));
+  told("mprotect of a hole", mprotect(p + 3 * PAGE, PAGE, PROT_READ));
+  told("mprotect unaligned", mprotect(p + 1, PAGE, PROT_READ));
+  told("mprotect of no length", mprotect(p, 0, PROT_READ));
+  told("mprotect with bad bits", mprotect(p, PAGE, 0x100));
+  told("mincore of a hole", mincore(p + 3 * PAGE, PAGE, (unsigned char*)vector));
+  told("mincore", mincore(p, PAGE, (unsigned char*)vector));
+  told("mincore to nowhere", mincore(p, PAGE, (unsigned char*)1));
+}
+
+static void remapping(void) {
+  char* const p = map(4, PROT_READ | PROT_WRITE);
+  memset(p, 5, 4 * PAGE);
+  char* const moved = mremap(p, 4 * PAGE, 64 * PAGE, MREMAP_MAYMOVE);
+  told("grown", mapped(moved));
+  printf("contents: %d %d\n", moved[3 * PAGE], moved[4 * PAGE]);
+  told("shrunk", mapped(mremap(moved, 64 * PAGE, 2 * PAGE, 0)));
+  unsigned char vector[1];
+  told("what was cut off", mincore(moved + 3 * PAGE, PAGE, vector));
+  char* const next =
+      mmap(moved + 2 * PAGE, PAGE, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+  told("a neighbour", mapped(next));
+  mprotect(next, PAGE, PROT_NONE);
+  told("grown into it", mapped(mremap(moved, 2 * PAGE, 8 * PAGE, 0)));
+  char* const target = map(8, PROT_READ);
+  char* const there = mremap(moved, 2 * PAGE, 2 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, target);
+  printf("moved to a place: %d %d\n", there == target, there[PAGE]);
+  told("where it was", mincore(moved, PAGE, vector));
+  told("to unaligned",
+       mapped(mremap(there, PAGE, PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, target + 1)));
+  told("onto itself",
+       mapped(mremap(there, 2 * PAGE, 2 * PAGE, MREMAP_MAYMOVE | MREMAP_FIXED, there + PAGE)));
+  told("fixed without may-move", mapped(mremap(there, PAGE, PAGE, MREMAP_FIXED, target)));
+  told("to no length", mapped(mremap(there, PAGE, 0, MREMAP_MAYMOVE)));
+  char* const kept = mremap(there, 2 * PAGE, 2 * PAGE, MREMAP_MAYMOVE | MREMAP_DONTUNMAP);
+  told("not unmapped", mapped(kept));
+  printf("contents went along: %d %d\n", kept[PAGE], there[PAGE]);
+  munmap(kept, 2 * PAGE);
+  told("of a hole", mapped(mremap(kept, 2 * PAGE, 4 * PAGE, MREMAP_MAYMOVE)));
+}
+
+static void advising(void) {
+  char* const p = map(4, PROT_READ | PROT_WRITE);
+  memset(p, 9, 4 * PAGE);
+  told("dontneed", madvise(p + PAGE, PAGE, MADV_DONTNEED));
+  printf("zeroed: %d %d %d\n", p[0], p[PAGE], p[2 * PAGE]);
+  munmap(p + PAGE, PAGE);
+  told("dontneed over a hole", madvise(p, 4 * PAGE, MADV_DONTNEED));
+  printf("applied behind it: %d %d\n", p[0], p[2 * PAGE]);
+  told("unknown advice", madvise(p, PAGE, 9999));
+  told("unaligned", madvise(p + 1, PAGE, MADV_DONTNEED));
+  told("no length", madvise(p, 0, MADV_DONTNEED));
+  told("willneed", madvise(p, PAGE, MADV_WILLNEED));
+  told("free", madvise(p, PAGE, MADV_FREE));
+  told("msync", msync(p, PAGE, MS_SYNC));
+  told("msync over a hole", msync(p, 4 * PAGE, MS_SYNC));
+  told("msync with both", msync(p, PAGE, MS_SYNC | MS_ASYNC));
+  told("msync unaligned", msync(p + 1, PAGE, MS_SYNC));
+  told("mlock", mlock(p, 10));
+  told("mlock of a hole", mlock(p, 4 * PAGE));
+  told("munlock", munlock(p, PAGE));
+  told("munlock of a hole", munlock(p + PAGE, PAGE));
+  told("mlockall without a word", mlockall(0));
+  told("mlockall", mlockall(MCL_CURRENT | MCL_ONFAULT));
+  told("munlockall", munlockall());
+}
+
+static void breaking(void) {
+  char* const start = sbrk(0);
+  told("grown", sbrk(3 * PAGE) == (void*)-1 ? -1 : 0);
+  start[2 * PAGE] = 4;
+  printf("break moved: %d\n", (char*)sbrk(0) == start + 3 * PAGE);
+  told("back", brk(start));
+  printf("back: %d\n", sbrk(0) == start);
+  told("grown again", brk(start + 3 * PAGE));
+  printf("zero again: %d\n", start[2 * PAGE]);
+  printf("below the start: %d\n", syscall(SYS_brk, 0) == (long)(start + 3 * PAGE));
+}
+
+static void files(const char* own) {
+  const int file = open(own, O_RDONLY);
+  char head[4];
+  printf("read: %ld\n", (long)pread(file, head, sizeof head, 0));
+  char* const p = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, file, 0);
+  told("private map of a file", mapped(p));
+  printf("contents: %d\n", memcmp(p, head, 4));
+  p[0] = 'x';
+  told("writable shared map of what is open for reading",
+       mapped(mmap(NULL, PAGE, PROT_WRITE, MAP_SHARED, file, 0)));
+  told("shared map for reading", mapped(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, file, 0)));
+  told("unaligned offset", mapped(mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, file, 100)));
+  told("no descriptor", mapped(mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, 999, 0)));
+  told("of a folder", mapped(mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, open("/", O_RDONLY), 0)));
+  int ends[2];
+  told("a pipe", pipe(ends));
+  told("of a pipe", mapped(mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, ends[0], 0)));
+}
+
+int main(int argc, char** argv) {
+  (void)argc;
+  setvbuf(stdout, NULL, _IONBF, 0);
+  unmapping();
+  fixed();
+  protecting();
+  remapping();
+  advising();
+  breaking();
+  files(argv[0]);
+  return 0;
+}
