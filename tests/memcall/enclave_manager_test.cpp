@@ -726,12 +726,10 @@ class WaitingTest : public ManagerFixture {
   template <class First, class Second>
   void second_waits(First first, Second second) {
     std::atomic<bool> done{false};
+    std::atomic<bool> started{false};
     std::thread other;
-    bool started = false;
     pages_.during = [&](Op) {
-      if (started) return;
-      started = true;
-      pages_.during = nullptr;
+      if (started.exchange(true)) return;
       other = std::thread([&] {
         second();
         done = true;
@@ -742,6 +740,7 @@ class WaitingTest : public ManagerFixture {
     first();
     ASSERT_TRUE(started);
     other.join();
+    pages_.during = nullptr;
     EXPECT_TRUE(done);
   }
 };

@@ -36,7 +36,7 @@ class RemapTest : public PageHostFixture {
   static std::intptr_t answer(std::uintptr_t at) { return static_cast<std::intptr_t>(at); }
   // The host's next answer to mremap.
   void next_remap(HostReply reply) {
-    host_->answer = [this, reply](const PageHost::Call& call) -> std::optional<HostReply> {
+    host_->answer = [reply](const PageHost::Call& call) -> std::optional<HostReply> {
       if (call.kind != Kind::kRemap) return std::nullopt;
       return reply;
     };
@@ -497,10 +497,9 @@ TEST_F(RemapTest, AnotherThreadWaitsForTheMapping) {
   map(4, kPlace);
   std::thread other;
   std::atomic<bool> done{false};
-  bool started = false;
+  std::atomic<bool> started{false};
   host_->answer = [&](const PageHost::Call& call) -> std::optional<HostReply> {
-    if (call.kind != Kind::kAdvise || started) return std::nullopt;
-    started = true;
+    if (call.kind != Kind::kAdvise || started.exchange(true)) return std::nullopt;
     other = std::thread([&] {
       EXPECT_EQ(remap(kPlace, 4, 5, 0), answer(kPlace));
       EXPECT_EQ(calls_->madvise(kPlace, kPage, MADV_COLD), 0);
@@ -515,8 +514,7 @@ TEST_F(RemapTest, AnotherThreadWaitsForTheMapping) {
   started = false;
   done = false;
   host_->answer = [&](const PageHost::Call& call) -> std::optional<HostReply> {
-    if (call.kind != Kind::kProtect || started) return std::nullopt;
-    started = true;
+    if (call.kind != Kind::kProtect || started.exchange(true)) return std::nullopt;
     other = std::thread([&] {
       EXPECT_EQ(calls_->madvise(kPlace, kPage, MADV_COLD), 0);
       done = true;
