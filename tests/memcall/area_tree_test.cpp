@@ -30,6 +30,12 @@ class AreaTreeTest : public testing_support::BooksFixture {
   std::optional<AreaTree> tree_;
 };
 
+TEST_F(AreaTreeTest, StretchesAreOneByBothEnds) {
+  EXPECT_EQ((PageStretch{1, 2}), (PageStretch{1, 2}));
+  EXPECT_FALSE((PageStretch{1, 2}) == (PageStretch{2, 2}));
+  EXPECT_FALSE((PageStretch{1, 2}) == (PageStretch{1, 3}));
+}
+
 TEST_F(AreaTreeTest, FindsThePageAndTheFirstAreaOfARun) {
   open(100);
   EXPECT_EQ(tree_->at(0), nullptr);

@@ -194,6 +194,11 @@ TEST_F(EnclaveManagerTest, FixedReplacesAndNoReplaceDoesNot) {
   EXPECT_EQ(areas(), 4u);
 }
 
+TEST_F(EnclaveManagerTest, AFilesMappingHasAType) {
+  EXPECT_EQ(manager_->map(0, kPage, PROT_READ, 0, 3, 0), -EINVAL);
+  EXPECT_EQ(manager_->map(0, kPage, PROT_READ, MAP_SHARED_VALIDATE, 3, 0), -ENODEV);
+}
+
 TEST_F(EnclaveManagerTest, UnmapSkipsHolesAndAsksForNoPageBesideTheMappedOnes) {
   ASSERT_EQ(map(2, 2), answer(2));
   ASSERT_EQ(map(8, 2), answer(8));
@@ -428,6 +433,8 @@ TEST_F(EnclaveManagerTest, RemapRefuses) {
   EXPECT_EQ(remap(1, 1, 1), -EFAULT);
   EXPECT_EQ(remap(2, 5, 6), -EFAULT) << "two areas";
   EXPECT_EQ(remap(6, 2, 3), -EFAULT) << "a hole behind";
+  EXPECT_EQ(remap(2, 5, 5, kTo, 20), -EFAULT);
+  EXPECT_EQ(remap(7, 1, 1, MREMAP_MAYMOVE | MREMAP_DONTUNMAP), -EFAULT);
   EXPECT_EQ(manager_->remap(page(2), 100 * kPage, 101 * kPage, 0, 0), -EFAULT);
   EXPECT_EQ(manager_->remap(page(2), kPage, kPage, kTo, page(8) + 1), -EINVAL);
   EXPECT_EQ(remap(2, 4, 4, kTo, 5), -EINVAL) << "overlap";
@@ -719,12 +726,10 @@ class WaitingTest : public ManagerFixture {
   template <class First, class Second>
   void second_waits(First first, Second second) {
     std::atomic<bool> done{false};
+    std::atomic<bool> started{false};
     std::thread other;
-    bool started = false;
     pages_.during = [&](Op) {
-      if (started) return;
-      started = true;
-      pages_.during = nullptr;
+      if (started.exchange(true)) return;
       other = std::thread([&] {
         second();
         done = true;
@@ -735,6 +740,7 @@ class WaitingTest : public ManagerFixture {
     first();
     ASSERT_TRUE(started);
     other.join();
+    pages_.during = nullptr;
     EXPECT_TRUE(done);
   }
 };

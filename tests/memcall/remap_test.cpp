@@ -1,6 +1,8 @@
 // mremap outside: what reaches the host, what the books say, and a host that lies.
 #include <atomic>
 #include <chrono>
+#include <random>
+#include <set>
 #include <thread>
 
 #include "port/thread_slot.hpp"
@@ -34,7 +36,7 @@ class RemapTest : public PageHostFixture {
   static std::intptr_t answer(std::uintptr_t at) { return static_cast<std::intptr_t>(at); }
   // The host's next answer to mremap.
   void next_remap(HostReply reply) {
-    host_->answer = [this, reply](const PageHost::Call& call) -> std::optional<HostReply> {
+    host_->answer = [reply](const PageHost::Call& call) -> std::optional<HostReply> {
       if (call.kind != Kind::kRemap) return std::nullopt;
       return reply;
     };
@@ -320,6 +322,56 @@ TEST_F(RemapTest, ALandingPlaceInTheBooksIsALie) {
   EXPECT_EQ(remap(kPlace, 2, 3, kTo, kOther), -EPERM);
 }
 
+// Whatever it answers to whichever call, books and host agree afterwards.
+TEST_F(RemapTest, RandomRefusalsAndLies) {
+  std::mt19937_64 random(5);
+  std::uint64_t lied = 0;
+  host_->answer = [&](const PageHost::Call& call) -> std::optional<HostReply> {
+    // A filler that it keeps would take the place for good.
+    if (call.kind == Kind::kUnmap || random() % 3 != 0) return std::nullopt;
+    constexpr int kErrors[] = {EAGAIN, EFAULT, EINVAL, ENOMEM, E2BIG, 4096, -1};
+    const bool lies = call.kind == Kind::kRemap && random() % 2 == 0;
+    if (!lies) return HostReply{0, kErrors[random() % std::size(kErrors)]};
+    ++lied;
+    return HostReply{random() % 2 == 0 ? kOther + 4096 * kPage : random(), 0};
+  };
+  const std::set<std::intptr_t> known = {-EAGAIN, -EBUSY,  -EEXIST, -EFAULT, -EINVAL,
+                                         -EIO,    -ENOMEM, -EPERM,  -ENFILE, 0};
+  for (int step = 0; step < 20000; ++step) {
+    const std::uintptr_t at = kPlace + random() % 16 * kPage;
+    const std::size_t count = 1 + random() % 6;
+    std::intptr_t result = 0;
+    switch (random() % 6) {
+      case 0:
+        result = calls_->mmap(at, count * kPage, kReadWrite, MAP_SHARED | MAP_FIXED, kDevice, 0);
+        break;
+      case 1:
+        result = calls_->munmap(at, count * kPage);
+        break;
+      case 2:
+        result = calls_->mprotect(at, count * kPage, PROT_READ);
+        break;
+      case 3:
+        result = calls_->madvise(at, count * kPage, MADV_COLD);
+        break;
+      default: {
+        constexpr int kFlags[] = {0, kTo, kTo | MREMAP_DONTUNMAP};
+        const int flags = kFlags[random() % 3];
+        const std::size_t more = (flags & MREMAP_DONTUNMAP) != 0 ? count : 1 + random() % 6;
+        result = remap(at, count, more, flags, kPlace + random() % 16 * kPage);
+      }
+    }
+    EXPECT_TRUE(result > 0 || known.count(result) != 0) << result;
+    if (step % 64 == 0) {
+      ASSERT_TRUE(allocator_->validate_books());
+    }
+  }
+  EXPECT_GT(lied, 20u);
+  EXPECT_EQ(lies(), lied) << "each is told, and no honest answer is called one";
+  host_->answer = nullptr;
+  EXPECT_EQ(book(kPlace, 24), table(kPlace, 24));
+}
+
 // The host calls back in, or another thread comes, while the mapping is on its way.
 TEST_F(RemapTest, WhatComesToStandThereMeanwhileStays) {
   map(2, kPlace);
@@ -445,10 +497,9 @@ TEST_F(RemapTest, AnotherThreadWaitsForTheMapping) {
   map(4, kPlace);
   std::thread other;
   std::atomic<bool> done{false};
-  bool started = false;
+  std::atomic<bool> started{false};
   host_->answer = [&](const PageHost::Call& call) -> std::optional<HostReply> {
-    if (call.kind != Kind::kAdvise || started) return std::nullopt;
-    started = true;
+    if (call.kind != Kind::kAdvise || started.exchange(true)) return std::nullopt;
     other = std::thread([&] {
       EXPECT_EQ(remap(kPlace, 4, 5, 0), answer(kPlace));
       EXPECT_EQ(calls_->madvise(kPlace, kPage, MADV_COLD), 0);
@@ -463,8 +514,7 @@ TEST_F(RemapTest, AnotherThreadWaitsForTheMapping) {
   started = false;
   done = false;
   host_->answer = [&](const PageHost::Call& call) -> std::optional<HostReply> {
-    if (call.kind != Kind::kProtect || started) return std::nullopt;
-    started = true;
+    if (call.kind != Kind::kProtect || started.exchange(true)) return std::nullopt;
     other = std::thread([&] {
       EXPECT_EQ(calls_->madvise(kPlace, kPage, MADV_COLD), 0);
       done = true;
