@@ -35,17 +35,17 @@ constexpr std::uint32_t kStopped[] = {
     // What would lose the loader, or show it (processes.hpp, signals.hpp).
     __NR_fork, __NR_execve, __NR_execveat, __NR_exit_group, __NR_readlink, __NR_readlinkat,
     __NR_rt_sigaction, __NR_rt_sigprocmask, __NR_seccomp, __NR_prctl};
-// Stopped if an argument, the signal mask for the length of the call, points to anything but a mask
-// of the loader's (signals.hpp).
-struct WithMask {
+// Stopped if an argument points to anything but the loader's image: a signal mask for the length of
+// the call (signals.hpp), the description of a child (processes.hpp).
+struct WithPointer {
   std::uint32_t number;
   unsigned argument;
 };
-constexpr WithMask kWithMask[] = {{__NR_rt_sigsuspend, 0}, {__NR_ppoll, 3},
-                                  {__NR_pselect6, 5},      {__NR_epoll_pwait, 4},
-                                  {__NR_epoll_pwait2, 4},  {__NR_io_pgetevents, 5}};
-// Programs fall back to clone, whose flags the filter can read; map_shadow_stack would map outside.
-constexpr std::uint32_t kUnknown[] = {__NR_clone3, 453};
+constexpr WithPointer kWithPointer[] = {
+    {__NR_clone3, 0},      {__NR_rt_sigsuspend, 0}, {__NR_ppoll, 3},        {__NR_pselect6, 5},
+    {__NR_epoll_pwait, 4}, {__NR_epoll_pwait2, 4},  {__NR_io_pgetevents, 5}};
+// map_shadow_stack would map outside.
+constexpr std::uint32_t kUnknown[] = {453};
 
 constexpr std::uint32_t offset_of_argument(unsigned argument) noexcept {
   return static_cast<std::uint32_t>(offsetof(seccomp_data, args) + argument * sizeof(__u64));
@@ -111,21 +111,21 @@ sock_fprog build(Builder& code) noexcept {
   (void)code.jump(BPF_JSET, CLONE_VM, allow, trap);
   const unsigned clone_flags = code.load(offset_of_argument(0));
   const unsigned clone = put_origin(code, allow, clone_flags);
-  unsigned with_mask[sizeof kWithMask / sizeof kWithMask[0]];
+  unsigned with_pointer[sizeof kWithPointer / sizeof kWithPointer[0]];
   unsigned i = 0;
-  for (const WithMask& call : kWithMask) {
+  for (const WithPointer& call : kWithPointer) {
     (void)code.jump(BPF_JEQ, 0, allow, trap);
     const unsigned low = code.load(offset_of_argument(call.argument));
     (void)code.jump(BPF_JEQ, 0, low, trap);
     (void)code.jump(BPF_JEQ, kHigh, allow, code.next());
-    with_mask[i++] = code.load(offset_of_argument(call.argument) + 4);
+    with_pointer[i++] = code.load(offset_of_argument(call.argument) + 4);
   }
 
   // By number, from here on: what is on no list passes, by its number alone.
   (void)code.answer(kAllow);
   i = 0;
-  for (const WithMask& call : kWithMask) {
-    (void)code.jump(BPF_JEQ, call.number, with_mask[i++], code.next());
+  for (const WithPointer& call : kWithPointer) {
+    (void)code.jump(BPF_JEQ, call.number, with_pointer[i++], code.next());
   }
   (void)code.jump(BPF_JEQ, __NR_clone, clone, code.next());
   for (const std::uint32_t number : kUnknown) {

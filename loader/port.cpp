@@ -14,7 +14,7 @@ bool LoaderPort::open(std::size_t bytes) noexcept {
     for (std::uintptr_t base = kRangeBase; base <= 8 * kRangeBase; base *= 2) {
       const std::size_t size = bytes - base;
       const long mapped = system_call(__NR_mmap, base, size, PROT_NONE, kReserved, -1, 0);
-      if (failed(mapped)) continue;
+      if (mapped != static_cast<long>(base)) continue;
       const std::size_t book_bytes = bytes / 8 < kBooksMost ? bytes / 8 : kBooksMost;
       const std::uintptr_t books = bytes - book_bytes;
       if (failed(system_call(__NR_mprotect, books, book_bytes, PROT_READ | PROT_WRITE))) {

@@ -1,7 +1,10 @@
 #include "loader/processes.hpp"
 
 #include <linux/prctl.h>
+#include <linux/sched.h>
 #include <linux/seccomp.h>
+
+#include <atomic>
 
 #include "loader/layout.hpp"
 #include "loader/process.hpp"
@@ -87,6 +90,35 @@ long execute_loader(const StoppedCall& stop, const char** vector) noexcept {
   return system_call(__NR_execve, g_process.loader_path, vector, environment);
 }
 
+// What clone3 takes; kernels to come may take more of it, which must be zero for this one.
+struct ChildDescription {
+  clone_args known{};
+  std::uint64_t unknown[5] = {};
+};
+constexpr unsigned kDescriptions = 256;
+
+// make: the system call. The child changes to the stack, unless it is 0.
+template <class F>
+void fork_with(StoppedCall& stop, std::uintptr_t stack, F make) noexcept {
+  if (!g_process.allocator->before_fork().ok()) return stop.answer(-EAGAIN);
+  const bool blocked = sigsys_is_blocked();
+  own_locks_before_fork();
+  const long child = make();
+  if (child != 0) {
+    own_locks_after_fork();
+    g_process.allocator->after_fork_in_parent();
+    return stop.answer(child);
+  }
+  g_process.pid = system_call(__NR_getpid);
+  forget_other_slots();
+  forget_counts();
+  own_locks_after_fork();
+  forget_other_threads(blocked);
+  g_process.allocator->after_fork_in_child();
+  if (stack != 0) set_register(stop.context, REG_RSP, stack);
+  stop.answer(0);
+}
+
 // Is it a name of this process' /proc/PID/exe?
 bool is_own_exe(const char* path) noexcept {
   if (std::string_view(path) == kOwnImage || std::string_view(path) == "/proc/thread-self/exe") {
@@ -102,31 +134,36 @@ bool is_own_exe(const char* path) noexcept {
 
 void make_child(StoppedCall& stop) noexcept {
   const Call& call = stop.call;
-  if (!g_process.allocator->before_fork().ok()) return stop.answer(-EAGAIN);
-  const bool blocked = sigsys_is_blocked();
-  own_locks_before_fork();
-  long child = 0;
-  std::uintptr_t stack = 0;
-  if (call.number == __NR_fork) {
-    child = system_call(__NR_fork);
-  } else {
-    // The child goes on here, on a copy of this stack, and changes to its own on the way out.
-    stack = call.a[1];
-    child = system_call(__NR_clone, call.a[0], 0, call.a[2], call.a[3], call.a[4]);
+  if (call.number == __NR_fork) return fork_with(stop, 0, [] { return system_call(__NR_fork); });
+  // The child goes on here, on a copy of this stack, and changes to its own on the way out.
+  fork_with(stop, call.a[1], [&call] {
+    return system_call(__NR_clone, call.a[0], 0, call.a[2], call.a[3], call.a[4]);
+  });
+}
+
+void make_described_child(StoppedCall& stop) noexcept {
+  const Call& call = stop.call;
+  const std::size_t bytes = call.a[1];
+  if (bytes < CLONE_ARGS_SIZE_VER0) return stop.answer(-EINVAL);
+  if (bytes > sizeof(ChildDescription)) return stop.answer(-E2BIG);
+  ChildDescription child;
+  if (!read_program(&child, call.a[0], bytes)) return stop.answer(-EFAULT);
+  clone_args& known = child.known;
+  if ((known.flags & CLONE_CLEAR_SIGHAND) != 0) return stop.answer(-EINVAL);
+  if ((known.flags & CLONE_VM) == 0) {
+    const std::uintptr_t stack = known.stack + known.stack_size;
+    if ((known.stack == 0) != (known.stack_size == 0)) return stop.answer(-EINVAL);
+    known.stack = known.stack_size = 0;
+    return fork_with(stop, stack,
+                     [&child, bytes] { return system_call(__NR_clone3, &child, bytes); });
   }
-  if (child != 0) {
-    own_locks_after_fork();
-    g_process.allocator->after_fork_in_parent();
-    return stop.answer(child);
-  }
-  g_process.pid = system_call(__NR_getpid);
-  forget_other_slots();
-  forget_counts();
-  own_locks_after_fork();
-  forget_other_threads(blocked);
-  g_process.allocator->after_fork_in_child();
-  if (stack != 0) set_register(stop.context, REG_RSP, stack);
-  stop.answer(0);
+  // Made by the program itself, for the child begins on a stack of its own: with a copy of what it
+  // said, which the filter lets pass, and which nobody changes any more.
+  static constinit ChildDescription copies[kDescriptions];
+  static constinit std::atomic<unsigned> next{0};
+  ChildDescription& copy = copies[next.fetch_add(1, std::memory_order_relaxed) % kDescriptions];
+  copy = child;
+  stop.call_again_with(REG_RDI, &copy);
 }
 
 void prepare_execute(StoppedCall& stop) noexcept {
@@ -195,6 +232,9 @@ long set_filter(const Call& call) noexcept {
   const bool filters = call.number == __NR_seccomp
                            ? what == SECCOMP_SET_MODE_FILTER || what == SECCOMP_SET_MODE_STRICT
                            : what == PR_SET_SECCOMP;
+  // It would dispatch the loader's own calls, too.
+  constexpr unsigned kSetUserDispatch = 59;
+  if (call.number == __NR_prctl && what == kSetUserDispatch) return -EINVAL;
   if (filters) copy_directly();
   return system_call(call.number, call.a[0], call.a[1], call.a[2], call.a[3], call.a[4]);
 }

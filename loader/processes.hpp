@@ -9,6 +9,9 @@ namespace exclave::loader {
 // fork, and clone without CLONE_VM. (A child that shares the memory shares the books and the
 // handler, too: such calls are not stopped.)
 void make_child(StoppedCall& stop) noexcept;
+// clone3, whose flags the filter cannot see. As before Linux 5.5: no CLONE_CLEAR_SIGHAND, which
+// would take the handler from a child.
+void make_described_child(StoppedCall& stop) noexcept;
 
 // execve and execveat. First everything that needs a slot, then, without one, the call: of the
 // loader, which is told what to load.
@@ -18,7 +21,7 @@ void execute(StoppedCall& stop) noexcept;
 // exit_group: the summary of --stats.
 void prepare_exit(StoppedCall& stop) noexcept;
 
-// seccomp and prctl: a filter of the program's own.
+// seccomp and prctl: a filter of the program's own. There is no syscall user dispatch.
 long set_filter(const Call& call) noexcept;
 
 // readlink and readlinkat: /proc/self/exe is the program, not the loader.

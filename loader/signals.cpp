@@ -225,7 +225,6 @@ void change_mask(StoppedCall& stop) noexcept {
 
 void wait_with_mask(StoppedCall& stop) noexcept {
   const Call& call = stop.call;
-  SignalContext& context = stop.context;
   std::uintptr_t mask_address = 0;
   std::size_t bytes = 0;
   int which = 0;
@@ -260,11 +259,7 @@ void wait_with_mask(StoppedCall& stop) noexcept {
     entry = g_masks.find(mask & ~kSigsysBit);
     if (entry == nullptr) return stop.answer(-ENOMEM);
   }
-  const void* const ours = in_struct ? static_cast<const void*>(&entry->pointer) : &entry->mask;
-  set_register(context, which, reinterpret_cast<std::uint64_t>(ours));
-  constexpr std::uint64_t kSyscallBytes = 2;
-  set_register(context, REG_RIP, register_of(context, REG_RIP) - kSyscallBytes);
-  stop.answer(call.number);
+  stop.call_again_with(which, in_struct ? static_cast<const void*>(&entry->pointer) : &entry->mask);
 }
 
 void receive_sigsys(const SignalInfo& info, SignalContext& context) noexcept {

@@ -22,9 +22,9 @@ SlotIndex slot_of_stack() noexcept {
 }  // namespace
 
 bool open_slots() noexcept {
-  return !failed(system_call(__NR_mmap, kStacksBase, kStacksBytes, PROT_READ | PROT_WRITE,
-                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1,
-                             0));
+  return system_call(__NR_mmap, kStacksBase, kStacksBytes, PROT_READ | PROT_WRITE,
+                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1,
+                     0) == static_cast<long>(kStacksBase);
 }
 
 SlotIndex take_slot(std::uintptr_t hint) noexcept {

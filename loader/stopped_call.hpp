@@ -17,6 +17,15 @@ struct StoppedCall {
     set_register(context, REG_RAX, static_cast<std::uint64_t>(result));
   }
 
+  // The program makes the call once more, with an argument in the loader's image, which the filter
+  // lets pass: for calls that do not come back here, or that wait.
+  void call_again_with(int argument_register, const void* argument) noexcept {
+    constexpr std::uint64_t kSyscallBytes = 2;
+    set_register(context, argument_register, reinterpret_cast<std::uint64_t>(argument));
+    set_register(context, REG_RIP, register_of(context, REG_RIP) - kSyscallBytes);
+    answer(call.number);
+  }
+
   // Done on the program's own stack, for it may not come back, and then nobody would give a slot
   // back that a vfork child had taken from its parent.
   enum class Then : std::uint8_t { kReturn, kExecute, kExit, kDeliver };

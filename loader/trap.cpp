@@ -40,8 +40,18 @@ long serve_traced(const Call& call) noexcept {
   KeptRegisters kept;
   const Call call = stop.call;
   const SlotIndex slot = stop.slot;
+  const stack_t alternate = stop.context.uc_stack;
   if (!kept.keep(stop.context)) return;
-  kept.go_on(serve_traced(call), slot);
+  const long result = serve_traced(call);
+  const auto stack = reinterpret_cast<std::uintptr_t>(alternate.ss_sp);
+  if (result == 0 && call.number == __NR_munmap && call.a[0] < stack + alternate.ss_size &&
+      stack < call.a[0] + call.a[1]) {
+    // The next stop would find no stack there: to a program that has no use for it any more, the
+    // alternate one is as good as disabled.
+    const stack_t none{nullptr, SS_DISABLE, 0};
+    (void)system_call(__NR_sigaltstack, &none, 0);
+  }
+  kept.go_on(result, slot);
 }
 
 void serve(StoppedCall& stop) noexcept {
@@ -60,6 +70,8 @@ void serve(StoppedCall& stop) noexcept {
     case __NR_fork:
     case __NR_clone:
       return make_child(stop);
+    case __NR_clone3:
+      return make_described_child(stop);
     case __NR_execve:
     case __NR_execveat:
       return prepare_execute(stop);

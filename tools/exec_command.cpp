@@ -39,9 +39,10 @@ std::string find_program(const std::string& name, bool* refused) {
   std::string_view rest = variable != nullptr ? variable : "/usr/local/bin:/usr/bin:/bin";
   for (;;) {
     const std::size_t end = rest.find(':');
-    std::string path(rest.substr(0, end));
-    if (path.empty()) path = ".";
-    path += "/" + name;
+    const std::string_view folder = rest.substr(0, end);
+    std::string path(folder.empty() ? std::string_view(".") : folder);
+    path += '/';
+    path += name;
     if (is_executable_file(path)) return path;
     if (::access(path.c_str(), F_OK) == 0) *refused = true;
     if (end == std::string_view::npos) return {};

@@ -25,6 +25,11 @@ TEST_F(ExecSignalsTest, WhatSurvivesExecve) {
   expect_same({"/bin/bash", "-c", "trap '' PIPE; /bin/sh -c 'kill -PIPE $$; echo lives'"});
 }
 
+TEST_F(ExecSignalsTest, HandlersThatMapMemoryBesideThreadsAndForks) {
+  const RunResult inside = expect_same({built("storm")});
+  EXPECT_EQ(inside.out, "bad 0, children 40\n");
+}
+
 TEST_F(ExecSignalsTest, ShellTraps) {
   expect_same({"/bin/bash", "-c",
                "trap 'echo usr1' USR1; trap 'echo bye' EXIT; kill -USR1 $$; sleep 0.05; echo end"});

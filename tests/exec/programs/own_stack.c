@@ -2,6 +2,7 @@
 // and advice that drops everything below the stack pointer.
 #define _GNU_SOURCE
 #include <sched.h>
+#include <signal.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -58,5 +59,19 @@ int main(void) {
     good += result == 0 && precise == 1.5 + i;
   }
   printf("good %d\n", good);
+
+  // An alternate stack that is unmapped while it is still told to the kernel.
+  good = 0;
+  for (int i = 0; i < 50; ++i) {
+    const stack_t alternate = {
+        mmap(NULL, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), 0,
+        kStackBytes};
+    if (sigaltstack(&alternate, NULL) != 0) return 1;
+    char* const before = mmap(NULL, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    munmap(alternate.ss_sp, kStackBytes);
+    good += munmap(before, 4096) == 0 &&
+            mmap(before, 4096, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0) != MAP_FAILED;
+  }
+  printf("alternate %d\n", good);
   return 0;
 }

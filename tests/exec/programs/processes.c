@@ -3,6 +3,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/sched.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -43,6 +44,23 @@ static int wait_for(pid_t child) {
   int status;
   if (child < 0 || waitpid(child, &status, 0) != child) return -1;
   return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+}
+
+// The child ends at once, for it stands on its parent's stack.
+static pid_t vfork_by_clone3(struct clone_args* description) {
+  long result = SYS_clone3;
+  __asm__ volatile(
+      "syscall\n\t"
+      "testq %%rax, %%rax\n\t"
+      "jnz 1f\n\t"
+      "movl $77, %%edi\n\t"
+      "movl %[exit], %%eax\n\t"
+      "syscall\n"
+      "1:\n\t"
+      : "+a"(result), "+D"(description)
+      : "S"(sizeof *description), [exit] "i"(SYS_exit)
+      : "rcx", "r11", "memory");
+  return (pid_t)result;
 }
 
 static int in_clone(void* argument) {
@@ -99,6 +117,18 @@ int main(int argc, char** argv) {
   stop = 1;
   for (int i = 0; i < 3; ++i) pthread_join(threads[i], NULL);
   printf("still there: %d\n", memory_works());
+
+  struct clone_args description = {.exit_signal = SIGCHLD};
+  child = (pid_t)syscall(SYS_clone3, &description, sizeof description);
+  if (child == 0) _exit(memory_works() ? 66 : 1);
+  printf("clone3: %d\n", wait_for(child));
+  description.flags = CLONE_VM | CLONE_VFORK;
+  child = vfork_by_clone3(&description);
+  printf("clone3, shared: %d\n", wait_for(child));
+  printf("clone3, too short: %ld %s\n", syscall(SYS_clone3, &description, 8),
+         strerrorname_np(errno));
+  child = (pid_t)syscall(SYS_clone3, 8, 64);
+  printf("clone3, nothing: %d %s\n", child, strerrorname_np(errno));
 
   int code = 55;
   char* const stack = malloc(1 << 16);
