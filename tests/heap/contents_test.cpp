@@ -213,7 +213,7 @@ TEST_F(ContentsTest, AHandleFreesAPoolsBlockScrubbed) {
   static unsigned char memory[kMiBytes] __attribute__((aligned(4096)));
   const Extent place{reinterpret_cast<std::uintptr_t>(memory), kMiBytes};
   const RegionId id = *allocator_->attach(place);
-  for (const std::size_t size : {100u, 40000u}) {
+  for (const std::size_t size : {100u, 40000u, 100000u}) {
     const untrusted_bytes block = *allocator_->allocate(size, 16, Placement::in_pool(id));
     std::memset(raw(block), 0xaa, size);
     EXPECT_TRUE(allocator_->deallocate_handle(block, id).ok());
