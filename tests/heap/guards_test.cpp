@@ -423,7 +423,13 @@ TEST_F(GuardsTest, Threat31ASlabWithoutAnOwnerIsNobodys) {
   const BookRef owner = slab_around(block).owner.exchange(0);
   EXPECT_EQ(free(block), Error::kForeignFree);
   EXPECT_EQ(free(block, 64), Error::kForeignFree);
+  EXPECT_EQ(allocator_->next_run(block).error(), Error::kNotFound);
+  EXPECT_EQ(statistics().live_blocks, 0u) << "and the walk ends";
   slab_around(block).owner.store(owner);
+  // Its book may serve another slab by then, too.
+  const std::uintptr_t base = slab_around(block).base.exchange(block + kGiBytes);
+  EXPECT_EQ(allocator_->next_run(block).error(), Error::kNotFound);
+  slab_around(block).base.store(base);
   const PinId pinned = pin({block, 8});
   EXPECT_EQ(free(block), Error::kNone);
   slab_around(block).owner.store(0);
@@ -547,8 +553,12 @@ TEST_F(GuardsTest, AThreadWithoutBooksForAHeapIsTold) {
     std::atomic<bool> asked = false;
     threads.emplace_back([&] {
       told = free(0x5000) == Error::kOutOfTrustedMemory ? Error::kOutOfTrustedMemory : Error::kNone;
-      if (told != Error::kNone)
+      if (told != Error::kNone) {
         EXPECT_EQ(allocator_->deallocate_handle(bytes_at(in_pool), pool).error(), told);
+        allocator_->flush_thread();
+        allocator_->trim();
+        EXPECT_EQ(statistics().live_blocks, 0u) << "nobody can count";
+      }
       asked = true;
       while (!done) std::this_thread::yield();
     });
