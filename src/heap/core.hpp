@@ -252,7 +252,7 @@ class AllocatorCore {
 
   struct Found {
     std::size_t usable = 0;
-    bool pinned = false;
+    bool can_shrink = false;  // in place: a run of pages that no pin holds
     Region* region = nullptr;
   };
   // Errors: kForeignFree, kInteriorFree, kDoubleFree.

@@ -374,7 +374,7 @@ Result<untrusted_bytes> AllocatorCore::reallocate(std::uintptr_t block, std::siz
       // Memory was short when it was given, to the page (allocate_pages); so it stays.
       if (found->usable < pages * kPageBytes) pages = plan->pages;
       if (found->usable == pages * kPageBytes) return pointer(block);
-      if (!found->pinned) {
+      if (found->can_shrink) {
         Gate gate(*this);
         if (!gate.status().ok()) return gate.status().error();
         PagePool* const pool =
@@ -895,8 +895,7 @@ Result<AllocatorCore::Found> AllocatorCore::live_slot(Region& region,
   if (found.slot == Slab::kNoSlot) return Error::kInteriorFree;
   const SlotState state = found.slab->states()[found.slot].load(std::memory_order_acquire);
   if (state != SlotState::kLive && state != SlotState::kPinned) return Error::kDoubleFree;
-  return Found{found.slab->slot_bytes.load(std::memory_order_relaxed), state == SlotState::kPinned,
-               &region};
+  return Found{found.slab->slot_bytes.load(std::memory_order_relaxed), false, &region};
 }
 
 Result<AllocatorCore::Found> AllocatorCore::live_pages(Region& region,
@@ -905,7 +904,7 @@ Result<AllocatorCore::Found> AllocatorCore::live_pages(Region& region,
   if (pages == nullptr) return Error::kForeignFree;  // GCOVR_EXCL_BR_LINE: a race
   const Result<PageBlock> run = pages->find_block(region, block);
   if (!run.ok()) return run.error();
-  return Found{run->extent.size, run->pinned, &region};
+  return Found{run->extent.size, !run->pinned, &region};
 }
 
 Result<AllocatorCore::Found> AllocatorCore::find_live(std::uintptr_t block) const noexcept {

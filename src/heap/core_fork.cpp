@@ -72,15 +72,15 @@ void AllocatorCore::after_fork_in_child() noexcept {
     heap = all_heaps_;
     idle_heaps_ = nullptr;
   }
+  // This thread's own heap is in the middle of a call, too: this one.
   for (; heap != nullptr; heap = heap->next_heap) {
-    if (heap == own) continue;
     const std::uint32_t label = heap->label();
     if (label == 0) {
       // Idle, or as good as that: its thread was on the last steps of giving it up.
       LockGuard guard(pool_lists_);
       heap->next_idle = idle_heaps_;
       idle_heaps_ = heap;
-    } else if (homes_[label - 1] == heap &&
+    } else if (homes_[label - 1] == heap &&  // else: left in a call, before an earlier fork
                heaps_[label].load(std::memory_order_relaxed) != &busy_) {
       retire_heap_slow(*heap);
     }

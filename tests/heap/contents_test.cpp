@@ -254,5 +254,29 @@ TEST_F(ContentsTest, TheTailThatAShrinkingBlockLosesIsScrubbed) {
   EXPECT_TRUE(zero(block, 81920, 200000));
 }
 
+// For an alignment above a page a run is wanted, which a slot that lies well does not become.
+TEST_F(ContentsTest, ReallocateOfASlotThatFailsScrubsNothing) {
+  start(scrubbing());
+  const HostReply memory = port_->host_reserve(64 * kPageBytes, kPageBytes);
+  ASSERT_EQ(memory.error, 0);
+  const Extent range{memory.address, 64 * kPageBytes};
+  const Placement where = Placement::in_pool(*allocator_->attach(range));
+  untrusted_bytes block;
+  for (bool lies_well = false;;) {
+    const Result<untrusted_bytes> next = allocator_->allocate(2 * kPageBytes, 16, where);
+    if (!next.ok()) break;
+    if (!lies_well) block = *next;
+    lies_well |= next->address() % (2 * kPageBytes) == 0;
+  }
+  while (allocator_->allocate(kPageBytes, 16, where).ok()) {
+  }
+  ASSERT_EQ(block.address() % (2 * kPageBytes), 0u);
+  fill(block, 2 * kPageBytes);
+  EXPECT_EQ(allocator_->reallocate(block, kPageBytes, 2 * kPageBytes).error(), Error::kOutOfMemory);
+  EXPECT_TRUE(filled(block, 2 * kPageBytes));
+  EXPECT_TRUE(allocator_->detach(range, DetachMode::kRevoke).ok());
+  EXPECT_EQ(port_->host_release(range.base, range.size), 0);
+}
+
 }  // namespace
 }  // namespace exclave

@@ -195,10 +195,17 @@ TEST_F(Fork, BlocksOfAThreadInTheMiddleOfACallAreFreedInTheChildAndInItsChild) {
            allocator_->deallocate(theirs[i]).error() == Error::kDoubleFree &&
            allocator_->validate_books();
   };
+  const auto is_used = [&] {
+    const Result<RunInfo> slab = allocator_->next_run(theirs[0].address());
+    const std::vector<untrusted_bytes> mine = allocate(100, 64);
+    bool used = !slab.ok();
+    for (const untrusted_bytes block : mine) used |= slab->extent.contains(block.address());
+    return used || deallocate(mine) != 0;
+  };
   // In the child nobody is left who would give that heap up; so it is as it was in the next one.
   EXPECT_EQ(in_child([&] {
               if (!free_one(0)) return 1;
-              return in_child([&] { return free_one(1) ? deallocate(allocate(100, 64)) : 2; });
+              return in_child([&] { return !free_one(1) ? 2 : is_used() ? 3 : 0; });
             }),
             0);
   step = 2;
@@ -206,6 +213,56 @@ TEST_F(Fork, BlocksOfAThreadInTheMiddleOfACallAreFreedInTheChildAndInItsChild) {
   other.join();
   EXPECT_EQ(deallocate(theirs), 0);
   EXPECT_TRUE(allocator_->validate_books());
+}
+
+// The heap of a thread that is not in the child has gone to the orphans; nobody has it by its slot.
+TEST_F(Fork, EachThreadOfTheChildHasAHeapOfItsOwn) {
+  std::atomic<int> step{0};
+  std::thread other([&] {
+    EXPECT_EQ(deallocate(allocate(100, 64)), 0);
+    step = 1;
+    step.notify_one();
+    step.wait(1);
+  });
+  step.wait(0);
+  EXPECT_EQ(in_child([&] {
+              const auto owner_of_new_block = [&] {
+                const Result<untrusted_bytes> block = allocator_->allocate(64);
+                return block.ok() ? allocator_->next_run(block->address())->owner : 0;
+              };
+              std::uint32_t first = 0, second = 0;
+              std::thread([&] {
+                first = owner_of_new_block();
+                std::thread([&] { second = owner_of_new_block(); }).join();
+              }).join();
+              if (first == 0 || second == 0) return 1;
+              if (first == second || first == owner_of_new_block()) return 2;
+              return allocator_->validate_books() ? 0 : 3;
+            }),
+            0);
+  step = 2;
+  step.notify_one();
+  other.join();
+}
+
+TEST_F(Fork, TheChildsFirstThreadHasItsHeapInTheNextForkToo) {
+  const std::vector<untrusted_bytes> theirs = allocate(10, 64);
+  EXPECT_EQ(in_child([&] {
+              int answer = -1;
+              std::thread([&] {
+                answer = in_child([&] {
+                  // It is whole, so its slab serves.
+                  const std::vector<untrusted_bytes> mine = allocate(1, 64);
+                  if (mine.size() != 1) return 1;
+                  const Result<RunInfo> slab = allocator_->next_run(mine[0].address());
+                  if (!slab.ok() || slab->live_slots != theirs.size() + 1) return 2;
+                  return allocator_->validate_books() ? 0 : 3;
+                });
+              }).join();
+              return answer;
+            }),
+            0);
+  EXPECT_EQ(deallocate(theirs), 0);
 }
 
 TEST_F(Fork, ThreadsInTheMiddleOfCallsDoNotHoldTheChildUp) {

@@ -251,7 +251,19 @@ TEST_F(GuardsTest, TheHighestPageCanBePinned) {
   const PinId pinned = pin(page);
   EXPECT_EQ(allocator_->detach(page).error(), Error::kPinned);
   EXPECT_TRUE(allocator_->unpin(pinned).ok());
+  EXPECT_EQ(allocator_->pin({page.base, UINTPTR_MAX - page.base}).error(), Error::kNotFound);
   EXPECT_TRUE(allocator_->detach(page).ok());
+}
+
+TEST_F(GuardsTest, TheHighestDeviceAddressIsOne) {
+  AttachOptions options;
+  options.device_base = UINT64_MAX - kPageBytes;
+  const Extent page = range_at(0, kPageBytes);
+  attach(page, options);
+  EXPECT_EQ(*allocator_->device_address(bytes_at(page.base)), UINT64_MAX - kPageBytes);
+  EXPECT_TRUE(allocator_->detach(page).ok());
+  options.device_base += 1;
+  EXPECT_EQ(allocator_->attach(page, options).error(), Error::kInvalidArgument);
 }
 
 // ---- Attaching ----
@@ -374,6 +386,35 @@ TEST_F(GuardsTest, WithoutBooksAPoolIsNotAttached) {
   attach(range);
 }
 
+// Their books are the largest, so regions have some left.
+TEST_F(GuardsTest, WithoutABookForItAPoolIsNotAttached) {
+  const auto range_of = [](std::size_t i) { return range_at(i * 2 * kUnitBytes, kUnitBytes); };
+  std::size_t pools = 0;
+  attach(range_of(pools));
+  port_.set_trusted_left(0);
+  Error told = Error::kNone;
+  while (told == Error::kNone) told = allocator_->attach(range_of(++pools)).error();
+  EXPECT_EQ(told, Error::kOutOfTrustedMemory);
+  EXPECT_FALSE(allocator_->query(range_of(pools).base, 1).ok());
+  port_.set_trusted_left(SIZE_MAX / 2);
+  for (std::size_t i = 0; i < pools; ++i) EXPECT_TRUE(allocator_->detach(range_of(i)).ok());
+}
+
+TEST_F(GuardsTest, APinWithoutABookHoldsNothing) {
+  const Extent pool = range_at(0, kMiBytes);
+  const std::uintptr_t block = allocate(64, 16, Placement::in_pool(attach(pool)));
+  port_.set_trusted_left(0);
+  std::vector<PinId> pins;
+  Result<PinId> pinned = Error::kNone;
+  while ((pinned = allocator_->pin(pool)).ok()) pins.push_back(*pinned);
+  EXPECT_EQ(pinned.error(), Error::kOutOfTrustedMemory);
+  EXPECT_EQ(allocator_->pin({block, 8}).error(), Error::kOutOfTrustedMemory);
+  for (const PinId id : pins) EXPECT_TRUE(allocator_->unpin(id).ok());
+  EXPECT_EQ(free(block), Error::kNone);
+  EXPECT_TRUE(allocator_->detach(pool).ok());
+  port_.set_trusted_left(SIZE_MAX / 2);
+}
+
 // A region of the host's that is long needs books of its own for its units and for its pages.
 TEST_F(GuardsTest, WithoutAnyOfItsBooksGrowthGoesBackToTheHost) {
   EXPECT_EQ(free(allocate(64)), Error::kNone);
@@ -423,7 +464,17 @@ TEST_F(GuardsTest, Threat31ASlabWithoutAnOwnerIsNobodys) {
   const BookRef owner = slab_around(block).owner.exchange(0);
   EXPECT_EQ(free(block), Error::kForeignFree);
   EXPECT_EQ(free(block, 64), Error::kForeignFree);
+  EXPECT_EQ(allocator_->next_run(block).error(), Error::kNotFound);
+  EXPECT_EQ(statistics().live_blocks, 0u) << "and the walk ends";
   slab_around(block).owner.store(owner);
+  // Its book may serve another slab by then, too.
+  const std::uintptr_t base = slab_around(block).base.exchange(block + kGiBytes);
+  EXPECT_EQ(allocator_->next_run(block).error(), Error::kNotFound);
+  slab_around(block).base.store(base);
+  // Or none yet.
+  const std::uint32_t bytes = slab_around(block).slot_bytes.exchange(0);
+  EXPECT_EQ(allocator_->pin({block, 8}).error(), Error::kNotFound);
+  slab_around(block).slot_bytes.store(bytes);
   const PinId pinned = pin({block, 8});
   EXPECT_EQ(free(block), Error::kNone);
   slab_around(block).owner.store(0);
@@ -431,6 +482,17 @@ TEST_F(GuardsTest, Threat31ASlabWithoutAnOwnerIsNobodys) {
   slab_around(block).owner.store(owner);
   EXPECT_EQ(statistics().live_blocks, 0u);
   EXPECT_TRUE(allocator_->detach(range_at(0, kMiBytes), DetachMode::kRevoke).ok());
+}
+
+// As for a moment while it grows, and while it goes.
+TEST_F(GuardsTest, Threat31ARegionWithoutPagesHasNoRuns) {
+  const std::uintptr_t block = allocate(20 * kPageBytes);
+  Region& region = *allocator_->core()->registry().find(block);
+  void* const pages = region.page_pool.exchange(nullptr);
+  EXPECT_EQ(allocator_->pin({block, 8}).error(), Error::kNotFound);
+  EXPECT_EQ(allocator_->usable_size(bytes_at(block)).error(), Error::kForeignFree);
+  region.page_pool.store(pages);
+  EXPECT_EQ(free(block), Error::kNone);
 }
 
 // ---- Growth ----
@@ -547,8 +609,12 @@ TEST_F(GuardsTest, AThreadWithoutBooksForAHeapIsTold) {
     std::atomic<bool> asked = false;
     threads.emplace_back([&] {
       told = free(0x5000) == Error::kOutOfTrustedMemory ? Error::kOutOfTrustedMemory : Error::kNone;
-      if (told != Error::kNone)
+      if (told != Error::kNone) {
         EXPECT_EQ(allocator_->deallocate_handle(bytes_at(in_pool), pool).error(), told);
+        allocator_->flush_thread();
+        allocator_->trim();
+        EXPECT_EQ(statistics().live_blocks, 0u) << "nobody can count";
+      }
       asked = true;
       while (!done) std::this_thread::yield();
     });

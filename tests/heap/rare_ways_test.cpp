@@ -2,10 +2,12 @@
 // move, two threads that free one block at the same moment.
 #include <gtest/gtest.h>
 
+#include <cerrno>
 #include <thread>
 #include <utility>
 #include <vector>
 
+#include "access/machine_bus.hpp"
 #include "heap/core.hpp"
 #include "support/fake_allocator.hpp"
 
@@ -59,10 +61,27 @@ TEST_F(RareWaysTest, PortWithAnyFunctionMissingIsRefused) {
   EXPECT_EQ(refused(&PortTable::has_avx), Error::kNone) << "that one may be missing";
 }
 
-TEST_F(RareWaysTest, PortThatSaysItHasNoAvxIsTaken) {
+TEST_F(RareWaysTest, WideRegistersAreUsedWhenThePortSaysSo) {
+  const bool before = access::wide_registers.exchange(false);
   PortTable table = port_.table();
   table.has_avx = [](void*) { return 0; };
   EXPECT_TRUE(Allocator::create(table).ok());
+  EXPECT_FALSE(access::wide_registers);
+  table.has_avx = [](void*) { return 1; };
+  EXPECT_TRUE(Allocator::create(table).ok());
+  EXPECT_TRUE(access::wide_registers);
+  access::wide_registers = before;
+}
+
+TEST_F(RareWaysTest, PortWithoutTrustedMemoryOrEntropyIsRefused) {
+  port_.set_trusted_left(0);
+  EXPECT_EQ(Allocator::create(port_.table()).error(), Error::kOutOfTrustedMemory);
+  port_.set_trusted_left(SIZE_MAX / 2);
+  PortTable table = port_.table();
+  table.entropy = [](void*, void*, std::size_t) { return 5; };
+  const std::size_t held = port_.trusted_held();
+  EXPECT_EQ(Allocator::create(table).error(), Error::kInvalidArgument);
+  EXPECT_EQ(port_.trusted_held(), held);
 }
 
 TEST_F(RareWaysTest, BookWindowOutsideTheEnclaveIsRefusedAndNothingIsKept) {
@@ -167,7 +186,28 @@ TEST_F(RareWaysTest, PinnedPagesAreNotCutShortInPlace) {
   EXPECT_TRUE(allocator_->detach(range).ok());
 }
 
-// ---- Lies without books ----
+// ---- Lies ----
+
+TEST_F(RareWaysTest, LiesAreCountedAndNotGivenBack) {
+  Config config;
+  config.grow_min_bytes = config.grow_max_bytes = kMiBytes;
+  static HostReply reply;
+  PortTable table = port_.table();
+  table.host_reserve = [](void*, std::size_t, std::size_t) { return reply; };
+  auto made = Allocator::create(table, config);
+  ASSERT_TRUE(made.ok());
+  ASSERT_TRUE(made->attach(range_at(0, 2 * kMiBytes)).ok());
+  reply = {range_at(0, 1).base, 0};
+  EXPECT_EQ(made->allocate(kMiBytes).error(), Error::kHostLied) << "something stands there";
+  EXPECT_EQ(made->statistics().lies_refused, 1u);
+  reply = {range_at(8 * kMiBytes, 1).base + 8, 0};
+  EXPECT_EQ(made->allocate(kMiBytes).error(), Error::kHostLied) << "not a page's address";
+  EXPECT_EQ(made->statistics().lies_refused, 2u);
+  reply = {0, ENOMEM};
+  EXPECT_EQ(made->allocate(kMiBytes).error(), Error::kHostRefused) << "which it may";
+  EXPECT_EQ(made->statistics().lies_refused, 2u);
+  EXPECT_EQ(port_.release_calls(), 0u);
+}
 
 TEST_F(RareWaysTest, OverlapIsALieAlsoWhenThereAreNoBooksToSeeItWith) {
   Config config;

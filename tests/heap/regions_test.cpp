@@ -209,6 +209,26 @@ TEST_F(RegionsTest, ADetachOverSeveralMappings) {
   EXPECT_EQ(statistics().mapping_bytes, 4 * kPageBytes);
 }
 
+TEST_F(RegionsTest, ADetachThatHasNoBookForACutChangesNothing) {
+  attach(range_at(0, 4 * kPageBytes), told_mapping());
+  attach(range_at(4 * kPageBytes, 4 * kPageBytes), told_mapping());
+  port_.set_trusted_left(0);
+  AttachOptions other;
+  other.role = Role::kMapping;
+  for (std::size_t i = 8; allocator_->attach(range_at(i * 2 * kPageBytes, kPageBytes), other).ok();
+       ++i) {
+    ASSERT_LT(i, 1000u);
+  }
+  const std::size_t before = statistics().mapping_bytes;
+  EXPECT_EQ(detach(range_at(0, 6 * kPageBytes)), Error::kOutOfTrustedMemory) << "of the last";
+  EXPECT_EQ(detach(range_at(2 * kPageBytes, 6 * kPageBytes)), Error::kOutOfTrustedMemory);
+  EXPECT_EQ(statistics().mapping_bytes, before);
+  EXPECT_TRUE(allocator_->query(range_at(0, 1).base, 4 * kPageBytes).ok());
+  EXPECT_TRUE(gone_.empty());
+  port_.set_trusted_left(SIZE_MAX / 2);
+  EXPECT_EQ(detach(range_at(0, 8 * kPageBytes)), Error::kNone) << "which needs no cut";
+}
+
 TEST_F(RegionsTest, OutOfTrustedMemoryChangesNothing) {
   const auto regions = [&] { return statistics().regions; };
   for (std::uint64_t n = 1; n < 12; ++n) {

@@ -15,6 +15,7 @@
 #include "heap/core.hpp"
 #include "support/fake_allocator.hpp"
 #include "support/sanitizers.hpp"
+#include "support/worker.hpp"
 
 namespace exclave {
 namespace {
@@ -471,6 +472,23 @@ TEST_F(NestedCallsTest, AScrubbedBlockFreedInsideIsZeroed) {
   EXPECT_TRUE(allocator_->detach(pool).ok());
 }
 
+// Its owner may have folded it in long before this thread looks through what it freed inside.
+TEST_F(NestedCallsTest, WhatAnothersHeapTookBackIsNotToldLater) {
+  start_hooked();
+  const std::uintptr_t mine = allocate(64);
+  Worker owner;
+  std::uintptr_t theirs = 0;
+  owner.run([&] { theirs = allocate(64); });
+  inside_a_call([&] {
+    EXPECT_EQ(free(theirs), Error::kNone);
+    EXPECT_EQ(free(mine), Error::kNone);
+  });
+  owner.run([&] { allocator_->flush_thread(); });
+  allocator_->flush_thread();
+  EXPECT_TRUE(told_.empty());
+  EXPECT_EQ(statistics().live_blocks, 0u);
+}
+
 TEST_F(NestedCallsTest, WhatElseIsRefusedInside) {
   start_hooked();
   MemoryCalls calls(*allocator_, EnclaveMemoryTable{});
@@ -501,6 +519,8 @@ TEST_F(NestedCallsTest, WhatElseIsRefusedInside) {
     EXPECT_EQ(
         allocator_->core()->deallocate_handle(range_at(128 * kGiBytes, 1).base, region->id).error(),
         Error::kStale);
+    EXPECT_EQ(allocator_->core()->deallocate_handle(range_at(128 * kGiBytes, 1).base, {}).error(),
+              Error::kStale);
   });
   EXPECT_EQ(allocator_->query(range.base, kPageBytes)->protection, Protection::kReadWrite);
   for (const std::uintptr_t slot : slots) EXPECT_EQ(free(slot), Error::kNone);

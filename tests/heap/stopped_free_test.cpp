@@ -245,7 +245,17 @@ TEST_F(DetachedMeanwhileTest, ADetachTakesNoOtherPool) {
 
 // ---- A pool that goes while a call is stopped ----
 
-enum class Call { kFree, kFreeLast, kUnpin, kPin, kUsableSize, kRegionOf, kAllocate, kFreeHandle };
+enum class Call {
+  kFree,
+  kFreeLast,
+  kUnpin,
+  kPin,
+  kUsableSize,
+  kRegionOf,
+  kAllocate,
+  kFreeHandle,
+  kShrink,
+};
 enum class Meanwhile {
   kGone,        // revoked
   kThereAgain,  // and attached again, with blocks in the same places
@@ -280,6 +290,9 @@ class PoolMeanwhileTest : public FakeAllocatorTest,
         break;
       case Call::kRegionOf:
         region_ = allocator_->region_of(bytes_at(block));
+        break;
+      case Call::kShrink:
+        made_ = allocator_->reallocate(bytes_at(block), kPageBytes, alignment_);
         break;
       case Call::kAllocate:
         made_ = allocator_->allocate(size_, alignment_, Placement::in_pool(id));
@@ -359,7 +372,8 @@ TEST_P(PoolMeanwhileTest, Threat31WhatElseLivesStays) {
       EXPECT_EQ(free(live), gone ? Error::kDoubleFree : Error::kNone);
     }
     const bool stands = revoked != Error::kNone || meanwhile == Meanwhile::kDrains;
-    if (made_.ok() && stands) EXPECT_EQ(free(made_->address()), Error::kNone);
+    if (made_.ok() && stands && what != Call::kShrink)
+      EXPECT_EQ(free(made_->address()), Error::kNone);
     if (stands && !(frees && told_ == Error::kNone) && what != Call::kUnpin) {
       EXPECT_EQ(free(block), Error::kNone);
     }
@@ -372,8 +386,8 @@ TEST_P(PoolMeanwhileTest, Threat31WhatElseLivesStays) {
 }
 
 std::string name_of(const testing::TestParamInfo<PoolMeanwhileTest::ParamType>& tested) {
-  constexpr const char* kCalls[] = {"Free",       "FreeLast", "Unpin",    "Pin",
-                                    "UsableSize", "RegionOf", "Allocate", "FreeHandle"};
+  constexpr const char* kCalls[] = {"Free",     "FreeLast", "Unpin",      "Pin",   "UsableSize",
+                                    "RegionOf", "Allocate", "FreeHandle", "Shrink"};
   constexpr const char* kChanges[] = {"Gone", "ThereAgain", "Elsewhere", "Drains"};
   return std::string(kCalls[static_cast<int>(std::get<Call>(tested.param))]) +
          kChanges[static_cast<int>(std::get<Meanwhile>(tested.param))] +
@@ -406,7 +420,8 @@ INSTANTIATE_TEST_SUITE_P(Pages, PoolMeanwhileTest,
                                          std::tuple(Call::kFree, Meanwhile::kElsewhere, true),
                                          std::tuple(Call::kUnpin, Meanwhile::kThereAgain, true),
                                          std::tuple(Call::kUnpin, Meanwhile::kElsewhere, true),
-                                         std::tuple(Call::kUsableSize, Meanwhile::kGone, true)),
+                                         std::tuple(Call::kUsableSize, Meanwhile::kGone, true),
+                                         std::tuple(Call::kShrink, Meanwhile::kGone, true)),
                          name_of);
 
 }  // namespace
