@@ -1,5 +1,7 @@
 #include "loader/calls.hpp"
 
+#include <sys/resource.h>
+
 #include "loader/layout.hpp"
 #include "loader/linux_abi.hpp"
 #include "loader/process.hpp"
@@ -118,6 +120,26 @@ long do_mlock(const Call& call, long number, int flags) noexcept {
   });
 }
 
+// What Linux says to a lock of so many more bytes: who has no right to lock all has a limit.
+long may_lock(std::size_t bytes) noexcept {
+  constexpr std::uint32_t kVersion = 0x20080522, kMayLockAll = 1u << 14;  // CAP_IPC_LOCK
+  struct {
+    std::uint32_t version = kVersion;
+    int process = 0;
+  } head;
+  struct {
+    std::uint32_t effective, permitted, inheritable;
+  } rights[2] = {};
+  if (!failed(system_call(__NR_capget, &head, rights)) &&
+      (rights[0].effective & kMayLockAll) != 0) {
+    return 0;
+  }
+  std::uint64_t limits[2] = {};
+  (void)system_call(__NR_prlimit64, 0, RLIMIT_MEMLOCK, 0, limits);
+  if (limits[0] == 0) return -EPERM;
+  return bytes <= limits[0] ? 0 : -ENOMEM;
+}
+
 // Of what is mapped now. Future maps are not locked: the kernel would lock the reserved window,
 // too.
 long do_mlockall(const Call& call) noexcept {
@@ -126,7 +148,10 @@ long do_mlockall(const Call& call) noexcept {
       (flags & ~(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT)) != 0) {
     return -EINVAL;
   }
-  if ((flags & MCL_CURRENT) == 0) return 0;
+  const bool now = (flags & MCL_CURRENT) != 0;
+  if (const long refused = may_lock(now ? g_process.inside.picture().bytes : 0); refused != 0)
+    return refused;
+  if (!now) return 0;
   const int lock_flags = (flags & MCL_ONFAULT) != 0 ? MLOCK_ONFAULT : 0;
   long result = 0;
   (void)g_process.inside.each_run(g_process.inside.window(), [&](Extent part) {
@@ -136,6 +161,17 @@ long do_mlockall(const Call& call) noexcept {
     return result == 0;
   });
   return result;
+}
+
+long do_mmap(const Call& call, int protection) noexcept {
+  const auto flags = static_cast<int>(call.a[3]);
+  const auto descriptor = static_cast<int>(call.a[4]);
+  // Linux looks at the descriptor before the length.
+  if (call.a[1] == 0 && (flags & MAP_ANONYMOUS) == 0 && is_page_aligned(call.a[5]) &&
+      failed(system_call(__NR_fcntl, descriptor, F_GETFL))) {
+    return -EBADF;
+  }
+  return g_process.calls->mmap(call.a[0], call.a[1], protection, flags, descriptor, call.a[5]);
 }
 
 long do_mremap(const Call& call) noexcept {
@@ -195,8 +231,7 @@ long serve(const Call& call) noexcept {
   const auto protection = static_cast<int>(call.a[2]);
   switch (call.number) {
     case __NR_mmap:
-      return g_process.calls->mmap(call.a[0], call.a[1], protection, static_cast<int>(call.a[3]),
-                                   static_cast<int>(call.a[4]), call.a[5]);
+      return do_mmap(call, protection);
     case __NR_munmap:
       return g_process.calls->munmap(call.a[0], call.a[1]);
     case __NR_mprotect:

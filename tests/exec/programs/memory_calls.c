@@ -2,10 +2,12 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <linux/capability.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <unistd.h>
 
@@ -51,6 +53,8 @@ static void fixed(void) {
   told("fixed unaligned", mapped(mmap(p + 1, PAGE, PROT_READ, flags | MAP_FIXED, -1, 0)));
   told("no length", mapped(mmap(NULL, 0, PROT_READ, flags, -1, 0)));
   told("no type", mapped(mmap(NULL, PAGE, PROT_READ, MAP_ANONYMOUS, -1, 0)));
+  told("no length, no file", mapped(mmap(NULL, 0, PROT_READ, MAP_PRIVATE, -1, 0)));
+  told("no length, no file, crooked offset", mapped(mmap(NULL, 0, PROT_READ, MAP_PRIVATE, -1, 1)));
   told("too long", mapped(mmap(NULL, (size_t)1 << 62, PROT_READ, flags, -1, 0)));
   char* const hint = map(4, PROT_READ);
   munmap(hint, 4 * PAGE);
@@ -134,6 +138,28 @@ static void advising(void) {
   told("munlockall", munlockall());
 }
 
+// Whoever has no right to lock all has a limit.
+static void locking_within_limits(void) {
+  struct __user_cap_header_struct head = {_LINUX_CAPABILITY_VERSION_3, 0};
+  struct __user_cap_data_struct rights[2];
+  syscall(SYS_capget, &head, rights);
+  rights[0].effective &= ~(1u << CAP_IPC_LOCK);
+  told("rights given up", syscall(SYS_capset, &head, rights));
+  const unsigned long limits[] = {4 * PAGE, 0};
+  for (int i = 0; i < 2; ++i) {
+    struct rlimit limit;
+    getrlimit(RLIMIT_MEMLOCK, &limit);
+    limit.rlim_cur = limits[i];
+    told("limit", setrlimit(RLIMIT_MEMLOCK, &limit));
+    char* const p = map(8, PROT_READ | PROT_WRITE);
+    told("mlock within it", mlock(p, 2 * PAGE));
+    told("mlock beyond it", mlock(p, 8 * PAGE));
+    told("mlockall", mlockall(MCL_CURRENT));
+    told("mlockall of the future", mlockall(MCL_FUTURE));
+    told("munlockall", munlockall());
+  }
+}
+
 static void breaking(void) {
   char* const start = sbrk(0);
   told("grown", sbrk(3 * PAGE) == (void*)-1 ? -1 : 0);
@@ -175,5 +201,6 @@ int main(int argc, char** argv) {
   advising();
   breaking();
   files(argv[0]);
+  locking_within_limits();
   return 0;
 }
