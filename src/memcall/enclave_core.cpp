@@ -338,6 +338,7 @@ int EnclaveCore::protect(std::uintptr_t address, std::size_t size, int protectio
   if (size == 0) return 0;
   Extent range;
   if (!decode_pages(address, size, &range)) return -kENOMEM;
+  protection &= ~kProtSem;
   if ((protection & ~kProtAll) != 0) return -kEINVAL;
   bool hole = false;
   const PageStretch run = clip(range.base, range.size, Holes::kStop, &hole);

@@ -78,11 +78,13 @@ int MemoryCalls::munmap(std::uintptr_t address, std::size_t length) noexcept {
 }
 
 int MemoryCalls::mprotect(std::uintptr_t address, std::size_t length, int protection) noexcept {
-  if (protection & ~kProtAll) return -kEINVAL;
+  // In the order in which Linux looks, where more than one thing is wrong.
   if (!is_aligned(address, kPageBytes)) return -kEINVAL;
   if (length == 0) return 0;
   Extent range;
   if (!decode_pages(address, length, &range)) return -kENOMEM;
+  protection &= ~kProtSem;  // any memory is good for semaphores
+  if (protection & ~kProtAll) return -kEINVAL;
   AllocatorCore& core = *core_;
   const Parts<std::uintptr_t> parts = cut_by(range, core.registry().enclave());
   if ((protection & kProtExec) && (!parts.below.empty() || !parts.above.empty())) return -kEACCES;

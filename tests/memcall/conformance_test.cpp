@@ -76,6 +76,10 @@ class Conformance : public ProcessFixture, public testing::WithParamInterface<Ca
     if (!native()) return calls_->mprotect(page(first), count * kPage, protection);
     return linux_answer(syscall(SYS_mprotect, page(first), count * kPage, protection));
   }
+  std::intptr_t protect_bytes(std::uintptr_t address, std::size_t size, int protection) {
+    if (!native()) return calls_->mprotect(address, size, protection);
+    return linux_answer(syscall(SYS_mprotect, address, size, protection));
+  }
   std::intptr_t remap_bytes(std::uintptr_t from, std::size_t old_size, std::size_t new_size,
                             int flags, std::uintptr_t to) {
     if (!native()) return calls_->mremap(from, old_size, new_size, flags, to);
@@ -145,6 +149,23 @@ class Conformance : public ProcessFixture, public testing::WithParamInterface<Ca
 };
 
 // ---- mremap(2) ----
+
+TEST_P(Conformance, MprotectLooksAtTheRangeFirst) {
+  constexpr int kUnknown = 16;
+  map(0, 2);
+  EXPECT_EQ(protect_bytes(page(0) + 1, 0, kUnknown), -EINVAL);
+  EXPECT_EQ(protect_bytes(page(0), 0, kUnknown), 0);
+  EXPECT_EQ(protect_bytes(page(0), SIZE_MAX - kPage, kUnknown), -ENOMEM);
+  EXPECT_EQ(protect_bytes(page(0), kPage, kUnknown), -EINVAL);
+  EXPECT_EQ(picture(2), "bb");
+}
+
+TEST_P(Conformance, MprotectForSemaphoresIsMprotect) {
+  constexpr int kProtSem = 8;  // the libc's headers have no name for it
+  map(0, 2);
+  EXPECT_EQ(protect(0, 1, PROT_READ | kProtSem), 0);
+  EXPECT_EQ(picture(2), "rb");
+}
 
 TEST_P(Conformance, MremapShrinks) {
   ASSERT_EQ(map(2, 4), answer(2));

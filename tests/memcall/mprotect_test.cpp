@@ -30,7 +30,7 @@ TEST_F(MprotectTest, BadArgumentsReachNobody) {
   EXPECT_EQ(calls_->mprotect(kPlace + 1, kPage, PROT_READ), -EINVAL);
   EXPECT_EQ(calls_->mprotect(kPlace + 1, 0, PROT_READ), -EINVAL);
   EXPECT_EQ(calls_->mprotect(kPlace, 0, PROT_READ), 0);
-  EXPECT_EQ(calls_->mprotect(kPlace, kPage, 8), -EINVAL);
+  EXPECT_EQ(calls_->mprotect(kPlace, kPage, 16), -EINVAL);
   EXPECT_EQ(calls_->mprotect(kPlace, kPage, -1), -EINVAL);
   EXPECT_EQ(calls_->mprotect(kPlace, SIZE_MAX, PROT_READ), -ENOMEM);
   EXPECT_EQ(calls_->mprotect(kPlace, UINTPTR_MAX - kPlace + 1, PROT_READ), -ENOMEM);
