@@ -66,7 +66,8 @@ class Conformance : public ProcessFixture, public testing::WithParamInterface<Ca
     const int flags = MAP_FIXED | (shared() ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS);
     const int file = shared() ? file_.get() : -1;
     if (!native()) return calls_->mmap(page(first), count * kPage, protection, flags, file, 0);
-    return linux_answer(syscall(SYS_mmap, page(first), count * kPage, protection, flags, file, 0));
+    // The offset is the call's seventh argument, on the stack: all of its word must be zero.
+    return linux_answer(syscall(SYS_mmap, page(first), count * kPage, protection, flags, file, 0L));
   }
   std::intptr_t unmap(std::size_t first, std::size_t count) {
     if (!native()) return calls_->munmap(page(first), count * kPage);

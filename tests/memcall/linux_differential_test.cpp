@@ -215,7 +215,7 @@ TEST_F(ProcessFixture, ErrnosOfOddArgumentsAgreeWithLinux) {
       for (const int flag : {0, MAP_FIXED, MAP_FIXED_NOREPLACE}) {
         if (flag == 0 && length == 0 && address == 0) continue;
         const long theirs =
-            syscall(SYS_mmap, address, length, PROT_READ, MAP_SHARED | flag, file.get(), 0);
+            syscall(SYS_mmap, address, length, PROT_READ, MAP_SHARED | flag, file.get(), 0L);
         ASSERT_EQ(theirs, -1);
         const int error = errno;
         EXPECT_EQ(calls_->mmap(address, length, PROT_READ, MAP_SHARED | flag, file.get(), 0),
