@@ -376,7 +376,7 @@ Result<untrusted_bytes> AllocatorCore::reallocate(std::uintptr_t block, std::siz
       if (found->usable == pages * kPageBytes) return pointer(block);
       if (found->can_shrink) {
         Gate gate(*this);
-        if (!gate.status().ok()) return gate.status().error();
+        EXCLAVE_DCHECK(gate.status().ok());  // as a moment ago, in look_up
         PagePool* const pool =
             static_cast<PagePool*>(found->region->page_pool.load(std::memory_order_acquire));
         if (scrub_) {
@@ -384,11 +384,9 @@ Result<untrusted_bytes> AllocatorCore::reallocate(std::uintptr_t block, std::siz
           detail::fill_zero_bytes(block + kept, found->usable - kept);
         }
         // GCOVR_EXCL_BR_START: a race
-        if (pool != nullptr &&
-            // GCOVR_EXCL_BR_STOP
-            pool->shrink_block(*found->region, block, pages).ok()) {
+        if (pool != nullptr && pool->shrink_block(*found->region, block, pages).ok())
           return pointer(block);
-        }
+        // GCOVR_EXCL_BR_STOP
       }
     }
   }
