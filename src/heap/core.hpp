@@ -82,7 +82,7 @@ class AllocatorCore {
   // Optional in the port's table; ENOSYS where it has none.
   HostReply host_remap(Gate& gate, Extent from, std::size_t new_size, int flags,
                        std::uintptr_t to) noexcept;
-  int host_advise(Gate& gate, RangeCall call, Extent range, int argument) noexcept;
+  int host_advise(Gate& gate, RangeCall what, Extent range, int argument) noexcept;
   int host_resident(Gate& gate, Extent range, unsigned char* vector) noexcept;
   void count_lie() noexcept { lies_.fetch_add(1, std::memory_order_relaxed); }
 
