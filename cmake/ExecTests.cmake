@@ -22,5 +22,5 @@ endforeach()
 add_dependencies(exec_test ${exec_program_targets})
 # The parts of the loader that run anywhere.
 target_sources(exec_test PRIVATE
-  ${PROJECT_SOURCE_DIR}/loader/options.cpp ${PROJECT_SOURCE_DIR}/loader/page_set.cpp
+  ${PROJECT_SOURCE_DIR}/loader/options.cpp
   ${PROJECT_SOURCE_DIR}/loader/policy.cpp)

@@ -5,6 +5,7 @@
 #include "loader/layout.hpp"
 #include "loader/linux_abi.hpp"
 #include "loader/process.hpp"
+#include "loader/program_memory.hpp"
 #include "loader/segments.hpp"
 #include "loader/stats.hpp"
 #include "loader/syscalls.hpp"
@@ -12,7 +13,7 @@
 namespace exclave::loader {
 namespace {
 
-constexpr std::uintptr_t kAddressEnd = std::uintptr_t{1} << 47;
+constexpr long kSeal = 462;  // mseal, which older headers do not know
 
 std::size_t whole_pages(std::size_t bytes) noexcept {
   return (bytes + kPage - 1) & ~(kPage - 1);
@@ -21,103 +22,43 @@ bool is_page_aligned(std::uintptr_t n) noexcept {
   return n % kPage == 0;
 }
 
-// The part of the range up to its end, the edge of the enclave's range or the next region's.
-struct Piece {
-  Extent extent;
-  bool inside = false;
-  bool mapping = false;  // outside: is it the application's?
-};
-Piece first_piece(Extent range) noexcept {
-  const Extent enclave = g_process.port.enclave();
-  if (enclave.contains(range.base)) {
-    const std::size_t most = enclave.end() - range.base;
-    return {{range.base, range.size < most ? range.size : most}, true, false};
-  }
-  std::uintptr_t end = range.end();
-  if (range.base < enclave.base && end > enclave.base) end = enclave.base;
-  const Result<RegionInfo> region = g_process.allocator->next_region(range.base);
-  bool mapping = false;
-  if (region.ok()) {
-    const bool here = region->extent.contains(range.base);
-    const std::uintptr_t edge = here ? region->extent.end() : region->extent.base;
-    if (edge < end) end = edge;
-    mapping = here && region->role == Role::kMapping;
-  }
-  return {{range.base, end - range.base}, false, mapping};
-}
-
-// For calls that name a range and change nothing in the books: made for each run of pages that are
-// the program's, in ascending order. An error ends it, or a hole where `stop_at_hole`; else holes
-// are -ENOMEM at the end, as Linux has it for each of these calls.
+// On each area of the program's inside, up to the first hole, which is -ENOMEM, or error.
 template <class F>
-long on_program_pages(std::uintptr_t address, std::size_t length, bool stop_at_hole,
-                      F call) noexcept {
-  const std::size_t size = whole_pages(length);
-  if (!is_page_aligned(address)) return -EINVAL;
-  if (length != 0 && size == 0) return -EINVAL;
-  if (size > kAddressEnd || address > kAddressEnd - size) return -ENOMEM;
-  long result = 0;
-  const auto visit = [&](Extent part) {
-    result = call(part);
-    return !failed(result);
-  };
-  bool hole = false;
-  for (Extent rest{address, size}; !rest.empty();) {
-    const Piece piece = first_piece(rest);
-    if (piece.inside) {
-      if (!g_process.inside.each_run(piece.extent, visit)) hole = true;
-    } else if (piece.mapping) {
-      (void)visit(piece.extent);
-    } else {
-      hole = true;
-    }
-    if (failed(result)) return result;
-    if (hole && stop_at_hole) break;
-    rest = {piece.extent.end(), rest.size - piece.extent.size};
-  }
-  return hole ? -ENOMEM : 0;
+long on_areas(Extent range, F call) noexcept {
+  struct Walk {
+    F& call;
+    std::uintptr_t at;
+  } walk{call, range.base};
+  return g_process.inside->visit(
+      range,
+      [](void* context, Extent area, int protection) {
+        Walk& on = *static_cast<Walk*>(context);
+        if (area.base != on.at) return -ENOMEM;
+        on.at = area.end();
+        return static_cast<int>(on.call(area, protection));
+      },
+      &walk);
 }
 
 // ---- The calls ----
 
-long do_madvise(const Call& call) noexcept {
-  // Also of no bytes: the advice is looked at first.
-  if (call.a[1] == 0 || !is_page_aligned(call.a[0])) {
-    return system_call(__NR_madvise, call.a[0], call.a[1], call.a[2]);
-  }
-  const auto advice = static_cast<int>(call.a[2]);
-  return on_program_pages(call.a[0], call.a[1], false, [advice](Extent part) {
-    return system_call(__NR_madvise, part.base, part.size, advice);
-  });
-}
-
-long do_msync(const Call& call) noexcept {
-  const auto flags = static_cast<int>(call.a[2]);
-  if ((flags & ~(MS_ASYNC | MS_INVALIDATE | MS_SYNC)) != 0 ||
-      (flags & (MS_ASYNC | MS_SYNC)) == (MS_ASYNC | MS_SYNC)) {
-    return -EINVAL;
-  }
-  return on_program_pages(call.a[0], call.a[1], false, [flags](Extent part) {
-    return system_call(__NR_msync, part.base, part.size, flags);
-  });
-}
-
+// To whom the answer may be written is the kernel's to say.
 long do_mincore(const Call& call) noexcept {
-  const std::uintptr_t start = call.a[0], vector = call.a[2];
-  return on_program_pages(start, call.a[1], true, [start, vector](Extent part) {
-    return system_call(__NR_mincore, part.base, part.size, vector + (part.base - start) / kPage);
-  });
-}
-
-// Linux widens the range to whole pages here.
-long do_mlock(const Call& call, long number, int flags) noexcept {
-  const std::uintptr_t base = call.a[0] & ~(kPage - 1);
-  const std::size_t length = call.a[1] + (call.a[0] - base);
-  if (length < call.a[1]) return -EINVAL;
-  if (call.a[1] == 0) return system_call(number, call.a[0], 0, flags);
-  return on_program_pages(base, length, true, [number, flags](Extent part) {
-    return system_call(number, part.base, part.size, flags);
-  });
+  constexpr std::size_t kPagesAtOnce = 4096;
+  unsigned char residency[kPagesAtOnce];
+  const std::size_t size = whole_pages(call.a[1]);
+  if (size < call.a[1] || size == 0) {
+    return g_process.calls->mincore(call.a[0], call.a[1], residency);
+  }
+  for (std::size_t done = 0; done < size;) {
+    const std::size_t rest = size - done;
+    const std::size_t part = rest < kPagesAtOnce * kPage ? rest : kPagesAtOnce * kPage;
+    const int error = g_process.calls->mincore(call.a[0] + done, part, residency);
+    if (error != 0) return error;
+    if (!write_program(call.a[2] + done / kPage, residency, part / kPage)) return -EFAULT;
+    done += part;
+  }
+  return 0;
 }
 
 // What Linux says to a lock of so many more bytes: who has no right to lock all has a limit.
@@ -140,122 +81,102 @@ long may_lock(std::size_t bytes) noexcept {
   return bytes <= limits[0] ? 0 : -ENOMEM;
 }
 
-// Of what is mapped now. Future maps are not locked: the kernel would lock the reserved window,
-// too.
 long do_mlockall(const Call& call) noexcept {
   const auto flags = static_cast<int>(call.a[0]);
-  if (flags == 0 || flags == MCL_ONFAULT ||
-      (flags & ~(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT)) != 0) {
-    return -EINVAL;
-  }
-  const bool now = (flags & MCL_CURRENT) != 0;
-  if (const long refused = may_lock(now ? g_process.inside.picture().bytes : 0); refused != 0)
-    return refused;
-  if (!now) return 0;
-  const int lock_flags = (flags & MCL_ONFAULT) != 0 ? MLOCK_ONFAULT : 0;
-  long result = 0;
-  (void)g_process.inside.each_run(g_process.inside.window(), [&](Extent part) {
-    const long locked = system_call(__NR_mlock2, part.base, part.size, lock_flags);
-    // Pages that cannot be touched are locked all the same, and told by ENOMEM.
-    if (failed(locked) && locked != -ENOMEM) result = locked;
-    return result == 0;
-  });
-  return result;
+  const std::size_t now =
+      (flags & MCL_CURRENT) != 0 ? g_process.inside->statistics().mapped_bytes : 0;
+  const long refused = may_lock(now);
+  // Bad flags come first.
+  const bool bad = flags == 0 || flags == MCL_ONFAULT ||
+                   (flags & ~(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT)) != 0;
+  return refused != 0 && !bad ? refused : g_process.calls->mlockall(flags);
 }
 
 long do_mmap(const Call& call, int protection) noexcept {
-  const auto flags = static_cast<int>(call.a[3]);
+  auto flags = static_cast<int>(call.a[3]);
   const auto descriptor = static_cast<int>(call.a[4]);
   // Linux looks at the descriptor before the length.
-  if (call.a[1] == 0 && (flags & MAP_ANONYMOUS) == 0 && is_page_aligned(call.a[5]) &&
-      failed(system_call(__NR_fcntl, descriptor, F_GETFL))) {
+  if ((flags & MAP_ANONYMOUS) == 0 && is_page_aligned(call.a[5]) &&
+      (descriptor < 0 || (call.a[1] == 0 && failed(RawCalls::status_flags(descriptor))))) {
     return -EBADF;
+  }
+  // What would grow downwards has its whole size from the start.
+  if (!g_process.policy.lies_outside(flags, descriptor)) flags &= ~MAP_GROWSDOWN;
+  if ((flags & MAP_LOCKED) != 0) {
+    const long refused = may_lock(call.a[1]);
+    if (refused != 0) return refused == -ENOMEM ? -EAGAIN : refused;
   }
   return g_process.calls->mmap(call.a[0], call.a[1], protection, flags, descriptor, call.a[5]);
 }
 
-long do_mremap(const Call& call) noexcept {
-  const Extent enclave = g_process.port.enclave();
-  const std::uintptr_t old = call.a[0];
-  const std::size_t old_size = whole_pages(call.a[1]), new_size = whole_pages(call.a[2]);
-  const auto flags = static_cast<int>(call.a[3]);
-  if (enclave.contains(old)) {
-    return g_process.inside.remap(old, call.a[1], call.a[2], flags, call.a[4]);
-  }
-  // Outside: it can be cut; what a device mapped in another size or place is the device's to say.
-  if (!is_page_aligned(old) || (flags & ~(MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP)) != 0 ||
-      new_size == 0) {
-    return -EINVAL;
-  }
-  if (on_program_pages(old, old_size != 0 ? old_size : 1, true, [](Extent) { return 0L; }) != 0) {
-    return -EFAULT;
-  }
-  if ((flags & (MREMAP_FIXED | MREMAP_DONTUNMAP)) != 0 || new_size > old_size) return -ENOMEM;
-  if (new_size < old_size) {
-    const int error = g_process.calls->munmap(old + new_size, old_size - new_size);
-    if (error != 0) return error;
-  }
-  return static_cast<long>(old);
-}
-
+// The key is the kernel's and the processor's, so there is one inside only.
 long do_pkey_mprotect(const Call& call) noexcept {
   const auto protection = static_cast<int>(call.a[2]);
   const auto key = static_cast<int>(call.a[3]);
-  if (key == -1) return g_process.calls->mprotect(call.a[0], call.a[1], protection);
-  return on_program_pages(call.a[0], call.a[1], true, [protection, key](Extent part) -> long {
-    if (!g_process.port.enclave().covers(part)) return -EACCES;
-    return system_call(__NR_pkey_mprotect, part.base, part.size, protection, key);
-  });
+  const Extent range{call.a[0], whole_pages(call.a[1])};
+  if (key != -1 && is_page_aligned(range.base) && !range.empty()) {
+    if (!g_process.port.enclave().covers(range)) return -EACCES;
+    const long result = on_areas(range, [key](Extent area, int present) {
+      return system_call(__NR_pkey_mprotect, area.base, area.size, present, key);
+    });
+    if (failed(result)) return result;
+  }
+  return g_process.calls->mprotect(call.a[0], call.a[1], protection);
 }
 
-// Deprecated, and emulated by the kernel with a mapping at a fixed place: its own mapping's.
+// Deprecated, and emulated by the kernel with a mapping at a fixed place: its own mapping's, which
+// is one that it backs.
 long do_remap_file_pages(const Call& call) noexcept {
-  const std::uintptr_t base = call.a[0] & ~(kPage - 1);
-  const std::size_t size = call.a[1] & ~(kPage - 1);
-  bool whole = false;
-  if (size != 0 && base + size > base && g_process.port.enclave().covers({base, size})) {
-    whole = g_process.inside.each_run({base, size}, [](Extent) { return true; });
-  }
-  if (!whole) return -EINVAL;
-  return system_call(__NR_remap_file_pages, call.a[0], call.a[1], call.a[2], call.a[3], call.a[4]);
+  const Extent range{call.a[0] & ~(kPage - 1), call.a[1] & ~(kPage - 1)};
+  if (range.empty() || !g_process.port.program_window().covers(range)) return -EINVAL;
+  const long result = on_areas(range, [&](Extent area, int) -> long {
+    if (area != range) return -EINVAL;
+    return system_call(__NR_remap_file_pages, call.a[0], call.a[1], call.a[2], call.a[3],
+                       call.a[4]);
+  });
+  return result == -ENOMEM ? -EINVAL : result;
 }
 
 long do_mseal(const Call& call) noexcept {
-  const std::uintptr_t flags = call.a[2];
-  if (flags != 0) return -EINVAL;
-  return on_program_pages(call.a[0], call.a[1], true,
-                          [](Extent part) { return system_call(462, part.base, part.size, 0); });
+  const Extent range{call.a[0], whole_pages(call.a[1])};
+  if (call.a[2] != 0 || !is_page_aligned(range.base) || range.size < call.a[1]) return -EINVAL;
+  if (range.empty()) return 0;
+  const auto seal = [](Extent area, int) { return system_call(kSeal, area.base, area.size, 0); };
+  // All or nothing: first is there a hole?
+  const long whole = on_areas(range, [](Extent, int) { return 0L; });
+  return whole != 0 ? -ENOMEM : on_areas(range, seal);
 }
 
 long serve(const Call& call) noexcept {
+  MemoryCalls& calls = *g_process.calls;
   const auto protection = static_cast<int>(call.a[2]);
   switch (call.number) {
     case __NR_mmap:
       return do_mmap(call, protection);
     case __NR_munmap:
-      return g_process.calls->munmap(call.a[0], call.a[1]);
+      return calls.munmap(call.a[0], call.a[1]);
     case __NR_mprotect:
-      return g_process.calls->mprotect(call.a[0], call.a[1], protection);
+      return calls.mprotect(call.a[0], call.a[1], protection);
     case __NR_mremap:
-      return do_mremap(call);
+      return calls.mremap(call.a[0], call.a[1], call.a[2], static_cast<int>(call.a[3]), call.a[4]);
     case __NR_madvise:
-      return do_madvise(call);
+      return calls.madvise(call.a[0], call.a[1], static_cast<int>(call.a[2]));
     case __NR_msync:
-      return do_msync(call);
+      return calls.msync(call.a[0], call.a[1], static_cast<int>(call.a[2]));
     case __NR_mincore:
       return do_mincore(call);
     case __NR_mlock:
-      return do_mlock(call, __NR_mlock, 0);
+      return calls.mlock(call.a[0], call.a[1]);
     case __NR_mlock2:
-      return do_mlock(call, __NR_mlock2, static_cast<int>(call.a[2]));
+      return calls.mlock2(call.a[0], call.a[1], static_cast<int>(call.a[2]));
     case __NR_munlock:
-      return do_mlock(call, __NR_munlock, 0);
+      return calls.munlock(call.a[0], call.a[1]);
     case __NR_mlockall:
       return do_mlockall(call);
     case __NR_munlockall:
-      return system_call(__NR_munlockall);
+      return calls.munlockall();
     case __NR_brk:
-      return g_process.inside.set_break(call.a[0]);
+      return static_cast<long>(calls.brk(call.a[0]));
     case __NR_pkey_mprotect:
       return do_pkey_mprotect(call);
     case __NR_remap_file_pages:
@@ -289,8 +210,7 @@ Route route_of(const Call& call, long result) noexcept {
     case __NR_mmap:
       if (bad) {
         const bool outside =
-            g_process.inside.lies_outside(static_cast<int>(call.a[2]), static_cast<int>(call.a[3]),
-                                          static_cast<int>(call.a[4]), call.a[5]);
+            g_process.policy.lies_outside(static_cast<int>(call.a[3]), static_cast<int>(call.a[4]));
         return outside ? Route::kRefused : Route::kInside;
       }
       address = static_cast<std::uintptr_t>(result);
@@ -338,7 +258,7 @@ bool is_memory_call(long number) noexcept {
     case __NR_shmdt:
     case __NR_io_setup:
     case __NR_io_destroy:
-    case 462:  // mseal
+    case kSeal:
       return true;
     default:
       return false;

@@ -58,7 +58,7 @@ int read_parts(const ProgramFile& file, Parts* parts) noexcept {
 // A place for all of it, as its distance from the addresses in the file.
 std::intptr_t find_bias(const Parts& parts, std::uintptr_t low) noexcept {
   const std::size_t size = parts.high - parts.low;
-  InsideMemory& inside = g_process.inside;
+  EnclaveManager& inside = *g_process.inside;
   const std::size_t asked = size + parts.alignment;
   // Mapped and given up again: no other thread runs yet.
   const std::intptr_t place =
@@ -75,7 +75,7 @@ int map_part(const ProgramFile& file, const Elf64_Phdr& part, std::uintptr_t bia
   const std::uintptr_t file_end = start + part.p_filesz, end = page_up(start + part.p_memsz);
   const int protection = protection_of(part);
   constexpr int kFixed = MAP_PRIVATE | MAP_FIXED;
-  InsideMemory& inside = g_process.inside;
+  EnclaveManager& inside = *g_process.inside;
   if (part.p_filesz != 0) {
     const std::intptr_t mapped = inside.map(base, file_end - base, protection, kFixed,
                                             file.descriptor, page_down(part.p_offset));

@@ -21,7 +21,7 @@ std::size_t stack_bytes() noexcept {
   } limit{};
   std::size_t bytes = kStackUsual;
   if (!failed(system_call(__NR_prlimit64, 0, kLimitStack, 0, &limit))) bytes = limit.now;
-  const std::size_t most = g_process.inside.window().size / 16;
+  const std::size_t most = g_process.port.program_window().size / 16;
   if (bytes > kStackMost) bytes = kStackMost;
   if (bytes > most) bytes = most;
   if (bytes < 64 * kPage) bytes = 64 * kPage;
@@ -89,7 +89,7 @@ std::intptr_t build_initial_stack(const KernelStack& kernel, const Start& start)
   const std::size_t size = stack_bytes();
   const int protection = PROT_READ | PROT_WRITE | (start.program->executable_stack ? PROT_EXEC : 0);
   constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK;
-  const std::intptr_t base = g_process.inside.map(0, size, protection, kFlags, -1, 0);
+  const std::intptr_t base = g_process.inside->map(0, size, protection, kFlags, -1, 0);
   if (base < 0) return base;
   const std::uintptr_t bottom = static_cast<std::uintptr_t>(base), top = bottom + size;
   StackBuilder stack(bottom, top - 8);  // Linux ends it with a null word

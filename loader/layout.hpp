@@ -25,10 +25,11 @@ inline constexpr std::uintptr_t kStacksBase = kImageBase + 0x1000'0000;
 inline constexpr std::size_t kStacksBytes = kSlots * kSlotStackBytes;
 
 // The enclave's range begins where Linux lets a program map memory, so that programs linked to
-// fixed addresses lie in it, too; its end is a power of two, as SGX wants it.
+// fixed addresses lie in it, too; its end is a power of two, as SGX wants it. Its manager counts
+// 4 G pages at most.
 inline constexpr std::uintptr_t kRangeBase = 0x10000;
 inline constexpr std::size_t kRangeLeast = std::size_t{256} << 20;
-inline constexpr std::size_t kRangeMost = std::size_t{32} << 40;
+inline constexpr std::size_t kRangeMost = std::size_t{16} << 40;
 inline constexpr std::size_t kRangeUsual = std::size_t{64} << 30;
 // The books take the last eighth of it, at most.
 inline constexpr std::size_t kBooksMost = std::size_t{4} << 30;

@@ -13,6 +13,12 @@ bool name_matches(std::string_view entry, std::string_view name) noexcept {
   return rest.front() == '/' || rest == " (deleted)";
 }
 
+bool Policy::lies_outside(int flags, int descriptor) const noexcept {
+  const int type = flags & MAP_TYPE;
+  return (type == MAP_SHARED || type == MAP_SHARED_VALIDATE) && (flags & MAP_ANONYMOUS) == 0 &&
+         allows(descriptor);
+}
+
 bool Policy::allows(int descriptor) const noexcept {
   if (allowed_.empty() || descriptor < 0) return false;
   Line<64> link;

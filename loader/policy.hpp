@@ -8,11 +8,14 @@ namespace exclave::loader {
 class Policy {
  public:
   void open(std::string_view allowed) noexcept { allowed_ = allowed; }
+  // Does this mapping lie outside?
+  bool lies_outside(int flags, int descriptor) const noexcept;
+
+ private:
   // Is the descriptor open on something of the list? By name, as /proc/self/fd tells it, or by
   // device number.
   bool allows(int descriptor) const noexcept;
 
- private:
   std::string_view allowed_;
 };
 

@@ -1,10 +1,19 @@
 #include "loader/port.hpp"
 
+#include "loader/inside_pages.hpp"
 #include "loader/layout.hpp"
 #include "loader/linux_abi.hpp"
 #include "loader/syscalls.hpp"
 
 namespace exclave::loader {
+namespace {
+
+HostReply reply_of(long result) noexcept {
+  if (failed(result)) return {0, static_cast<int>(-result)};
+  return {static_cast<std::uintptr_t>(result), 0};
+}
+
+}  // namespace
 
 bool LoaderPort::open(std::size_t bytes) noexcept {
   constexpr int kReserved = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
@@ -55,10 +64,8 @@ int LoaderPort::host_release(std::uintptr_t, std::size_t) noexcept {
 }
 
 HostReply LoaderPort::host_map(const MapRequest& request) noexcept {
-  const long result = system_call(__NR_mmap, request.hint, request.size, request.protection,
-                                  request.flags, request.descriptor, request.offset);
-  if (failed(result)) return {0, static_cast<int>(-result)};
-  return {static_cast<std::uintptr_t>(result), 0};
+  return reply_of(RawCalls::mmap(request.hint, request.size, request.protection, request.flags,
+                                 request.descriptor, request.offset));
 }
 
 int LoaderPort::host_unmap(std::uintptr_t address, std::size_t bytes) noexcept {
@@ -66,7 +73,23 @@ int LoaderPort::host_unmap(std::uintptr_t address, std::size_t bytes) noexcept {
 }
 
 int LoaderPort::host_protect(std::uintptr_t address, std::size_t bytes, int protection) noexcept {
-  return static_cast<int>(-system_call(__NR_mprotect, address, bytes, protection));
+  return static_cast<int>(-RawCalls::mprotect(address, bytes, protection));
+}
+
+HostReply LoaderPort::host_remap(std::uintptr_t old_address, std::size_t old_size,
+                                 std::size_t new_size, int flags,
+                                 std::uintptr_t new_address) noexcept {
+  return reply_of(RawCalls::mremap(old_address, old_size, new_size, flags, new_address));
+}
+
+int LoaderPort::host_advise(RangeCall call, std::uintptr_t address, std::size_t bytes,
+                            int argument) noexcept {
+  return static_cast<int>(-RawCalls::range_call(call, address, bytes, argument));
+}
+
+int LoaderPort::host_resident(std::uintptr_t address, std::size_t bytes,
+                              unsigned char* vector) noexcept {
+  return static_cast<int>(-RawCalls::mincore(address, bytes, vector));
 }
 
 }  // namespace exclave::loader

@@ -28,6 +28,10 @@ class LoaderPort {
   HostReply host_map(const MapRequest& request) noexcept;
   int host_unmap(std::uintptr_t address, std::size_t bytes) noexcept;
   int host_protect(std::uintptr_t address, std::size_t bytes, int protection) noexcept;
+  HostReply host_remap(std::uintptr_t old_address, std::size_t old_size, std::size_t new_size,
+                       int flags, std::uintptr_t new_address) noexcept;
+  int host_advise(RangeCall call, std::uintptr_t address, std::size_t bytes, int argument) noexcept;
+  int host_resident(std::uintptr_t address, std::size_t bytes, unsigned char* vector) noexcept;
 
  private:
   Extent range_{};

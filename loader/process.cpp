@@ -15,16 +15,21 @@ bool Process::open(const Options& asked, const char* allowed_paths) noexcept {
   policy.open(allowed);
   pid = system_call(__NR_getpid);
   if (!port.open(asked.range_bytes != 0 ? asked.range_bytes : kRangeUsual)) return false;
-  Result<Allocator> made = Allocator::create(bind_port(port));
-  const Extent window = port.program_window();
-  void* const zeroes = port.trusted_reserve(PageSet::bytes_for(window.size));
-  if (!made.ok() || zeroes == nullptr) return false;
-  allocator = new (allocator_) Allocator(static_cast<Allocator&&>(*made));
-  // Where programs' memory begins is a secret of each process, as Linux has it.
-  std::uint64_t random = 0;
-  (void)port.entropy(&random, sizeof random);
-  inside.open(window, zeroes, policy, random % (window.size / 256 / kPage) * kPage);
-  calls = new (calls_) MemoryCalls(*allocator, bind_enclave_memory(inside));
+  const PortTable table = bind_port(port);
+  Result<Allocator> outside_books = Allocator::create(table);
+  EnclaveManager::Options manager;
+  manager.range = port.program_window();
+  manager.randomize = true;
+  manager.lies_outside = [](void* context, int, int flags, int descriptor, std::uint64_t) {
+    return static_cast<const Policy*>(context)->lies_outside(flags, descriptor) ? 1 : 0;
+  };
+  manager.policy_context = &policy;
+  Result<EnclaveManager> inside_books =
+      EnclaveManager::create(table, bind_enclave_pages(pages), manager);
+  if (!outside_books.ok() || !inside_books.ok()) return false;
+  allocator = new (allocator_) Allocator(static_cast<Allocator&&>(*outside_books));
+  inside = new (inside_) EnclaveManager(static_cast<EnclaveManager&&>(*inside_books));
+  calls = new (calls_) MemoryCalls(*allocator, inside->table());
   return true;
 }
 

@@ -1,11 +1,12 @@
-// What the loader keeps for the process it stands in: its port, the books, the memory inside, and
-// what the command line asked for.
+// What the loader keeps for the process it stands in: its port, the books of both sides, and what
+// the command line asked for.
 #pragma once
 
 #include <atomic>
 
+#include "exclave/enclave_manager.hpp"
 #include "exclave/memory_calls.hpp"
-#include "loader/inside_memory.hpp"
+#include "loader/inside_pages.hpp"
 #include "loader/options.hpp"
 #include "loader/policy.hpp"
 #include "loader/port.hpp"
@@ -22,11 +23,12 @@ struct Process {
   Options options;
   const char* allowed = "";  // paths, each with kFieldEnd behind it
   LoaderPort port;
-  // Neither is ever destroyed: the process ends with them.
-  Allocator* allocator = nullptr;
-  MemoryCalls* calls = nullptr;
   Policy policy;
-  InsideMemory inside;
+  InsidePages pages;
+  // None is ever destroyed: the process ends with them.
+  Allocator* allocator = nullptr;
+  EnclaveManager* inside = nullptr;  // of port.program_window()
+  MemoryCalls* calls = nullptr;
   long pid = 0;
   // The program's file by its own name, for /proc/self/exe, and the loader's.
   char program_path[4096] = {};
@@ -35,6 +37,7 @@ struct Process {
 
  private:
   alignas(Allocator) std::byte allocator_[sizeof(Allocator)] = {};
+  alignas(EnclaveManager) std::byte inside_[sizeof(EnclaveManager)] = {};
   alignas(MemoryCalls) std::byte calls_[sizeof(MemoryCalls)] = {};
 };
 

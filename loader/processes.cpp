@@ -22,16 +22,14 @@ namespace {
 constexpr std::size_t kPathBytes = 4096;
 constexpr const char* kOwnImage = "/proc/self/exe";
 
-// Locks of the loader's own rooms; the core's come first, for it waits for calls in progress.
+// Locks of the loader's own rooms; the books' come first, for they wait for calls in progress.
 void own_locks_before_fork() noexcept {
-  g_process.inside.before_fork();
   segments_before_fork();
   signals_before_fork();
 }
 void own_locks_after_fork() noexcept {
   signals_after_fork();
   segments_after_fork();
-  g_process.inside.after_fork();
 }
 
 // The number of pointers in a null-terminated vector of the program, or -EFAULT, -E2BIG.
@@ -100,13 +98,18 @@ constexpr unsigned kDescriptions = 256;
 // make: the system call. The child changes to the stack, unless it is 0.
 template <class F>
 void fork_with(StoppedCall& stop, std::uintptr_t stack, F make) noexcept {
-  if (!g_process.allocator->before_fork().ok()) return stop.answer(-EAGAIN);
+  if (!g_process.inside->before_fork().ok()) return stop.answer(-EAGAIN);
+  if (!g_process.allocator->before_fork().ok()) {
+    g_process.inside->after_fork_in_parent();
+    return stop.answer(-EAGAIN);
+  }
   const bool blocked = sigsys_is_blocked();
   own_locks_before_fork();
   const long child = make();
   if (child != 0) {
     own_locks_after_fork();
     g_process.allocator->after_fork_in_parent();
+    g_process.inside->after_fork_in_parent();
     return stop.answer(child);
   }
   g_process.pid = system_call(__NR_getpid);
@@ -115,6 +118,7 @@ void fork_with(StoppedCall& stop, std::uintptr_t stack, F make) noexcept {
   own_locks_after_fork();
   forget_other_threads(blocked);
   g_process.allocator->after_fork_in_child();
+  g_process.inside->after_fork_in_child();
   if (stack != 0) set_register(stop.context, REG_RSP, stack);
   stop.answer(0);
 }

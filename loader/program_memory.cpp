@@ -34,7 +34,8 @@ bool is_mapped(std::uintptr_t address, std::size_t bytes) noexcept {
   if (!g_process.port.enclave().contains(base)) {
     return g_process.allocator->query(address, bytes).ok();
   }
-  return g_process.inside.each_run({base, end - base}, [](Extent) { return true; });
+  return g_process.inside->visit(
+             {base, end - base}, [](void*, Extent, int) { return 0; }, nullptr) == 0;
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 
 #include "loader/layout.hpp"
 #include "loader/linux_abi.hpp"
+#include "loader/lock.hpp"
 #include "loader/process.hpp"
 #include "loader/program_memory.hpp"
 #include "loader/syscalls.hpp"
@@ -72,35 +73,58 @@ std::size_t ring_bytes(std::uintptr_t ring) noexcept {
 }  // namespace
 
 long attach_segment(int id, std::uintptr_t address, int flags) noexcept {
-  constexpr int kKnown = SHM_RDONLY | SHM_RND | SHM_REMAP | SHM_EXEC;
   SegmentStatus status{};
   const long known = system_call(__NR_shmctl, id, kIpcStat, &status);
   // Without the right to look, attaching would be refused, too.
   if (failed(known)) return known == -EPERM ? -EACCES : known;
   if ((flags & SHM_RND) != 0) address &= ~(kPage - 1);
   if ((flags & SHM_REMAP) != 0 && address == 0) return -EINVAL;
-  const long attached =
-      g_process.inside.attach_segment(id, address, status.bytes, flags & kKnown & ~SHM_RND);
+  const int protection = PROT_READ | ((flags & SHM_RDONLY) != 0 ? 0 : PROT_WRITE) |
+                         ((flags & SHM_EXEC) != 0 ? PROT_EXEC : 0);
+  int placed = 0;
+  if (address != 0) placed = (flags & SHM_REMAP) != 0 ? MAP_FIXED : MAP_FIXED_NOREPLACE;
+  const std::intptr_t attached = g_process.inside->map(
+      address, status.bytes, protection, MAP_SHARED | placed, InsidePages::segment(id), 0);
+  // Something stands there, or it is no place for programs.
+  if (placed != 0 && (attached == -EEXIST || attached == -ENOMEM)) return -EINVAL;
   if (!failed(attached) && !g_segments.add(static_cast<std::uintptr_t>(attached), status.bytes)) {
-    (void)g_process.inside.detach_segment(static_cast<std::uintptr_t>(attached), status.bytes);
+    (void)g_process.inside->unmap(static_cast<std::uintptr_t>(attached), status.bytes);
     return -ENOMEM;
   }
   return attached;
 }
 
 long detach_segment(std::uintptr_t address) noexcept {
-  const std::size_t size = g_segments.take(address);
-  return size != 0 ? g_process.inside.detach_segment(address, size) : -EINVAL;
+  std::size_t size = g_segments.take(address);
+  if (size == 0) return -EINVAL;
+  size = (size + kPage - 1) & ~(kPage - 1);
+  // What the program mapped over parts of it is no part of it any more.
+  const long detached = system_call(__NR_shmdt, address);
+  if (failed(detached)) return detached;
+  for (Extent rest{address, size}; !rest.empty();) {
+    Extent area{rest.end(), 0};
+    (void)g_process.inside->visit(
+        rest,
+        [](void* found, Extent part, int) {
+          *static_cast<Extent*>(found) = part;
+          return 1;
+        },
+        &area);
+    unsigned char residency = 0;
+    if (!area.empty() && system_call(__NR_mincore, area.base, kPage, &residency) == -ENOMEM) {
+      (void)g_process.inside->unmap(area.base, area.size);
+    }
+    rest = {area.end(), rest.end() - area.end()};
+  }
+  return 0;
 }
 
 long make_ring(std::uintptr_t events, std::uintptr_t context) noexcept {
   const long result = system_call(__NR_io_setup, events, context);
   std::uintptr_t ring = 0;
   if (failed(result) || !read_program(&ring, context, sizeof ring)) return result;
-  AttachOptions options;
-  options.role = Role::kMapping;
   const std::size_t bytes = ring_bytes(ring);
-  if (bytes != 0 && g_process.allocator->attach({ring, bytes}, options).ok()) return 0;
+  if (bytes != 0 && g_process.calls->adopt(ring, bytes, PROT_READ | PROT_WRITE) == 0) return 0;
   (void)system_call(__NR_io_destroy, ring);
   const std::uintptr_t none = 0;
   (void)write_program(context, &none, sizeof none);
@@ -111,13 +135,10 @@ long make_ring(std::uintptr_t events, std::uintptr_t context) noexcept {
 // stands in them.
 long destroy_ring(std::uintptr_t context) noexcept {
   const std::size_t bytes = ring_bytes(context);
-  const bool known =
-      bytes != 0 && g_process.allocator->detach({context, bytes}, DetachMode::kBusy).ok();
+  const bool known = bytes != 0 && g_process.calls->give_up(context, bytes) == 0;
   const long result = system_call(__NR_io_destroy, context);
   if (failed(result) && known) {
-    AttachOptions options;
-    options.role = Role::kMapping;
-    (void)g_process.allocator->attach({context, bytes}, options);
+    (void)g_process.calls->adopt(context, bytes, PROT_READ | PROT_WRITE);
   }
   return result;
 }

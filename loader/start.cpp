@@ -181,7 +181,7 @@ void load(Job& job) noexcept {
   learn_to_copy();
 
   // Low in the window, so that the break has room above: 4 GiB and up where the window is large.
-  const Extent window = g_process.inside.window();
+  const Extent window = g_process.port.program_window();
   std::uintptr_t spread = 0;
   (void)g_process.port.entropy(&spread, sizeof spread);
   const std::uintptr_t low = window.base + window.size / 16 + spread % (window.size / 64);
@@ -193,7 +193,7 @@ void load(Job& job) noexcept {
     if (const int bad = map_elf(interpreter_file, 0, &interpreter); bad != 0) die_of(path, bad);
     interpreter_file.close();
   }
-  g_process.inside.start_break(program.end);
+  (void)g_process.inside->start_break(program.end);
   const Start start{arguments.get(), path, &program, has_interpreter ? &interpreter : nullptr};
   const std::intptr_t stack = build_initial_stack(kernel, start);
   if (stack < 0) die_of(path, stack);

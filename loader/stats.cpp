@@ -37,7 +37,7 @@ int output_descriptor() noexcept {
 }
 
 void print_stats() noexcept {
-  const InsideMemory::Picture inside = g_process.inside.picture();
+  const EnclaveManager::Statistics inside = g_process.inside->statistics();
   const Statistics outside = g_process.allocator->statistics();
   Line<768> line;
   line.text("exclave: ").decimal(g_process.pid).text(": calls: ");
@@ -45,14 +45,15 @@ void print_stats() noexcept {
   line.unsigned_decimal(count(Route::kOutside)).text(" outside, ");
   line.unsigned_decimal(count(Route::kSplit)).text(" split, ");
   line.unsigned_decimal(count(Route::kRefused)).text(" refused; inside: ");
-  line.unsigned_decimal(inside.runs).text(" areas, ");
-  line.unsigned_decimal(inside.bytes >> 10).text(" KiB, peak ");
+  line.unsigned_decimal(inside.areas).text(" areas, ");
+  line.unsigned_decimal(inside.mapped_bytes >> 10).text(" KiB, peak ");
   line.unsigned_decimal(inside.peak_bytes >> 10).text(" KiB, ");
-  line.unsigned_decimal(inside.shared_maps).text(" shared maps; outside: ");
+  line.unsigned_decimal(g_process.pages.shared_maps()).text(" shared maps; outside: ");
   line.unsigned_decimal(outside.regions).text(" regions, ");
   line.unsigned_decimal(outside.mapping_bytes >> 10).text(" KiB, ");
   line.unsigned_decimal(outside.host_map_calls).text(" device maps; books: ");
-  line.unsigned_decimal(outside.trusted_bytes >> 10).text(" KiB; lies refused: ");
+  line.unsigned_decimal((inside.trusted_bytes + outside.trusted_bytes) >> 10)
+      .text(" KiB; lies refused: ");
   line.unsigned_decimal(outside.lies_refused).put('\n');
   line.write_to(output_descriptor());
 }

@@ -26,14 +26,14 @@ def allowed_prefixes(path):
             raise ValueError(f"{path}: not in a room (rooms: {', '.join(ROOMS)})")
         return {"exclave/"} | {f"{room}/" for room in ROOMS[: ROOMS.index(parts[1]) + 1]}
     if parts[0] == "ports":
-        return {"exclave/", "port/", f"{parts[1]}/"}
+        return {"exclave/", "port/", "kernel/", f"{parts[1]}/"}
     if parts[0] == "sim":
         return {"exclave/", "sim/"} | {f"{room}/" for room in ROOMS}
     if parts[0] == "tools":
         # Of the loader only what both sides of `exclave exec` must agree on.
         return {"exclave/", "port/", "tools/", "sim/", "loader/layout.hpp", "loader/options.hpp"}
     if parts[0] == "loader":
-        return {"exclave/", "port/", "loader/"}
+        return {"exclave/", "port/", "kernel/", "loader/"}
     if parts[0] == "examples":
         return {"exclave/"}
     return None

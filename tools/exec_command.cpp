@@ -97,7 +97,7 @@ int run_exec(const ExecOptions& options) {
   if (options.range_bytes != 0 &&
       (!std::has_single_bit(options.range_bytes) || options.range_bytes < loader::kRangeLeast ||
        options.range_bytes > loader::kRangeMost)) {
-    return fail(kUsage, "--elrange", "a power of two from 256M to 32T");
+    return fail(kUsage, "--elrange", "a power of two from 256M to 16T");
   }
   told.range_bytes = options.range_bytes;
   std::string allowed;

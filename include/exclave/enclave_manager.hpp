@@ -53,10 +53,11 @@ class EXCLAVE_API EnclaveManager {
   // -ENOMEM (books), -EAGAIN (no thread slot), -EBUSY (see above), or what a page operation said;
   // then nothing has changed, but where it says so.
 
-  // Anonymous pages, or a private copy of a file. -EINVAL (length 0, type, offset or fixed address
+  // Anonymous pages, a private copy of a file, or, where the page operations have `back`, a
+  // descriptor's own pages. -EINVAL (length 0, type, offset or fixed address
   // not aligned), -ENOMEM (no room, fixed outside the range, MAP_HUGETLB), -EEXIST
   // (MAP_FIXED_NOREPLACE), -EOPNOTSUPP (MAP_GROWSDOWN, MAP_SYNC), -ENODEV (MAP_SHARED of a
-  // descriptor). MAP_FIXED replaces all or nothing.
+  // descriptor, without `back`). MAP_FIXED replaces all or nothing.
   std::intptr_t map(std::uintptr_t address, std::size_t size, int protection, int flags,
                     int descriptor, std::uint64_t offset) noexcept;
   // What lies beside the range is a hole. -EINVAL (unaligned, size 0, wrap).
@@ -83,6 +84,13 @@ class EXCLAVE_API EnclaveManager {
   int resident(std::uintptr_t address, std::size_t size, unsigned char* vector) noexcept;
   // mlockall; flags 0: munlockall.
   int lock_all(int flags) noexcept;
+
+  // For what the runtime does with the application's pages itself. Each area, or the part of one,
+  // in a range of whole pages, in ascending order, its protection with it; until the call ends no
+  // other one changes it, and a call of the visitor's own that needs it is -EBUSY. Not 0: the end
+  // of the walk, and the answer. -ENOMEM: there are holes. -EINVAL (not whole pages), -EBUSY.
+  using Visitor = int(void* context, Extent area, int protection);
+  int visit(Extent range, Visitor* visitor, void* context) noexcept;
 
   struct Statistics {
     std::size_t areas = 0;

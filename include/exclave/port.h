@@ -146,10 +146,19 @@ struct exclave_enclave_pages {
   /* The pages read as zero from now on, and nothing else of them changes. shared: as they were
    * committed. NULL: commit serves. */
   int (*zero)(void* context, uintptr_t address, size_t size, int protection, int shared);
-  /* A hint or a lock: madvise (no advice that changes bytes), mlock2 or munlock. NULL: 0. */
+  /* A hint or a lock: madvise (no advice that changes bytes), mlock2 or munlock. For pages of `back`
+   * any advice, and msync. NULL: 0. */
   int (*advise)(void* context, int call, uintptr_t address, size_t size, int argument);
   /* mincore. NULL: all pages are resident. */
   int (*resident)(void* context, uintptr_t address, size_t size, unsigned char* vector);
+  /* MAP_SHARED of a descriptor that does not lie outside: its own pages, in place of whatever was
+   * there; what others write shows in them, so no enclave has such a thing, but a process that
+   * stands for one may. flags: MAP_* bits as they came. Errors as mmap. NULL: -ENODEV. */
+  int (*back)(void* context, uintptr_t address, size_t size, int protection, int flags,
+              int descriptor, uint64_t offset);
+  /* Such pages go to another place, as by move, and are longer there; or, if from is to, they grow
+   * where they are, over pages that nobody can touch. NULL: -ENOMEM. */
+  int (*stretch)(void* context, uintptr_t from, size_t old_size, uintptr_t to, size_t new_size);
 };
 
 #ifdef __cplusplus

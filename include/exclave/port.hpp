@@ -262,6 +262,21 @@ constexpr EnclavePagesTable bind_enclave_pages(P& pages) noexcept {
       return detail::object<P>(c).resident(address, size, vector);
     };
   }
+  if constexpr (requires(P p, std::uintptr_t a, std::size_t n, int b, std::uint64_t offset) {
+                  { p.back(a, n, b, b, b, offset) }
+                  noexcept->std::same_as<int>;
+                  { p.stretch(a, n, a, n) }
+                  noexcept->std::same_as<int>;
+                }) {
+    table.back = [](void* c, std::uintptr_t address, std::size_t size, int protection, int flags,
+                    int descriptor, std::uint64_t offset) {
+      return detail::object<P>(c).back(address, size, protection, flags, descriptor, offset);
+    };
+    table.stretch = [](void* c, std::uintptr_t from, std::size_t old_size, std::uintptr_t to,
+                       std::size_t new_size) {
+      return detail::object<P>(c).stretch(from, old_size, to, new_size);
+    };
+  }
   return table;
 }
 

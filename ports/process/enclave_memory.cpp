@@ -1,9 +1,10 @@
-// Page operations for the manager of the enclave's own memory, by the kernel: within a range that
-// stays reserved (PROT_NONE) where nothing is mapped.
+// The manager of the enclave's own memory in a process: page operations by the kernel, called
+// through libc, and books in a window of their own.
 
 #include <errno.h>
 #include <fcntl.h>
 #include <sys/mman.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -11,6 +12,7 @@
 #include <new>
 
 #include "exclave/process_port.hpp"
+#include "kernel/enclave_pages.hpp"
 #include "process/range_call.hpp"
 
 namespace exclave {
@@ -28,78 +30,48 @@ void* as_pointer(std::uintptr_t address) noexcept {
   return reinterpret_cast<void*>(address);
 }
 
-bool reserve_again(std::uintptr_t address, std::size_t size) noexcept {
-  return mmap(as_pointer(address), size, PROT_NONE, kReservedFlags | MAP_FIXED, -1, 0) !=
-         MAP_FAILED;
-}
+// The system calls through libc, where the sanitizers see them.
+struct Calls {
+  static long answer(long result) noexcept { return result != -1 ? result : -errno; }
 
-// Leaves empty pages behind, so that at no moment another thread's mapping can come to stand there.
-int move_pages(std::uintptr_t from, std::uintptr_t to, std::size_t size) noexcept {
-  constexpr int kFlags = MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP;
-  if (mremap(as_pointer(from), size, size, kFlags, as_pointer(to)) != MAP_FAILED) return 0;
-  if (errno != EFAULT || size == kPageBytes) return -errno;
-  // One area to us is several to the kernel where its pages were first touched at different places.
-  const std::size_t half = size / 2 / kPageBytes * kPageBytes;
-  int error = move_pages(from, to, half);
-  if (error != 0) return error;
-  error = move_pages(from + half, to + half, size - half);
-  if (error != 0) (void)move_pages(to, from, half);
-  return error;
-}
-
-struct Pages {
-  int commit(std::uintptr_t address, std::size_t size, int protection, bool shared) noexcept {
-    const int flags =
-        MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED | (shared ? MAP_SHARED : MAP_PRIVATE);
-    return mmap(as_pointer(address), size, protection, flags, -1, 0) != MAP_FAILED ? 0 : -errno;
+  static long mmap(std::uintptr_t address, std::size_t size, int protection, int flags,
+                   int descriptor, off_t offset) noexcept {
+    return answer(reinterpret_cast<long>(
+        ::mmap(as_pointer(address), size, protection, flags, descriptor, offset)));
   }
-  int protect(std::uintptr_t address, std::size_t size, int protection) noexcept {
-    return mprotect(as_pointer(address), size, protection) == 0 ? 0 : -errno;
+  static long mprotect(std::uintptr_t address, std::size_t size, int protection) noexcept {
+    return answer(::mprotect(as_pointer(address), size, protection));
   }
-  int drop(std::uintptr_t address, std::size_t size) noexcept {
-    return reserve_again(address, size) ? 0 : -errno;
+  static long mremap(std::uintptr_t from, std::size_t old_size, std::size_t new_size, int flags,
+                     std::uintptr_t to) noexcept {
+    return answer(reinterpret_cast<long>(
+        ::mremap(as_pointer(from), old_size, new_size, flags, as_pointer(to))));
   }
-  // What stood at the new place may be gone when the kernel has no room for one more mapping.
-  int move(std::uintptr_t from, std::uintptr_t to, std::size_t size, int, bool keep) noexcept {
-    const int error = move_pages(from, to, size);
-    if (error != 0) {
-      (void)reserve_again(to, size);
-    } else if (!keep) {
-      (void)reserve_again(from, size);
-    }
-    return error;
+  static long range_call(RangeCall call, std::uintptr_t address, std::size_t size,
+                         int argument) noexcept {
+    return answer(process::range_call(call, address, size, argument));
   }
-  int fill(std::uintptr_t address, std::size_t size, int descriptor,
-           std::uint64_t offset) noexcept {
-    const int mode = fcntl(descriptor, F_GETFL);
-    if (mode < 0 || (mode & O_PATH) != 0) return -EBADF;
-    if ((mode & O_ACCMODE) == O_WRONLY) return -EACCES;
-    if (offset > INT64_MAX - size) return -EOVERFLOW;
-    for (std::size_t done = 0; done < size;) {
-      const ssize_t got = pread(descriptor, as_pointer(address + done), size - done,
-                                static_cast<off_t>(offset + done));
-      if (got > 0) {
-        done += static_cast<std::size_t>(got);
-      } else if (got == 0) {
-        break;
-      } else if (errno != EINTR) {
-        // A pipe, a socket, a folder: Linux says ENODEV for what has no mmap.
-        return errno == EIO ? -EIO : -ENODEV;
-      }
-    }
-    return 0;
+  static long mincore(std::uintptr_t address, std::size_t size, unsigned char* vector) noexcept {
+    return answer(::mincore(as_pointer(address), size, vector));
   }
-  int zero(std::uintptr_t address, std::size_t size, int, bool shared) noexcept {
-    const int advice = shared ? MADV_REMOVE : MADV_DONTNEED_LOCKED;
-    return madvise(as_pointer(address), size, advice) == 0 ? 0 : -errno;
+  static long status_flags(int descriptor) noexcept { return answer(fcntl(descriptor, F_GETFL)); }
+  static long file_kind(int descriptor, kernel::FileKind* kind) noexcept {
+    struct stat status {};
+    const long result = answer(fstat(descriptor, &status));
+    *kind = {status.st_mode, status.st_rdev};
+    return result;
   }
-  int advise(RangeCall call, std::uintptr_t address, std::size_t size, int argument) noexcept {
-    return process::range_call(call, address, size, argument) == 0 ? 0 : -errno;
-  }
-  int resident(std::uintptr_t address, std::size_t size, unsigned char* vector) noexcept {
-    return mincore(as_pointer(address), size, vector) == 0 ? 0 : -errno;
+  static long pread(int descriptor, std::uintptr_t to, std::size_t size,
+                    std::uint64_t offset) noexcept {
+    return answer(::pread(descriptor, as_pointer(to), size, static_cast<off_t>(offset)));
   }
 };
+
+using Pages = kernel::EnclavePages<Calls>;
+
+bool reserve_again(Extent range) noexcept {
+  return Pages::reserve(range.base, range.size) >= 0;
+}
 
 // Trusted memory for the manager's books, from a window of its own.
 class Books {
@@ -175,7 +147,7 @@ struct ProcessEnclaveMemory::State {
 };
 
 ProcessEnclaveMemory::ProcessEnclaveMemory(Extent heap, bool randomize) noexcept : state_(nullptr) {
-  if (!reserve_again(heap.base, heap.size)) return;
+  if (!reserve_again(heap)) return;
   void* const memory = std::malloc(sizeof(State));
   if (memory == nullptr) return;
   state_ = new (memory) State(heap, randomize);
@@ -187,7 +159,7 @@ ProcessEnclaveMemory::ProcessEnclaveMemory(Extent heap, bool randomize) noexcept
 
 ProcessEnclaveMemory::~ProcessEnclaveMemory() {
   if (state_ == nullptr) return;
-  (void)reserve_again(state_->heap.base, state_->heap.size);
+  (void)reserve_again(state_->heap);
   state_->~State();
   std::free(state_);
 }

@@ -34,6 +34,7 @@ struct AreaKind {
   static constexpr std::uint8_t kFromFile = 1;  // a copy of a file: its bytes cannot be made anew
   static constexpr std::uint8_t kShared = 2;    // MAP_SHARED; each such mapping stays by itself
   static constexpr std::uint8_t kLocked = 4;    // mlock
+  static constexpr std::uint8_t kBacked = 8;    // a descriptor's own pages; kShared, too
 
   std::uint8_t protection = 0;  // PROT_READ, PROT_WRITE, PROT_EXEC
   std::uint8_t traits = 0;

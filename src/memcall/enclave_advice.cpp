@@ -28,6 +28,8 @@ int EnclaveCore::zero(Extent place, AreaKind kind) noexcept {
 }
 
 int EnclaveCore::advise_area(Extent place, AreaKind kind, int advice) noexcept {
+  // Whoever serves the pages knows what the advice means for them.
+  if (kind.has(AreaKind::kBacked)) return hint(EXCLAVE_MADVISE, place, advice);
   const bool locked = kind.has(AreaKind::kLocked);
   const bool shared = kind.has(AreaKind::kShared);
   const bool from_file = kind.has(AreaKind::kFromFile);
@@ -67,8 +69,11 @@ int EnclaveCore::lock_run(Mark me, PageStretch run, Holes holes, bool* hole, Ran
         call == EXCLAVE_MLOCK ? kind.traits | AreaKind::kLocked : kind.traits & ~AreaKind::kLocked);
     return kind;
   };
-  return change_kinds(me, run, holes, hole, wanted,
-                      [&](Extent place) noexcept { return hint(call, place, flags); });
+  return change_kinds(me, run, holes, hole, wanted, [&](Extent place) noexcept {
+    const int error = hint(call, place, flags);
+    // mlockall, which skips holes, does not mind pages that cannot be touched.
+    return holes == Holes::kSkip && error == -kENOMEM ? 0 : error;
+  });
 }
 
 int EnclaveCore::advise(RangeCall call, std::uintptr_t address, std::size_t size,
@@ -92,9 +97,10 @@ int EnclaveCore::advise(RangeCall call, std::uintptr_t address, std::size_t size
       return advise_area(place, kind, argument);
     });
   } else {
-    // Nothing to write back: no byte in here is a file's.
-    error = for_each_area(me, run, holes, &hole, [&](Extent, AreaKind kind) noexcept {
-      return (argument & kMsInvalidate) != 0 && kind.has(AreaKind::kLocked) ? -kEBUSY : 0;
+    // Nothing to write back but where a file's own pages stand.
+    error = for_each_area(me, run, holes, &hole, [&](Extent place, AreaKind kind) noexcept {
+      if ((argument & kMsInvalidate) != 0 && kind.has(AreaKind::kLocked)) return -kEBUSY;
+      return kind.has(AreaKind::kBacked) ? hint(EXCLAVE_MSYNC, place, argument) : 0;
     });
   }
   return error == 0 && hole ? -kENOMEM : error;
@@ -129,6 +135,21 @@ int EnclaveCore::lock_all(int flags) noexcept {
   const int argument = (flags & kMclOnFault) != 0 ? kMlockOnFault : 0;
   bool hole = false;
   return lock_run(me, run_of(options_.range), Holes::kSkip, &hole, call, argument);
+}
+
+// ---- For the runtime ----
+
+int EnclaveCore::visit(Extent range, EnclaveManager::Visitor* visitor, void* context) noexcept {
+  if (!is_page_range(range)) return -kEINVAL;
+  Mark me = 0;
+  if (const int bad = enter(&me); bad != 0) return bad;
+  bool hole = false;
+  const PageStretch run = clip(range.base, range.size, Holes::kSkip, &hole);
+  const int answer =
+      for_each_area(me, run, Holes::kSkip, &hole, [&](Extent place, AreaKind kind) noexcept {
+        return visitor(context, place, kind.protection);
+      });
+  return answer == 0 && hole ? -kENOMEM : answer;
 }
 
 }  // namespace exclave::core

@@ -13,7 +13,6 @@ namespace {
 
 constexpr std::size_t kMaxRangeBytes = std::size_t{kNoPage} << kPageShift;
 constexpr std::size_t kCoreBytes = align_up(sizeof(EnclaveCore), kPageBytes);
-constexpr AreaKind kReadWriteKind{kProtRead | kProtWrite, 0};
 // The random part of the layout: one sixteenth of the range.
 constexpr unsigned kRandomShift = 4;
 
@@ -143,8 +142,23 @@ PageNumber EnclaveCore::limit_of(int flags) const noexcept {
 }
 
 int EnclaveCore::commit(Extent place, AreaKind kind) noexcept {
-  return pages_.commit(pages_.context, place.base, place.size, kind.protection,
-                       kind.has(AreaKind::kShared) ? 1 : 0);
+  const int error = pages_.commit(pages_.context, place.base, place.size, kind.protection,
+                                  kind.has(AreaKind::kShared) ? 1 : 0);
+  if (error == 0) lock_if_asked(place, kind);
+  return error;
+}
+// As on Linux, what cannot be locked or populated now is no failure of the call that maps it.
+void EnclaveCore::lock_if_asked(Extent place, AreaKind kind) noexcept {
+  if (kind.has(AreaKind::kLocked)) (void)hint(EXCLAVE_MLOCK, place, 0);
+}
+void EnclaveCore::populate(Extent place, AreaKind kind) noexcept {
+  const bool writable = (kind.protection & kProtWrite) != 0;
+  (void)hint(EXCLAVE_MADVISE, place, writable ? kMadvPopulateWrite : kMadvPopulateRead);
+}
+int EnclaveCore::stretch(Extent from, Extent to) noexcept {
+  return pages_.stretch == nullptr
+             ? -kENOMEM
+             : pages_.stretch(pages_.context, from.base, from.size, to.base, to.size);
 }
 int EnclaveCore::drop(Extent place) noexcept {
   return pages_.drop(pages_.context, place.base, place.size);
@@ -169,6 +183,7 @@ int EnclaveCore::decode(std::uintptr_t address, std::size_t size, int protection
   wanted->replace = (flags & kMapFixedNoReplace) == 0;
   wanted->from_file = !anonymous;
   wanted->limit = limit_of(flags);
+  wanted->flags = flags;
   wanted->offset = offset;
   wanted->kind.protection = static_cast<std::uint8_t>(protection & kProtAll);
   std::uint64_t bytes = 0;
@@ -184,12 +199,14 @@ int EnclaveCore::decode(std::uintptr_t address, std::size_t size, int protection
   if ((flags & (kMapGrowsDown | kMapSync)) != 0) return -kEOPNOTSUPP;
   if ((flags & kMapHugeTlb) != 0) return -kENOMEM;
   // Bytes that others change, too, cannot be enclave memory.
-  if (!anonymous && type != kMapPrivate) return -kENODEV;
+  const bool backed = !anonymous && type != kMapPrivate;
+  if (backed && pages_.back == nullptr) return -kENODEV;
   wanted->run = possible ? run_of(place) : PageStretch{kNoPage, run_of({0, bytes}).count};
   std::uint8_t traits = future_traits_.load(std::memory_order_relaxed);
   if ((flags & kMapLocked) != 0) traits = AreaKind::kLocked;
-  if (!anonymous) traits |= AreaKind::kFromFile;
-  if (type == kMapShared) traits |= AreaKind::kShared;
+  if (!anonymous && !backed) traits |= AreaKind::kFromFile;
+  if (type != kMapPrivate) traits |= AreaKind::kShared;
+  if (backed) traits |= AreaKind::kBacked;
   wanted->kind.traits = traits;
   return 0;
 }
@@ -225,22 +242,44 @@ int EnclaveCore::claim(Mark me, const Wanted& wanted, Claim* claimed) noexcept {
   }
 }
 
+// *made: of the pages that are there; none where it says so.
+int EnclaveCore::make_copy(Extent place, const Wanted& wanted, AreaKind* made) noexcept {
+  AreaKind fresh = wanted.kind;
+  fresh.protection = kProtRead | kProtWrite;
+  if (const int error = commit(place, fresh); error != 0) return error;
+  *made = fresh;
+  int error = pages_.fill(pages_.context, place.base, place.size, wanted.descriptor, wanted.offset);
+  if (error == 0 && wanted.kind != fresh) {
+    error = pages_.protect(pages_.context, place.base, place.size, wanted.kind.protection);
+    if (error == 0) *made = wanted.kind;
+  }
+  return error;
+}
+
+int EnclaveCore::make_backed(Extent place, const Wanted& wanted, AreaKind* made) noexcept {
+  const int error = pages_.back(pages_.context, place.base, place.size, wanted.kind.protection,
+                                wanted.flags, wanted.descriptor, wanted.offset);
+  if (error != 0) return error;
+  *made = wanted.kind;
+  lock_if_asked(place, wanted.kind);
+  return 0;
+}
+
 int EnclaveCore::bring_pages(const Wanted& wanted, Claim* claimed) noexcept {
   const Extent place = extent_of(claimed->held->run);
-  if (!wanted.from_file) return commit(place, wanted.kind);
-  // What stands at the place stays until the copy is whole.
-  const Extent made = claimed->stage != nullptr ? extent_of(claimed->stage->run) : place;
-  const int protection = wanted.kind.protection;
-  claimed->made = kReadWriteKind;
-  int error = commit(made, claimed->made);
-  if (error != 0) return error;
-  error = pages_.fill(pages_.context, made.base, made.size, wanted.descriptor, wanted.offset);
-  if (error == 0 && wanted.kind.protection != claimed->made.protection) {
-    error = pages_.protect(pages_.context, made.base, made.size, protection);
-    if (error == 0) claimed->made = wanted.kind;
+  if (!wanted.from_file) {
+    const int error = commit(place, wanted.kind);
+    if (error == 0 && (wanted.flags & kMapPopulate) != 0) populate(place, wanted.kind);
+    return error;
   }
-  if (error == 0 && claimed->stage != nullptr) error = move(made, place.base, protection, false);
-  claimed->lost = error != 0 && drop(made) != 0;
+  // What stands at the place stays until its successor is whole.
+  const Extent at = claimed->stage != nullptr ? extent_of(claimed->stage->run) : place;
+  int error = wanted.kind.has(AreaKind::kBacked) ? make_backed(at, wanted, &claimed->made)
+                                                 : make_copy(at, wanted, &claimed->made);
+  const bool is_made = claimed->made != AreaKind{};
+  if (error == 0 && claimed->stage != nullptr)
+    error = move(at, place.base, wanted.kind.protection, false);
+  claimed->lost = error != 0 && is_made && drop(at) != 0;
   return error;
 }
 

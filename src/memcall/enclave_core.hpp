@@ -39,6 +39,7 @@ class EnclaveCore {
   int advise(RangeCall call, std::uintptr_t address, std::size_t size, int argument) noexcept;
   int resident(std::uintptr_t address, std::size_t size, unsigned char* vector) noexcept;
   int lock_all(int flags) noexcept;
+  int visit(Extent range, EnclaveManager::Visitor* visitor, void* context) noexcept;
 
   EnclaveManager::Statistics statistics() noexcept;
   bool validate() noexcept;
@@ -104,7 +105,11 @@ class EnclaveCore {
   PageNumber find_place(PageNumber pages, PageNumber limit) const noexcept EXCLAVE_REQUIRES(lock_);
   PageNumber limit_of(int flags) const noexcept;
 
+  // Fresh pages, locked if the kind is.
   int commit(Extent place, AreaKind kind) noexcept;
+  void lock_if_asked(Extent place, AreaKind kind) noexcept;
+  void populate(Extent place, AreaKind kind) noexcept;
+  int stretch(Extent from, Extent to) noexcept;
   int drop(Extent place) noexcept;
   int move(Extent from, std::uintptr_t to, int protection, bool keep) noexcept;
 
@@ -113,8 +118,9 @@ class EnclaveCore {
     PageStretch run{};  // first: kNoPage for anywhere
     bool fixed = false;
     bool replace = false;
-    bool from_file = false;
+    bool from_file = false;  // its bytes, or its own pages: by the descriptor
     PageNumber limit = 0;
+    int flags = 0;
     int descriptor = -1;
     std::uint64_t offset = 0;
     AreaKind kind{};
@@ -123,14 +129,16 @@ class EnclaveCore {
   struct Claim {
     Area* held = nullptr;
     Area* replaced = nullptr;  // what stood there
-    Area* stage = nullptr;     // where a file is copied to, when something stood there
-    AreaKind made{};           // of the copy, as far as it went
-    bool lost = false;         // the copy failed, and its pages would not go
+    Area* stage = nullptr;     // where a file's pages are made, when something stood there
+    AreaKind made{};           // of what was made, as far as it went
+    bool lost = false;         // it failed, and its pages would not go
   };
   int decode(std::uintptr_t address, std::size_t size, int protection, int flags,
              std::uint64_t offset, Wanted* wanted) const noexcept;
   int claim(Mark me, const Wanted& wanted, Claim* claimed) noexcept;
   int bring_pages(const Wanted& wanted, Claim* claimed) noexcept;
+  int make_copy(Extent place, const Wanted& wanted, AreaKind* made) noexcept;
+  int make_backed(Extent place, const Wanted& wanted, AreaKind* made) noexcept;
   int unmap_run(Mark me, PageStretch run) noexcept;
 
   // ---- Walks ----

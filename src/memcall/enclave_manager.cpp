@@ -54,6 +54,9 @@ int EnclaveManager::resident(std::uintptr_t address, std::size_t size,
 int EnclaveManager::lock_all(int flags) noexcept {
   return core_->lock_all(flags);
 }
+int EnclaveManager::visit(Extent range, Visitor* visitor, void* context) noexcept {
+  return core_->visit(range, visitor, context);
+}
 EnclaveManager::Statistics EnclaveManager::statistics() noexcept {
   return core_->statistics();
 }

@@ -115,7 +115,9 @@ std::intptr_t EnclaveCore::grow(Mark me, const Move& move) noexcept {
   int error = 0;
   {
     const Work work(*this, me);
-    error = commit(extent_of(move.held->run), move.kind);
+    const Extent whole = extent_of({move.from.first, move.to.count});
+    error = move.kind.has(AreaKind::kBacked) ? stretch(extent_of(move.from), whole)
+                                             : commit(extent_of(move.held->run), move.kind);
   }
   const Section section(*this, me);
   --under_way_;
@@ -142,10 +144,14 @@ std::intptr_t EnclaveCore::carry_over(Mark me, const Move& move) noexcept {
     const Work work(*this, me);
     if (move.replaced != nullptr) error = drop(to);
     target_stays = error != 0;
-    if (error == 0 && !tail.empty()) error = commit(tail, move.kind);
-    if (error == 0) {
-      error = this->move(from, to.base, move.kind.protection, move.keep);
-      tail_stays = error != 0 && !tail.empty() && drop(tail) != 0;
+    if (error == 0 && !tail.empty() && move.kind.has(AreaKind::kBacked)) {
+      error = stretch(from, to);
+    } else if (error == 0) {
+      if (!tail.empty()) error = commit(tail, move.kind);
+      if (error == 0) {
+        error = this->move(from, to.base, move.kind.protection, move.keep);
+        tail_stays = error != 0 && !tail.empty() && drop(tail) != 0;
+      }
     }
   }
   const Section section(*this, me);

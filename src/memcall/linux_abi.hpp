@@ -14,7 +14,8 @@ inline constexpr int kProtRead = 1, kProtWrite = 2, kProtExec = 4, kProtAll = 7,
 inline constexpr int kMapShared = 0x1, kMapPrivate = 0x2, kMapSharedValidate = 0x3,
                      kMapTypeMask = 0xf, kMapFixed = 0x10, kMapAnonymous = 0x20, kMap32Bit = 0x40,
                      kMapGrowsDown = 0x100, kMapLocked = 0x2000, kMapNoReserve = 0x4000,
-                     kMapHugeTlb = 0x40000, kMapSync = 0x80000, kMapFixedNoReplace = 0x100000;
+                     kMapPopulate = 0x8000, kMapHugeTlb = 0x40000, kMapSync = 0x80000,
+                     kMapFixedNoReplace = 0x100000;
 inline constexpr int kEHWPOISON = 133;
 inline constexpr int kMsAsync = 1, kMsInvalidate = 2, kMsSync = 4, kMsAll = 7;
 inline constexpr int kMlockOnFault = 1;

@@ -33,7 +33,11 @@ TEST_F(OutsideTest, AllowedSharedMemoryLiesOutside) {
             "core of the hole: ENOMEM\n"
             "protect over the hole: ENOMEM\n"
             "shrink: done\n"
-            "grow: ENOMEM\n"
+            "grow: done\n"
+            "end of the file through it: 1\n"
+            "to a place: 1\n"
+            "in place: 1\n"
+            "unmap: done\n"
             "child: 9, still here: 0\n"
             "at the edge: 1\n"
             "unmap over the edge: done\n"
@@ -56,7 +60,7 @@ TEST_F(OutsideTest, AllowedSharedMemoryLiesOutside) {
   EXPECT_TRUE(
       has_line(trace, "mprotect\\(0x700000000000, 4096, PROT_NONE\\) = -1 ENOMEM <refused>"))
       << trace;
-  EXPECT_TRUE(has_line(trace, "outside: 0 regions, 0 KiB, 2 device maps")) << trace;
+  EXPECT_TRUE(has_line(trace, "outside: 0 regions, 0 KiB, 3 device maps")) << trace;
 }
 
 TEST_F(OutsideTest, NothingLiesOutsideByDefault) {
@@ -77,14 +81,31 @@ TEST_F(OutsideTest, DevicesByNameAndByNumber) {
   };
   EXPECT_EQ(maps("/dev/zero"), 1);
   EXPECT_EQ(maps("/dev/shm"), 1);
-  EXPECT_EQ(maps("/memfd:"), 2);
-  EXPECT_EQ(maps("/memfd:exclave-test"), 2);
+  EXPECT_EQ(maps("/memfd:"), 4);
+  EXPECT_EQ(maps("/memfd:exclave-test"), 4);
   EXPECT_EQ(maps("/memfd:exclave"), 0);
   EXPECT_EQ(maps("/dev/ze"), 0);
   EXPECT_EQ(maps("/dev"), 2);
   // Another name of the same device.
   std::filesystem::create_symlink("/dev/zero", path("link"));
   EXPECT_EQ(maps(path("link")), 1);
+}
+
+TEST_F(OutsideTest, RingsOfPerformanceEvents) {
+  const Words program{built("perf_ring")};
+  const RunResult native = run(program);
+  if (native.code == 77) GTEST_SKIP() << "the kernel gives no performance events here";
+  ASSERT_EQ(native.code, 0) << native.out;
+  for (const Words& options : {Words{}, Words{"--allow-device", "anon_inode:[perf_event]"}}) {
+    Words traced = options;
+    traced.push_back("--trace");
+    const RunResult inside = run_inside(program, traced);
+    EXPECT_EQ(inside.code, 0) << inside.err;
+    EXPECT_EQ(inside.out, native.out);
+    const char* const route = options.empty() ? "inside" : "outside";
+    EXPECT_TRUE(has_line(inside.err, std::string("mmap\\(NULL, 36864, .*MAP_SHARED.* <") + route))
+        << inside.err;
+  }
 }
 
 }  // namespace

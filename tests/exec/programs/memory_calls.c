@@ -5,6 +5,7 @@
 #include <linux/capability.h>
 #include <stdint.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -189,6 +190,42 @@ static void files(const char* own) {
   int ends[2];
   told("a pipe", pipe(ends));
   told("of a pipe", mapped(mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, ends[0], 0)));
+  char* const zero =
+      mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, open("/dev/zero", O_RDWR), 0);
+  told("of zero", mapped(zero));
+  printf("zero: %d\n", zero[PAGE - 1]);
+  told("of null", mapped(mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, open("/dev/null", O_RDWR), 0)));
+  told("of a file that is open for writing",
+       mapped(mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, open("/dev/null", O_WRONLY), 0)));
+  told("shared, of a descriptor below zero",
+       mapped(mmap(NULL, PAGE, PROT_READ, MAP_SHARED, -3, 0)));
+}
+
+// Kilobytes that are locked, as the system sees it.
+static long locked(void) {
+  char text[4096] = "";
+  const int status = open("/proc/self/status", O_RDONLY);
+  const long bytes = read(status, text, sizeof text - 1);
+  close(status);
+  const char* const line = bytes > 0 ? strstr(text, "VmLck:") : NULL;
+  return line != NULL ? strtol(line + 6, NULL, 10) : -1;
+}
+
+static void there_at_once(void) {
+  const int flags = MAP_PRIVATE | MAP_ANONYMOUS;
+  unsigned char pages[4];
+  char* const populated = mmap(NULL, 4 * PAGE, PROT_READ, flags | MAP_POPULATE, -1, 0);
+  told("populated", mincore(populated, 4 * PAGE, pages));
+  printf("all there: %d\n", pages[0] & pages[1] & pages[2] & pages[3] & 1);
+  told("locked", mapped(mmap(NULL, 4 * PAGE, PROT_READ | PROT_WRITE, flags | MAP_LOCKED, -1, 0)));
+  printf("KiB: %ld\n", locked());
+  told("locked and untouchable", mapped(mmap(NULL, PAGE, PROT_NONE, flags | MAP_LOCKED, -1, 0)));
+  told("the future", mlockall(MCL_FUTURE));
+  const long before = locked();
+  told("mapped in it", mapped(map(4, PROT_READ | PROT_WRITE)));
+  printf("KiB: %ld\n", locked() - before);
+  told("no more", munlockall());
+  printf("KiB: %ld\n", locked());
 }
 
 int main(int argc, char** argv) {
@@ -201,6 +238,7 @@ int main(int argc, char** argv) {
   advising();
   breaking();
   files(argv[0]);
+  there_at_once();
   locking_within_limits();
   return 0;
 }

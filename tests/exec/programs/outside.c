@@ -45,7 +45,17 @@ int main(int argc, char** argv) {
   printf("core of the hole: %s\n", answer(mincore(p + 3 * 4096, 4096, pages)));
   printf("protect over the hole: %s\n", answer(mprotect(p, 8 * 4096, PROT_READ)));
   printf("shrink: %s\n", answer(mapped(mremap(p + 4 * 4096, 4 * 4096, 4096, 0))));
-  printf("grow: %s\n", answer(mapped(mremap(p + 4 * 4096, 4096, 8 * 4096, MREMAP_MAYMOVE))));
+  char* wide = mremap(p + 4 * 4096, 4096, 4 * 4096, MREMAP_MAYMOVE);
+  printf("grow: %s\n", answer(mapped(wide)));
+  printf("end of the file through it: %ld\n",
+         wide == MAP_FAILED ? -1L : (long)pwrite(file, "x", 1, 7 * 4096) - (wide[3 * 4096] != 'x'));
+  char* const place = mmap(NULL, 8 * 4096, PROT_READ, MAP_SHARED, file, 0);
+  munmap(place + 4 * 4096, 4 * 4096);
+  wide = mremap(wide, 4 * 4096, 2 * 4096, MREMAP_MAYMOVE | MREMAP_FIXED, place);
+  printf("to a place: %d\n", wide == place);
+  munmap(place + 2 * 4096, 2 * 4096);
+  printf("in place: %d\n", mremap(place, 2 * 4096, 4 * 4096, 0) == place && place[3 * 4096] == 'x');
+  printf("unmap: %s\n", answer(munmap(place, 4 * 4096)));
   if (fork() == 0) {
     // The child has the mapping, and the books know it.
     _exit(munmap(p + 4096, 4096) == 0 && mprotect(p + 4096, 4096, PROT_READ) != 0 ? 9 : 1);

@@ -56,5 +56,20 @@ int main(void) {
   printf("shmdt again: %d\n", shmdt(segment));
   char* const grown = mremap(second, 8192, 4096, 0);
   printf("shrunk: %d\n", grown == second);
+
+  // A mapping grows with its file, where it stands or elsewhere.
+  if (ftruncate(memory_file, 16384) != 0) return 1;
+  char* const wide = mmap(NULL, 16384, PROT_READ | PROT_WRITE, MAP_SHARED, memory_file, 0);
+  munmap(wide + 4096, 12288);
+  printf("grown in place: %d\n", mremap(wide, 4096, 16384, 0) == wide);
+  strcpy(wide + 12288, "the end");
+  char* const wall = mmap(NULL, 8192, PROT_READ, MAP_SHARED, memory_file, 0);
+  printf("moved: %d\n", mremap(wide, 8192, 8192, MREMAP_MAYMOVE | MREMAP_FIXED, wall) == wall);
+  char* const far = mremap(wall, 8192, 16384, MREMAP_MAYMOVE);
+  printf("grown elsewhere: %s, %s\n", far, far + 12288);
+  printf("over another: %d\n",
+         mmap(far, 8192, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_FIXED, memory_file, 8192) == far);
+  printf("file: %s\n", far + 4096);
+  printf("beyond the file: %d\n", mremap(far, 8192, 65536, MREMAP_MAYMOVE) != MAP_FAILED);
   return 0;
 }

@@ -1,0 +1,48 @@
+#include "loader/inside_pages.hpp"
+
+#include <linux/shm.h>
+
+namespace exclave::loader {
+namespace {
+
+long attach_segment(int id, std::uintptr_t address, int protection) noexcept {
+  const int flags = SHM_REMAP | ((protection & PROT_WRITE) != 0 ? 0 : SHM_RDONLY) |
+                    ((protection & PROT_EXEC) != 0 ? SHM_EXEC : 0);
+  return system_call(__NR_shmat, id, address, flags);
+}
+
+}  // namespace
+
+int InsidePages::back(std::uintptr_t address, std::size_t size, int protection, int flags,
+                      int descriptor, std::uint64_t offset) noexcept {
+  constexpr int kPlaced = MAP_FIXED_NOREPLACE | MAP_32BIT;  // the manager has seen to these
+  const long mapped = descriptor <= segment(0)
+                          ? attach_segment(segment(descriptor), address, protection)
+                          : RawCalls::mmap(address, size, protection,
+                                           (flags & ~kPlaced) | MAP_FIXED, descriptor, offset);
+  if (failed(mapped)) {
+    // The kernel may have taken away what was reserved first.
+    (void)reserve(address, size);
+    return static_cast<int>(mapped);
+  }
+  shared_maps_.fetch_add(1, std::memory_order_relaxed);
+  return 0;
+}
+
+int InsidePages::stretch(std::uintptr_t from, std::size_t old_size, std::uintptr_t to,
+                         std::size_t new_size) noexcept {
+  if (from != to) {
+    const int error = remap(from, old_size, to, new_size, 0);
+    (void)(error != 0 ? reserve(to, new_size) : reserve(from, old_size));
+    return error;
+  }
+  // The kernel grows a mapping into a hole only, so the reserved pages behind it go first.
+  const std::uintptr_t added = from + old_size;
+  const long freed = system_call(__NR_munmap, added, new_size - old_size);
+  if (failed(freed)) return static_cast<int>(freed);
+  const long grown = RawCalls::mremap(from, old_size, new_size, 0, 0);
+  if (failed(grown)) (void)reserve(added, new_size - old_size);
+  return error_of(grown);
+}
+
+}  // namespace exclave::loader
