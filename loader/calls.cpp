@@ -109,6 +109,17 @@ long do_mmap(const Call& call, int protection) noexcept {
   return g_process.calls->mmap(call.a[0], call.a[1], protection, flags, descriptor, call.a[5]);
 }
 
+long do_mprotect(const Call& call, int protection) noexcept {
+  const Extent stack = g_process.stack;
+  // Down to the end of the mapping, which is the stack's alone to have.
+  if ((protection & (PROT_GROWSDOWN | PROT_GROWSUP)) == PROT_GROWSDOWN && call.a[1] != 0 &&
+      is_page_aligned(call.a[0]) && stack.covers({call.a[0], call.a[1]})) {
+    return g_process.calls->mprotect(stack.base, call.a[0] + call.a[1] - stack.base,
+                                     protection & ~PROT_GROWSDOWN);
+  }
+  return g_process.calls->mprotect(call.a[0], call.a[1], protection);
+}
+
 // The key is the kernel's and the processor's, so there is one inside only.
 long do_pkey_mprotect(const Call& call) noexcept {
   const auto protection = static_cast<int>(call.a[2]);
@@ -156,7 +167,7 @@ long serve(const Call& call) noexcept {
     case __NR_munmap:
       return calls.munmap(call.a[0], call.a[1]);
     case __NR_mprotect:
-      return calls.mprotect(call.a[0], call.a[1], protection);
+      return do_mprotect(call, protection);
     case __NR_mremap:
       return calls.mremap(call.a[0], call.a[1], call.a[2], static_cast<int>(call.a[3]), call.a[4]);
     case __NR_madvise:

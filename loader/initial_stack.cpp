@@ -92,6 +92,7 @@ std::intptr_t build_initial_stack(const KernelStack& kernel, const Start& start)
   const std::intptr_t base = g_process.inside->map(0, size, protection, kFlags, -1, 0);
   if (base < 0) return base;
   const std::uintptr_t bottom = static_cast<std::uintptr_t>(base), top = bottom + size;
+  g_process.stack = {bottom, size};
   StackBuilder stack(bottom, top - 8);  // Linux ends it with a null word
 
   const std::uintptr_t path = stack.put_string(start.path);

@@ -9,6 +9,23 @@ namespace exclave::loader {
 
 constinit Process g_process;
 
+namespace {
+
+// What Linux allows a process, so that one that asks for more is told so. 0: it does not say.
+std::size_t most_areas() noexcept {
+  const long file =
+      system_call(__NR_openat, AT_FDCWD, "/proc/sys/vm/max_map_count", O_RDONLY | O_CLOEXEC);
+  if (failed(file)) return 0;
+  char text[24];
+  const long bytes = system_call(__NR_read, file, text, sizeof text);
+  (void)system_call(__NR_close, file);
+  std::uint64_t most = 0;
+  if (bytes > 1) (void)parse_number({text, static_cast<std::size_t>(bytes - 1)}, &most);
+  return most;
+}
+
+}  // namespace
+
 bool Process::open(const Options& asked, const char* allowed_paths) noexcept {
   options = asked;
   allowed = allowed_paths;
@@ -20,6 +37,7 @@ bool Process::open(const Options& asked, const char* allowed_paths) noexcept {
   EnclaveManager::Options manager;
   manager.range = port.program_window();
   manager.randomize = true;
+  manager.max_areas = most_areas();
   manager.lies_outside = [](void* context, int, int flags, int descriptor, std::uint64_t) {
     return static_cast<const Policy*>(context)->lies_outside(flags, descriptor) ? 1 : 0;
   };

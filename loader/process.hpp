@@ -30,6 +30,7 @@ struct Process {
   EnclaveManager* inside = nullptr;  // of port.program_window()
   MemoryCalls* calls = nullptr;
   long pid = 0;
+  Extent stack{};  // of its first thread
   // The program's file by its own name, for /proc/self/exe, and the loader's.
   char program_path[4096] = {};
   char loader_path[4096] = {};

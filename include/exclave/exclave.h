@@ -338,6 +338,7 @@ typedef struct exclave_enclave_manager exclave_enclave_manager;
 typedef struct exclave_manager_options {
   struct exclave_extent range;
   bool randomize;
+  size_t max_areas; /* 0: no limit */
   /* The policy of the table; NULL: all mappings stay inside. */
   int (*lies_outside)(void* context, int protection, int flags, int descriptor, uint64_t offset);
   void* policy_context;
@@ -352,6 +353,10 @@ EXCLAVE_C_API struct exclave_enclave_memory exclave_enclave_manager_table(
     exclave_enclave_manager* manager);
 EXCLAVE_C_API int exclave_enclave_manager_start_break(exclave_enclave_manager* manager,
                                                       exclave_address address);
+/* EnclaveManager::visit: 0, or a negative errno, or what the visitor answered that was not 0. */
+EXCLAVE_C_API int exclave_enclave_manager_visit(
+    exclave_enclave_manager* manager, struct exclave_extent range,
+    int (*visitor)(void* context, struct exclave_extent area, int protection), void* context);
 EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error
 exclave_enclave_manager_before_fork(exclave_enclave_manager* manager);
 EXCLAVE_C_API void exclave_enclave_manager_after_fork(exclave_enclave_manager* manager,

@@ -58,8 +58,8 @@ class EXCLAVE_API MemoryCalls {
   // enclave's manager says, or the host's errno if Linux documents it for the call, else -EIO.
   // -EBUSY: this thread's own call is under way there.
 
-  // All advices of Linux 6.1. -EINVAL (unknown, unaligned, wrap), -EPERM (MADV_HWPOISON,
-  // MADV_SOFT_OFFLINE), -EBUSY (advice that takes pages, where some are pinned; nothing changed).
+  // All advices of Linux 6.1 but those that poison memory. -EINVAL (unknown, unaligned, wrap),
+  // -EBUSY (advice that takes pages, where some are pinned; nothing changed).
   int madvise(std::uintptr_t address, std::size_t length, int advice) noexcept;
   // -EINVAL (flags, unaligned), -EBUSY (MS_INVALIDATE, locked).
   int msync(std::uintptr_t address, std::size_t length, int flags) noexcept;

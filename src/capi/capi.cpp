@@ -507,6 +507,7 @@ exclave_error exclave_enclave_manager_create(const exclave_port* port,
   const Result<EnclaveCore*> made = EnclaveCore::create(*port, *pages,
                                                         {{options->range.base, options->range.size},
                                                          options->randomize,
+                                                         options->max_areas,
                                                          options->lies_outside,
                                                          options->policy_context});
   if (made.ok()) *manager = reinterpret_cast<exclave_enclave_manager*>(*made);
@@ -524,6 +525,24 @@ exclave_enclave_memory exclave_enclave_manager_table(exclave_enclave_manager* ma
 
 int exclave_enclave_manager_start_break(exclave_enclave_manager* manager, exclave_address address) {
   return manager != nullptr ? core_of(manager).start_break(address) : kEinval;
+}
+
+int exclave_enclave_manager_visit(exclave_enclave_manager* manager, exclave_extent range,
+                                  int (*visitor)(void* context, exclave_extent area,
+                                                 int protection),
+                                  void* context) {
+  if (manager == nullptr || visitor == nullptr) return kEinval;
+  struct Visit {
+    decltype(visitor) function;
+    void* context;
+  } visit{visitor, context};
+  return core_of(manager).visit(
+      {range.base, range.size},
+      [](void* of, exclave::Extent area, int protection) {
+        const Visit& to = *static_cast<const Visit*>(of);
+        return to.function(to.context, {area.base, area.size}, protection);
+      },
+      &visit);
 }
 
 exclave_error exclave_enclave_manager_before_fork(exclave_enclave_manager* manager) {

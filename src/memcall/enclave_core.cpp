@@ -214,6 +214,7 @@ int EnclaveCore::decode(std::uintptr_t address, std::size_t size, int protection
 int EnclaveCore::claim(Mark me, const Wanted& wanted, Claim* claimed) noexcept {
   for (;; wait_for_others()) {
     const Section section(*this, me);
+    if (options_.max_areas != 0 && areas_.count() >= options_.max_areas) return -kENOMEM;
     PageStretch run = wanted.run;
     if (wanted.fixed) {
       if (!wanted.replace && areas_.first_in(run) != nullptr) return -kEEXIST;

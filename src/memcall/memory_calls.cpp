@@ -27,8 +27,7 @@ Walk walk_of(std::uintptr_t address, std::size_t size) noexcept {
 
 bool is_known_advice(int advice) noexcept {
   return (advice >= 0 && advice <= kMadvDontNeed) ||
-         (advice >= kMadvFree && advice <= kMadvCollapse) || advice == kMadvHwPoison ||
-         advice == kMadvSoftOffline;
+         (advice >= kMadvFree && advice <= kMadvCollapse);
 }
 
 }  // namespace
@@ -182,8 +181,6 @@ int MemoryCalls::madvise(std::uintptr_t address, std::size_t length, int advice)
   const std::size_t size = align_up(length, kPageBytes);
   if (size < length || address + size < address) return -kEINVAL;
   if (size == 0) return 0;
-  // For the administrator only, and the program is none.
-  if (advice == kMadvHwPoison || advice == kMadvSoftOffline) return -kEPERM;
   const bool populates = advice == kMadvPopulateRead || advice == kMadvPopulateWrite;
   return walk(EXCLAVE_MADVISE, address, size, advice, !populates);
 }

@@ -108,6 +108,7 @@ TEST_F(CMemoryCalls, AManagerIsMadeFromTwoTables) {
   const exclave_extent books = table_.book_window(table_.context);
   exclave_manager_options options{};
   options.range = {books.base + books.size, enclave.base + enclave.size - books.base - books.size};
+  options.max_areas = 1;
   exclave_enclave_manager* manager = nullptr;
   EXPECT_EQ(exclave_enclave_manager_create(nullptr, &operations, &options, &manager),
             EXCLAVE_INVALID_ARGUMENT);
@@ -126,6 +127,19 @@ TEST_F(CMemoryCalls, AManagerIsMadeFromTwoTables) {
       exclave_mmap(allocator_, &inside, 0, kPage, kReadWrite, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
       0);
   EXPECT_EQ(pages.count(), 1u);
+  EXPECT_EQ(
+      exclave_mmap(allocator_, &inside, 0, kPage, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+      -ENOMEM)
+      << "one area is the limit";
+  int protection = -1;
+  const auto note = [](void* context, exclave_extent area, int of) {
+    *static_cast<int*>(context) = of;
+    return area.size == kPage ? 5 : 6;
+  };
+  EXPECT_EQ(exclave_enclave_manager_visit(manager, options.range, note, &protection), 5);
+  EXPECT_EQ(protection, kReadWrite);
+  EXPECT_EQ(exclave_enclave_manager_visit(nullptr, options.range, note, &protection), -EINVAL);
+  EXPECT_EQ(exclave_enclave_manager_visit(manager, options.range, nullptr, nullptr), -EINVAL);
   EXPECT_EQ(exclave_enclave_manager_start_break(manager, options.range.base + kPage), 0);
   EXPECT_EQ(exclave_brk(allocator_, &inside, 0), options.range.base + kPage);
   EXPECT_EQ(exclave_enclave_manager_before_fork(manager), EXCLAVE_OK);

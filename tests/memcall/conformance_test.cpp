@@ -597,9 +597,12 @@ TEST_F(OnlyOurs, SharedAnonymousMemoryIsInsideAndIsRemovedByAdvice) {
   EXPECT_EQ(calls_->madvise(page, kPage, MADV_REMOVE), -EINVAL);
 }
 
-TEST_F(OnlyOurs, PoisonIsForAdministrators) {
-  EXPECT_EQ(calls_->madvise(kPage, kPage, MADV_HWPOISON), -EPERM);
-  EXPECT_EQ(calls_->madvise(kPage, kPage, 101), -EPERM);
+TEST_F(OnlyOurs, NoMemoryIsPoisoned) {
+  constexpr int kSoftOffline = 101;
+  const std::uintptr_t page = static_cast<std::uintptr_t>(
+      calls_->mmap(0, kPage, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0));
+  EXPECT_EQ(calls_->madvise(page, kPage, MADV_HWPOISON), -EINVAL);
+  EXPECT_EQ(calls_->madvise(page, kPage, kSoftOffline), -EINVAL);
 }
 
 TEST_F(OnlyOurs, TheBreak) {

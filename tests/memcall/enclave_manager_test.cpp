@@ -144,6 +144,19 @@ TEST_F(EnclaveManagerTest, LowAddressesAreForThoseWhoAskForThem) {
             static_cast<std::intptr_t>(low.range.end() - kPage));
 }
 
+TEST_F(EnclaveManagerTest, ThereMayBeALimitToAreas) {
+  EnclaveManager::Options limited = options();
+  limited.max_areas = 2;
+  start(limited);
+  ASSERT_EQ(map(1, 3), answer(1));
+  ASSERT_EQ(map(6, 1), answer(6));
+  EXPECT_EQ(map(9, 1), -ENOMEM);
+  EXPECT_EQ(unmap(2, 1), 0) << "what splits an area may go beyond it";
+  EXPECT_EQ(map(2, 1), -ENOMEM);
+  EXPECT_EQ(unmap(1, 3), 0);
+  EXPECT_EQ(map(9, 1), answer(9));
+}
+
 TEST_F(EnclaveManagerTest, RandomLayoutKeepsToASixteenthAndLosesNothing) {
   EnclaveManager::Options random = options();
   random.range.size = 1600 * kPage;

@@ -173,6 +173,34 @@ static void breaking(void) {
   printf("below the start: %d\n", syscall(SYS_brk, 0) == (long)(start + 3 * PAGE));
 }
 
+// Down to where the stack's mapping begins; which is what a library that wants an executable stack
+// does to it.
+static void the_stack(void) {
+  char here = 1;
+  char* const page = (char*)((uintptr_t)&here & ~(PAGE - 1));
+  told("the stack", mprotect(page, PAGE, PROT_READ | PROT_WRITE | PROT_GROWSDOWN));
+  told("another's", mprotect(map(1, PROT_READ), PAGE, PROT_READ | PROT_GROWSDOWN));
+  told("both ways", mprotect(page, PAGE, PROT_READ | PROT_WRITE | PROT_GROWSDOWN | PROT_GROWSUP));
+  told("no length", mprotect(page, 0, PROT_READ | PROT_WRITE | PROT_GROWSDOWN));
+  printf("still here: %d\n", here);
+}
+
+// More mappings than one may have are refused, though no two of these are neighbours.
+static void too_many(void) {
+  const size_t most = 300000;
+  char* const p = mmap(NULL, 2 * most * PAGE, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  munmap(p, 2 * most * PAGE);
+  size_t count = 0;
+  while (count < most &&
+         mmap(p + 2 * count * PAGE, PAGE, PROT_NONE,
+              MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0) != MAP_FAILED) {
+    ++count;
+  }
+  told("one more", count == most ? 0 : -1);
+  told("all away", munmap(p, 2 * most * PAGE));
+  told("one more", mapped(map(1, PROT_READ)));
+}
+
 static void files(const char* own) {
   const int file = open(own, O_RDONLY);
   char head[4];
@@ -239,6 +267,8 @@ int main(int argc, char** argv) {
   breaking();
   files(argv[0]);
   there_at_once();
+  the_stack();
+  too_many();
   locking_within_limits();
   return 0;
 }
