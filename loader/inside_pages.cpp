@@ -2,6 +2,8 @@
 
 #include <linux/shm.h>
 
+#include "loader/layout.hpp"
+
 namespace exclave::loader {
 namespace {
 
@@ -12,6 +14,19 @@ long attach_segment(int id, std::uintptr_t address, int protection) noexcept {
 }
 
 }  // namespace
+
+int InsidePages::fill(std::uintptr_t address, std::size_t size, int descriptor,
+                      std::uint64_t offset) noexcept {
+  if (const int error = Pages::fill(address, size, descriptor, offset); error != 0) return error;
+  FileStatus status{};
+  if (failed(system_call(__NR_fstat, descriptor, &status)) || !status.is_regular()) return 0;
+  const std::uint64_t there = (static_cast<std::uint64_t>(status.size) + kPage - 1) & ~(kPage - 1);
+  if (there >= offset + size) return 0;
+  // The kernel's own mapping of what is not there.
+  const std::size_t kept = there > offset ? there - offset : 0;
+  return error_of(RawCalls::mmap(address + kept, size - kept, PROT_READ | PROT_WRITE,
+                                 MAP_PRIVATE | MAP_FIXED, descriptor, offset + kept));
+}
 
 int InsidePages::back(std::uintptr_t address, std::size_t size, int protection, int flags,
                       int descriptor, std::uint64_t offset) noexcept {

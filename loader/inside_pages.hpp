@@ -48,11 +48,15 @@ struct RawCalls {
 };
 
 class InsidePages : public kernel::EnclavePages<RawCalls> {
+  using Pages = kernel::EnclavePages<RawCalls>;
+
  public:
   // What the manager is given in place of a descriptor for a System V segment, and never by the
   // program: its own descriptors below 0 are refused before.
   static constexpr int segment(int id) noexcept { return -2 - id; }
 
+  // What lies wholly behind the file's end is SIGBUS, as on Linux.
+  int fill(std::uintptr_t address, std::size_t size, int descriptor, std::uint64_t offset) noexcept;
   int back(std::uintptr_t address, std::size_t size, int protection, int flags, int descriptor,
            std::uint64_t offset) noexcept;
   int stretch(std::uintptr_t from, std::size_t old_size, std::uintptr_t to,

@@ -28,7 +28,8 @@ class EXCLAVE_API EnclaveManager {
     // Places are searched from the top down. True: from a page below the top that the port's
     // entropy chooses, within a sixteenth of the range; the break begins as far above the bottom.
     bool randomize = false;
-    // mmap answers -ENOMEM once there are so many areas (vm.max_map_count); 0: no such limit.
+    // Once there are so many areas (vm.max_map_count), what would make one more is -ENOMEM: mmap, a
+    // move, and what splits. 0: no such limit.
     std::size_t max_areas = 0;
     // The policy of the table (port.h: lies_outside). Null: all mappings stay inside.
     int (*lies_outside)(void* context, int protection, int flags, int descriptor,

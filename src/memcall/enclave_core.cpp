@@ -193,9 +193,8 @@ int EnclaveCore::decode(std::uintptr_t address, std::size_t size, int protection
   // A hint is rounded up, and one that cannot be met is none.
   const Extent place{align_up(address, kPageBytes), bytes};
   const bool possible = options_.range.covers(place);
+  if (!is_map_type(flags)) return -kEINVAL;
   if (wanted->fixed && !possible) return -kENOMEM;
-  if (type != kMapPrivate && type != kMapShared && (anonymous || type != kMapSharedValidate))
-    return -kEINVAL;
   if ((flags & (kMapGrowsDown | kMapSync)) != 0) return -kEOPNOTSUPP;
   if ((flags & kMapHugeTlb) != 0) return -kENOMEM;
   // Bytes that others change, too, cannot be enclave memory.
@@ -214,7 +213,7 @@ int EnclaveCore::decode(std::uintptr_t address, std::size_t size, int protection
 int EnclaveCore::claim(Mark me, const Wanted& wanted, Claim* claimed) noexcept {
   for (;; wait_for_others()) {
     const Section section(*this, me);
-    if (options_.max_areas != 0 && areas_.count() >= options_.max_areas) return -kENOMEM;
+    if (is_full_locked()) return -kENOMEM;
     PageStretch run = wanted.run;
     if (wanted.fixed) {
       if (!wanted.replace && areas_.first_in(run) != nullptr) return -kEEXIST;
@@ -345,8 +344,10 @@ int EnclaveCore::unmap_run(Mark me, PageStretch run) noexcept {
     const AreaTree::Look look = areas_.look(run, me);
     if (look == AreaTree::Look::kMine) return -kEBUSY;
     if (look == AreaTree::Look::kElsewhere) continue;
-    if (areas_.first_in(run) == nullptr) return 0;
-    if (!areas_.prepare(3)) return -kENOMEM;
+    const Area* const lowest = areas_.first_in(run);
+    if (lowest == nullptr) return 0;
+    const bool splits = lowest->run.first < run.first && lowest->run.end() > run.end();
+    if ((splits && is_full_locked()) || !areas_.prepare(3)) return -kENOMEM;
     gone = areas_.take_out(run);
     // From the first page that is mapped to the last, so that pages of holes are not asked for.
     const Area* last = gone;

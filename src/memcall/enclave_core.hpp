@@ -101,6 +101,10 @@ class EnclaveCore {
     return {static_cast<PageNumber>((extent.base - options_.range.base) >> kPageShift),
             static_cast<PageNumber>(extent.size >> kPageShift)};
   }
+  // As many areas as there may be: what makes more is -ENOMEM.
+  bool is_full_locked() const noexcept EXCLAVE_REQUIRES(lock_) {
+    return options_.max_areas != 0 && areas_.count() >= options_.max_areas;
+  }
   // The highest free place, or kNoPage.
   PageNumber find_place(PageNumber pages, PageNumber limit) const noexcept EXCLAVE_REQUIRES(lock_);
   PageNumber limit_of(int flags) const noexcept;
@@ -254,7 +258,8 @@ int EnclaveCore::change_kinds(Mark me, PageStretch run, Holes holes, bool* hole,
         at = end;
         continue;
       }
-      if (!areas_.prepare(2)) return -linux_abi::kENOMEM;
+      const bool splits = at != area->run.first || end != area->run.end();
+      if ((splits && is_full_locked()) || !areas_.prepare(2)) return -linux_abi::kENOMEM;
       piece = &areas_.cut_out(*area, {at, end - at});
       piece->in_call = me;
       ++under_way_;

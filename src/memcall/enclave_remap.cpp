@@ -98,7 +98,7 @@ int EnclaveCore::claim_move(Mark me, Move* move) noexcept {
       move->source = &area;
       move->held = &areas_.add(rest, AreaKind{}, me);
     } else {
-      if (!move->may_move) return -kENOMEM;
+      if (!move->may_move || is_full_locked()) return -kENOMEM;
       if (!move->fixed) move->to.first = find_place(move->to.count, run_of(options_.range).count);
       if (move->to.first == kNoPage) return -kENOMEM;
       move->source = &areas_.cut_out(area, move->from);

@@ -16,6 +16,12 @@ inline constexpr int kMapShared = 0x1, kMapPrivate = 0x2, kMapSharedValidate = 0
                      kMapGrowsDown = 0x100, kMapLocked = 0x2000, kMapNoReserve = 0x4000,
                      kMapPopulate = 0x8000, kMapHugeTlb = 0x40000, kMapSync = 0x80000,
                      kMapFixedNoReplace = 0x100000;
+// Of memory of nobody's, or of a descriptor.
+constexpr bool is_map_type(int flags) noexcept {
+  const int type = flags & kMapTypeMask;
+  return type == kMapPrivate || type == kMapShared ||
+         (type == kMapSharedValidate && (flags & kMapAnonymous) == 0);
+}
 inline constexpr int kEHWPOISON = 133;
 inline constexpr int kMsAsync = 1, kMsInvalidate = 2, kMsSync = 4, kMsAll = 7;
 inline constexpr int kMlockOnFault = 1;

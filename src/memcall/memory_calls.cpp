@@ -57,6 +57,7 @@ std::intptr_t MemoryCalls::mmap(std::uintptr_t address, std::size_t length, int 
     request.offset = offset;
     return memcall::map_outside(core, request);
   }
+  if (!is_map_type(flags)) return -kEINVAL;
   // Private memory never lies outside, wherever it was asked for.
   if (fixed && !enclave.covers({address, size})) return -kENOMEM;
   return inside_.map(inside_.context, address, length, protection, flags, descriptor, offset);

@@ -140,10 +140,7 @@ int enter_mapping(AllocatorCore& core, Extent range, const AttachOptions& option
 
 std::intptr_t map_outside(AllocatorCore& core, const MapRequest& asked) noexcept {
   constexpr int kBadFlags = kMapAnonymous | kMapGrowsDown;
-  const int type = asked.flags & kMapTypeMask;
-  if (asked.flags & kBadFlags ||
-      (type != kMapShared && type != kMapPrivate && type != kMapSharedValidate))
-    return -kEINVAL;
+  if (asked.flags & kBadFlags || !is_map_type(asked.flags)) return -kEINVAL;
   if (asked.protection & kProtExec) return -kEACCES;
   if (asked.protection & ~kProtAll) return -kEINVAL;
   MapRequest request = asked;

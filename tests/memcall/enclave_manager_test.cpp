@@ -151,10 +151,19 @@ TEST_F(EnclaveManagerTest, ThereMayBeALimitToAreas) {
   ASSERT_EQ(map(1, 3), answer(1));
   ASSERT_EQ(map(6, 1), answer(6));
   EXPECT_EQ(map(9, 1), -ENOMEM);
-  EXPECT_EQ(unmap(2, 1), 0) << "what splits an area may go beyond it";
-  EXPECT_EQ(map(2, 1), -ENOMEM);
-  EXPECT_EQ(unmap(1, 3), 0);
+  EXPECT_EQ(unmap(2, 1), -ENOMEM) << "it would be three";
+  EXPECT_EQ(protect(1, 1, PROT_READ), -ENOMEM);
+  EXPECT_EQ(protect(2, 2, PROT_READ), -ENOMEM);
+  EXPECT_EQ(remap(6, 1, 1, MREMAP_MAYMOVE | MREMAP_FIXED, 20), -ENOMEM);
+  EXPECT_EQ(picture(10), ".bbb..b...");
+  EXPECT_EQ(remap(6, 1, 2), answer(6));
+  EXPECT_EQ(protect(1, 3, PROT_READ), 0);
+  EXPECT_EQ(unmap(3, 1), 0) << "from an end on";
+  EXPECT_EQ(unmap(1, 1), 0);
+  EXPECT_EQ(areas(), 2u);
+  EXPECT_EQ(unmap(2, 5), 0) << "over a hole";
   EXPECT_EQ(map(9, 1), answer(9));
+  EXPECT_EQ(picture(10), ".......b.b");
 }
 
 TEST_F(EnclaveManagerTest, RandomLayoutKeepsToASixteenthAndLosesNothing) {

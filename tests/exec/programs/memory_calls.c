@@ -56,6 +56,7 @@ static void fixed(void) {
   told("no type", mapped(mmap(NULL, PAGE, PROT_READ, MAP_ANONYMOUS, -1, 0)));
   told("no length, no file", mapped(mmap(NULL, 0, PROT_READ, MAP_PRIVATE, -1, 0)));
   told("no length, no file, crooked offset", mapped(mmap(NULL, 0, PROT_READ, MAP_PRIVATE, -1, 1)));
+  told("all flags", mapped(mmap(NULL, PAGE, PROT_READ, ~0, -1, 0)));
   told("too long", mapped(mmap(NULL, (size_t)1 << 62, PROT_READ, flags, -1, 0)));
   char* const hint = map(4, PROT_READ);
   munmap(hint, 4 * PAGE);
@@ -221,6 +222,16 @@ static void files(const char* own) {
   char* const zero =
       mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, open("/dev/zero", O_RDWR), 0);
   told("of zero", mapped(zero));
+  const int short_file = memfd_create("short", 0);
+  told("a short file", write(short_file, "short", 5) == 5 ? 0 : -1);
+  char* const longer = mmap(NULL, 3 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, short_file, 0);
+  printf("the rest of its page: %d\n", longer[PAGE - 1]);
+  told("behind its end", pwrite(short_file, longer + PAGE, 1, 0));
+  told("protect all", mprotect(longer, 3 * PAGE, PROT_READ));
+  told("over it",
+       mapped(mmap(longer + PAGE, PAGE, PROT_READ, MAP_PRIVATE | MAP_FIXED, short_file, 0)));
+  printf("there: %d\n", memcmp(longer + PAGE, "short", 5));
+  told("all away", munmap(longer, 3 * PAGE));
   printf("zero: %d\n", zero[PAGE - 1]);
   told("of null", mapped(mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, open("/dev/null", O_RDWR), 0)));
   told("of a file that is open for writing",
