@@ -36,9 +36,11 @@ int InsidePages::back(std::uintptr_t address, std::size_t size, int protection, 
                           : RawCalls::mmap(address, size, protection,
                                            (flags & ~kPlaced) | MAP_FIXED, descriptor, offset);
   if (failed(mapped)) {
-    // The kernel may have taken away what was reserved first.
+    // The kernel may have taken away what stood there before it asked the device.
+    unsigned char residency = 0;
+    if (RawCalls::mincore(address, kPage, &residency) != -ENOMEM) return static_cast<int>(mapped);
     (void)reserve(address, size);
-    return static_cast<int>(mapped);
+    return static_cast<int>(-mapped);
   }
   shared_maps_.fetch_add(1, std::memory_order_relaxed);
   return 0;

@@ -153,7 +153,8 @@ struct exclave_enclave_pages {
   int (*resident)(void* context, uintptr_t address, size_t size, unsigned char* vector);
   /* MAP_SHARED of a descriptor that does not lie outside: its own pages, in place of whatever was
    * there; what others write shows in them, so no enclave has such a thing, but a process that
-   * stands for one may. flags: MAP_* bits as they came. Errors as mmap. NULL: -ENODEV. */
+   * stands for one may. flags: MAP_* bits as they came. Errors as mmap; above 0 it is an errno,
+   * too, and what stood there is gone: nobody can touch the range. NULL: -ENODEV. */
   int (*back)(void* context, uintptr_t address, size_t size, int protection, int flags,
               int descriptor, uint64_t offset);
   /* Such pages go to another place, as by move, and are longer there; or, if from is to, they grow

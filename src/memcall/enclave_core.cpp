@@ -228,7 +228,7 @@ int EnclaveCore::claim(Mark me, const Wanted& wanted, Claim* claimed) noexcept {
     if (!areas_.prepare(4)) return -kENOMEM;
     claimed->replaced = areas_.take_out(run);
     claimed->held = &areas_.add(run, AreaKind{}, me);
-    if (wanted.from_file && claimed->replaced != nullptr) {
+    if (wanted.from_file && !wanted.kind.has(AreaKind::kBacked) && claimed->replaced != nullptr) {
       const PageNumber stage = find_place(run.count, run_of(options_.range).count);
       if (stage == kNoPage) {
         areas_.remove(*claimed->held);
@@ -256,13 +256,12 @@ int EnclaveCore::make_copy(Extent place, const Wanted& wanted, AreaKind* made) n
   return error;
 }
 
-int EnclaveCore::make_backed(Extent place, const Wanted& wanted, AreaKind* made) noexcept {
+// Above 0: an error, and what stood at the place is gone.
+int EnclaveCore::make_backed(Extent place, const Wanted& wanted) noexcept {
   const int error = pages_.back(pages_.context, place.base, place.size, wanted.kind.protection,
                                 wanted.flags, wanted.descriptor, wanted.offset);
-  if (error != 0) return error;
-  *made = wanted.kind;
-  lock_if_asked(place, wanted.kind);
-  return 0;
+  if (error == 0) lock_if_asked(place, wanted.kind);
+  return error;
 }
 
 int EnclaveCore::bring_pages(const Wanted& wanted, Claim* claimed) noexcept {
@@ -272,10 +271,14 @@ int EnclaveCore::bring_pages(const Wanted& wanted, Claim* claimed) noexcept {
     if (error == 0 && (wanted.flags & kMapPopulate) != 0) populate(place, wanted.kind);
     return error;
   }
-  // What stands at the place stays until its successor is whole.
+  if (wanted.kind.has(AreaKind::kBacked)) {
+    const int error = make_backed(place, wanted);
+    claimed->gone = error > 0;
+    return error > 0 ? -error : error;
+  }
+  // What stands at the place stays until the copy is whole.
   const Extent at = claimed->stage != nullptr ? extent_of(claimed->stage->run) : place;
-  int error = wanted.kind.has(AreaKind::kBacked) ? make_backed(at, wanted, &claimed->made)
-                                                 : make_copy(at, wanted, &claimed->made);
+  int error = make_copy(at, wanted, &claimed->made);
   const bool is_made = claimed->made != AreaKind{};
   if (error == 0 && claimed->stage != nullptr)
     error = move(at, place.base, wanted.kind.protection, false);
@@ -320,7 +323,11 @@ std::intptr_t EnclaveCore::map(std::uintptr_t address, std::size_t size, int pro
   } else {
     areas_.remove(*made);
   }
-  areas_.put_back(claimed.replaced);
+  if (claimed.gone) {
+    areas_.discard(claimed.replaced);
+  } else {
+    areas_.put_back(claimed.replaced);
+  }
   return error;
 }
 

@@ -133,16 +133,17 @@ class EnclaveCore {
   struct Claim {
     Area* held = nullptr;
     Area* replaced = nullptr;  // what stood there
-    Area* stage = nullptr;     // where a file's pages are made, when something stood there
-    AreaKind made{};           // of what was made, as far as it went
-    bool lost = false;         // it failed, and its pages would not go
+    Area* stage = nullptr;     // where a file is copied to, when something stood there
+    AreaKind made{};           // of the copy, as far as it went
+    bool lost = false;         // the copy failed, and its pages would not go
+    bool gone = false;         // what stood there went, and nothing came in its place
   };
   int decode(std::uintptr_t address, std::size_t size, int protection, int flags,
              std::uint64_t offset, Wanted* wanted) const noexcept;
   int claim(Mark me, const Wanted& wanted, Claim* claimed) noexcept;
   int bring_pages(const Wanted& wanted, Claim* claimed) noexcept;
   int make_copy(Extent place, const Wanted& wanted, AreaKind* made) noexcept;
-  int make_backed(Extent place, const Wanted& wanted, AreaKind* made) noexcept;
+  int make_backed(Extent place, const Wanted& wanted) noexcept;
   int unmap_run(Mark me, PageStretch run) noexcept;
 
   // ---- Walks ----

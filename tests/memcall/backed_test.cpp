@@ -15,6 +15,7 @@ using testing_support::ManagerFixture;
 class BackingPages : public FakePages {
  public:
   static constexpr std::uint64_t kBackedValue = 5000;
+  static constexpr int kRefused = 98;  // by the device, once what stood there is gone
   struct Advice {
     RangeCall call;
     std::uintptr_t address;
@@ -28,6 +29,10 @@ class BackingPages : public FakePages {
   int back(std::uintptr_t address, std::size_t size, int protection, int flags, int descriptor,
            std::uint64_t offset) noexcept {
     if (descriptor == kBadDescriptor) return -EBADF;
+    if (descriptor == kRefused) {
+      (void)drop(address, size);
+      return ENXIO;
+    }
     flags_seen = flags;
     (void)commit(address, size, protection, true);
     for (std::size_t at = 0; at < size; at += kPageBytes)
@@ -112,21 +117,19 @@ TEST_F(BackedTest, MapsADescriptorsOwnPages) {
   EXPECT_EQ(content(9), "..1.30...");
 }
 
-TEST_F(BackedTest, ReplacesAllOrNothing) {
+TEST_F(BackedTest, ReplacesInPlace) {
   ASSERT_EQ(map(1, 4), answer(1));
   EXPECT_EQ(back(2, 2, 0, FakePages::kBadDescriptor), -EBADF);
   EXPECT_EQ(content(6), ".----.");
-  backing_.fail(Op::kMove, -ENOMEM);
-  EXPECT_EQ(back(2, 2), -ENOMEM);
-  EXPECT_EQ(content(6), ".----.");
+  EXPECT_EQ(areas(), 1u);
   EXPECT_EQ(back(2, 2), answer(2));
   EXPECT_EQ(content(6), ".-01-.");
-  backing_.fail(Op::kMove, -ENOMEM);
-  backing_.fail(Op::kDrop, -EIO);
-  EXPECT_EQ(back(2, 1, 4), -ENOMEM);
-  EXPECT_EQ(content(6), ".-01-.");
-  EXPECT_EQ(areas(), 5u) << "a page that would not go can be touched, so it is an area; a shared "
-                            "mapping that was cut stays so";
+  EXPECT_EQ(backing_.calls(Op::kMove), 0u) << "a device looks at the address";
+  EXPECT_EQ(back(3, 2, 0, BackingPages::kRefused), -ENXIO);
+  EXPECT_EQ(content(6), ".-0...") << "what the device refused took away what stood there";
+  EXPECT_EQ(back(8, 2, 0, BackingPages::kRefused), -ENXIO);
+  EXPECT_EQ(content(10), ".-0.......");
+  EXPECT_EQ(areas(), 2u);
 }
 
 TEST_F(BackedTest, GrowsWhereItStandsOrElsewhere) {
