@@ -38,9 +38,8 @@ int InsidePages::back(std::uintptr_t address, std::size_t size, int protection, 
   if (failed(mapped)) {
     // The kernel may have taken away what stood there before it asked the device.
     unsigned char residency = 0;
-    if (RawCalls::mincore(address, kPage, &residency) != -ENOMEM) return static_cast<int>(mapped);
-    (void)reserve(address, size);
-    return static_cast<int>(-mapped);
+    const bool gone = RawCalls::mincore(address, kPage, &residency) == -ENOMEM;
+    return static_cast<int>(gone ? -mapped : mapped);
   }
   shared_maps_.fetch_add(1, std::memory_order_relaxed);
   return 0;
@@ -48,18 +47,8 @@ int InsidePages::back(std::uintptr_t address, std::size_t size, int protection, 
 
 int InsidePages::stretch(std::uintptr_t from, std::size_t old_size, std::uintptr_t to,
                          std::size_t new_size) noexcept {
-  if (from != to) {
-    const int error = remap(from, old_size, to, new_size, 0);
-    (void)(error != 0 ? reserve(to, new_size) : reserve(from, old_size));
-    return error;
-  }
-  // The kernel grows a mapping into a hole only, so the reserved pages behind it go first.
-  const std::uintptr_t added = from + old_size;
-  const long freed = system_call(__NR_munmap, added, new_size - old_size);
-  if (failed(freed)) return static_cast<int>(freed);
-  const long grown = RawCalls::mremap(from, old_size, new_size, 0, 0);
-  if (failed(grown)) (void)reserve(added, new_size - old_size);
-  return error_of(grown);
+  if (from != to) return remap(from, old_size, to, new_size, 0);
+  return error_of(RawCalls::mremap(from, old_size, new_size, 0, 0));
 }
 
 }  // namespace exclave::loader

@@ -13,6 +13,9 @@
 namespace exclave::loader {
 
 struct RawCalls {
+  static long vacate(std::uintptr_t address, std::size_t size) noexcept {
+    return system_call(__NR_munmap, address, size);
+  }
   static long mmap(std::uintptr_t address, std::size_t size, int protection, int flags,
                    int descriptor, std::uint64_t offset) noexcept {
     return system_call(__NR_mmap, address, size, protection, flags, descriptor, offset);

@@ -31,7 +31,8 @@ inline constexpr std::uintptr_t kRangeBase = 0x10000;
 inline constexpr std::size_t kRangeLeast = std::size_t{256} << 20;
 inline constexpr std::size_t kRangeMost = std::size_t{16} << 40;
 inline constexpr std::size_t kRangeUsual = std::size_t{64} << 30;
-// The books take the last eighth of it, at most.
-inline constexpr std::size_t kBooksMost = std::size_t{4} << 30;
+// The books take the last eighth of it, or less.
+inline constexpr std::size_t kBooksLeast = std::size_t{4} << 20;
+inline constexpr std::size_t kBooksMost = std::size_t{512} << 20;
 
 }  // namespace exclave::loader

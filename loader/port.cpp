@@ -8,6 +8,11 @@
 namespace exclave::loader {
 namespace {
 
+bool map_at(std::uintptr_t address, std::size_t size, int protection) noexcept {
+  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
+  return RawCalls::mmap(address, size, protection, kFlags, -1, 0) == static_cast<long>(address);
+}
+
 HostReply reply_of(long result) noexcept {
   if (failed(result)) return {0, static_cast<int>(-result)};
   return {static_cast<std::uintptr_t>(result), 0};
@@ -16,27 +21,22 @@ HostReply reply_of(long result) noexcept {
 }  // namespace
 
 bool LoaderPort::open(std::size_t bytes) noexcept {
-  constexpr int kReserved = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE;
-  for (; bytes >= kRangeLeast; bytes /= 2) {
-    // Where an administrator keeps programs off the lowest pages (vm.mmap_min_addr), a little
-    // above.
-    for (std::uintptr_t base = kRangeBase; base <= 8 * kRangeBase; base *= 2) {
-      const std::size_t size = bytes - base;
-      const long mapped = system_call(__NR_mmap, base, size, PROT_NONE, kReserved, -1, 0);
-      if (mapped != static_cast<long>(base)) continue;
-      const std::size_t book_bytes = bytes / 8 < kBooksMost ? bytes / 8 : kBooksMost;
-      const std::uintptr_t books = bytes - book_bytes;
-      if (failed(system_call(__NR_mprotect, books, book_bytes, PROT_READ | PROT_WRITE))) {
-        (void)system_call(__NR_munmap, base, size);
-        continue;
-      }
-      range_ = {base, size};
-      books_ = {books, book_bytes};
-      top_.store(books, std::memory_order_relaxed);
-      return true;
-    }
+  // Where an administrator keeps programs off the lowest pages (vm.mmap_min_addr), a little above.
+  std::uintptr_t base = kRangeBase;
+  while (!map_at(base, kPage, PROT_NONE)) {
+    if (base == 8 * kRangeBase) return false;
+    base *= 2;
   }
-  return false;
+  (void)system_call(__NR_munmap, base, kPage);
+  std::size_t book_bytes = bytes / 8 < kBooksMost ? bytes / 8 : kBooksMost;
+  while (!map_at(bytes - book_bytes, book_bytes, PROT_READ | PROT_WRITE)) {
+    book_bytes /= 2;
+    if (book_bytes < kBooksLeast) return false;
+  }
+  range_ = {base, bytes - base};
+  books_ = {bytes - book_bytes, book_bytes};
+  top_.store(books_.base, std::memory_order_relaxed);
+  return true;
 }
 
 void* LoaderPort::trusted_reserve(std::size_t bytes) noexcept {

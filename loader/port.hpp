@@ -1,5 +1,5 @@
-// The Port contract of a process under `exclave exec`: the enclave's range is one reserved window
-// of its address space, the books lie at the end of it; the host is the kernel, called raw.
+// The Port contract of a process under `exclave exec`: the enclave's range is a window of its
+// address space, the books lie at the end of it; the host is the kernel, called raw.
 #pragma once
 
 #include <atomic>
@@ -10,8 +10,9 @@ namespace exclave::loader {
 
 class LoaderPort {
  public:
-  // Reserves [kRangeBase, bytes), halved while the system refuses so much. False: not even
-  // kRangeLeast.
+  // The range is [kRangeBase, bytes). Only the books are mapped, halved while the system refuses so
+  // much: the rest is the program's, which sees no more than it mapped, and the kernel places
+  // nothing of its own so low. False: no room for the books.
   bool open(std::size_t bytes) noexcept;
 
   Extent enclave() noexcept { return range_; }

@@ -1,5 +1,5 @@
 // How a program comes to run: the kernel starts the loader, which reads its options, opens the
-// program, reserves the enclave's range, maps the program and its interpreter into it, builds its
+// program, opens the books, maps the program and its interpreter into it, builds its
 // stack there, sets the trap and the filter, and jumps.
 #include <linux/prctl.h>
 

@@ -1,8 +1,8 @@
-// Page operations for the manager of the enclave's own memory, by a Linux kernel: within a range
-// that stays reserved (PROT_NONE) where nothing is mapped.
+// Page operations for the manager of the enclave's own memory, by a Linux kernel.
 //
 // Calls makes the system calls, however that is done where it stands: static functions by their
-// names, each answering 0, an address, a length, or a negative errno.
+// names, each answering 0, an address, a length, or a negative errno. vacate is what makes pages
+// nobody's: munmap, or, where others map memory in the same range, something that keeps them out.
 #pragma once
 
 #include <errno.h>
@@ -26,12 +26,6 @@ inline constexpr std::uint64_t kZeroDevice = 0x105;  // /dev/zero, on every Linu
 
 template <class Calls>
 struct EnclavePages {
-  // Again nobody's, by one mapping: at no moment another thread's could come to stand there.
-  static long reserve(std::uintptr_t address, std::size_t size) noexcept {
-    return Calls::mmap(address, size, PROT_NONE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED, -1, 0);
-  }
-
   int commit(std::uintptr_t address, std::size_t size, int protection, bool shared) noexcept {
     const int flags =
         MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED | (shared ? MAP_SHARED : MAP_PRIVATE);
@@ -41,15 +35,15 @@ struct EnclavePages {
     return error_of(Calls::mprotect(address, size, protection));
   }
   int drop(std::uintptr_t address, std::size_t size) noexcept {
-    return error_of(reserve(address, size));
+    return error_of(Calls::vacate(address, size));
   }
   // What stood at the new place may be gone when the kernel has no room for one more mapping.
   int move(std::uintptr_t from, std::uintptr_t to, std::size_t size, int, bool keep) noexcept {
     const int error = move_pages(from, to, size, keep);
     if (error != 0) {
-      (void)reserve(to, size);
+      (void)Calls::vacate(to, size);
     } else if (!keep) {
-      (void)reserve(from, size);
+      (void)Calls::vacate(from, size);
     }
     return error;
   }

@@ -1,5 +1,6 @@
 // The manager of the enclave's own memory in a process: page operations by the kernel, called
-// through libc, and books in a window of their own.
+// through libc, within a range that stays reserved (PROT_NONE) where nothing is mapped; and books
+// in a window of their own.
 
 #include <errno.h>
 #include <fcntl.h>
@@ -34,6 +35,10 @@ void* as_pointer(std::uintptr_t address) noexcept {
 struct Calls {
   static long answer(long result) noexcept { return result != -1 ? result : -errno; }
 
+  // By one mapping: at no moment another thread's could come to stand there.
+  static long vacate(std::uintptr_t address, std::size_t size) noexcept {
+    return mmap(address, size, PROT_NONE, kReservedFlags | MAP_FIXED, -1, 0);
+  }
   static long mmap(std::uintptr_t address, std::size_t size, int protection, int flags,
                    int descriptor, off_t offset) noexcept {
     return answer(reinterpret_cast<long>(
@@ -70,7 +75,7 @@ struct Calls {
 using Pages = kernel::EnclavePages<Calls>;
 
 bool reserve_again(Extent range) noexcept {
-  return Pages::reserve(range.base, range.size) >= 0;
+  return Calls::vacate(range.base, range.size) >= 0;
 }
 
 // Trusted memory for the manager's books, from a window of its own.

@@ -39,6 +39,21 @@ TEST_F(ProgramsTest, DynamicProgramsOfTheSystem) {
   expect_same({"/bin/cat", "/no/such/file"});
 }
 
+// Who looks for free addresses there finds them: nothing is reserved but the books.
+TEST_F(ProgramsTest, TheMapsOfAProgramAreItsOwn) {
+  const RunResult inside = run_inside({"/bin/cat", "/proc/self/maps"});
+  ASSERT_EQ(inside.code, 0) << inside.err;
+  std::istringstream lines(inside.out);
+  std::uintmax_t below = 0;
+  for (std::string line; std::getline(lines, line);) {
+    std::uintmax_t base = 0, end = 0;
+    ASSERT_EQ(std::sscanf(line.c_str(), "%jx-%jx", &base, &end), 2) << line;
+    if (end <= std::uintmax_t{64} << 30) below += end - base;
+  }
+  EXPECT_GT(below, 0u);
+  EXPECT_LT(below, std::uintmax_t{1} << 30) << inside.out;
+}
+
 TEST_F(ProgramsTest, SignalsThatEndAProgramEndIt) {
   const RunResult inside = run_inside({"/bin/sh", "-c", "kill -TERM $$"});
   EXPECT_EQ(inside.code, -1);
