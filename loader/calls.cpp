@@ -101,7 +101,8 @@ long do_mmap(const Call& call, int protection) noexcept {
     return -EBADF;
   }
   // What would grow downwards has its whole size from the start.
-  if (!g_process.policy.lies_outside(flags, descriptor)) flags &= ~MAP_GROWSDOWN;
+  if ((flags & MAP_GROWSDOWN) != 0 && !g_process.policy.lies_outside(flags, descriptor))
+    flags &= ~MAP_GROWSDOWN;
   if ((flags & MAP_LOCKED) != 0) {
     const long refused = may_lock(call.a[1]);
     if (refused != 0) return refused == -ENOMEM ? -EAGAIN : refused;

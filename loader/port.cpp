@@ -64,6 +64,8 @@ int LoaderPort::host_release(std::uintptr_t, std::size_t) noexcept {
 }
 
 HostReply LoaderPort::host_map(const MapRequest& request) noexcept {
+  // Below 2 GiB lies the range.
+  if ((request.flags & MAP_32BIT) != 0) return {0, ENOMEM};
   return reply_of(RawCalls::mmap(request.hint, request.size, request.protection, request.flags,
                                  request.descriptor, request.offset));
 }

@@ -226,6 +226,13 @@ static void files(const char* own) {
   told("a short file", write(short_file, "short", 5) == 5 ? 0 : -1);
   char* const longer = mmap(NULL, 3 * PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE, short_file, 0);
   printf("the rest of its page: %d\n", longer[PAGE - 1]);
+  const int cached = open("uncached", O_WRONLY | O_CREAT, 0600);
+  told("a short file", write(cached, "short", 5) == 5 ? 0 : -1);
+  const int direct = open("uncached", O_RDONLY | O_DIRECT);
+  unlink("uncached");
+  char* const through = mmap(NULL, PAGE, PROT_READ, MAP_PRIVATE, direct, 0);
+  printf("around the cache: %d\n",
+         direct < 0 || (through != MAP_FAILED && strcmp(through, "short") == 0));
   told("behind its end", pwrite(short_file, longer + PAGE, 1, 0));
   told("protect all", mprotect(longer, 3 * PAGE, PROT_READ));
   told("over it",
