@@ -146,8 +146,8 @@ struct exclave_enclave_pages {
   /* The pages read as zero from now on, and nothing else of them changes. shared: as they were
    * committed. NULL: commit serves. */
   int (*zero)(void* context, uintptr_t address, size_t size, int protection, int shared);
-  /* A hint or a lock: madvise (no advice that changes bytes), mlock2 or munlock. For pages of `back`
-   * any advice, and msync. NULL: 0. */
+  /* A hint or a lock: madvise (no advice that changes bytes), mlock2 or munlock. For pages of
+   * `back` any advice, and msync. NULL: 0. */
   int (*advise)(void* context, int call, uintptr_t address, size_t size, int argument);
   /* mincore. NULL: all pages are resident. */
   int (*resident)(void* context, uintptr_t address, size_t size, unsigned char* vector);
