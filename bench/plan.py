@@ -56,8 +56,8 @@ AREA_CALLS = {  # what m times, by the name of its counter
     "storm_merge": "storm: an area joined",
     "one_thread": "mixed, one thread",
     "two_threads": "mixed, each of two threads",
-    "one_thread_wall": "one thread: time / calls",
-    "two_threads_wall": "two threads: time / calls of both",
+    "one_thread_cpu": "one thread: CPU time / calls",
+    "two_threads_cpu": "two threads: CPU time / calls",
 }
 
 

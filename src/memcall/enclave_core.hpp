@@ -215,10 +215,15 @@ int EnclaveCore::for_each_area(Mark me, PageStretch run, Holes holes, bool* hole
         at = area->run.first;
       }
       if (area->in_call == me) return -linux_abi::kEBUSY;
-      if (area->in_call != 0) continue;
-      part = {at, (area->run.end() < run.end() ? area->run.end() : run.end()) - at};
-      area->in_call = me;
-      ++under_way_;
+      if (area->in_call == 0) {
+        part = {at, (area->run.end() < run.end() ? area->run.end() : run.end()) - at};
+        area->in_call = me;
+        ++under_way_;
+      }
+    }
+    if (part.count == 0) {
+      wait_for_others();
+      continue;
     }
     int error = 0;
     {
@@ -239,6 +244,7 @@ int EnclaveCore::change_kinds(Mark me, PageStretch run, Holes holes, bool* hole,
                               F work) noexcept {
   for (PageNumber at = run.first; at < run.end();) {
     Area* piece = nullptr;
+    bool is_elsewhere = false;
     {
       const Section section(*this, me);
       Area* const area = areas_.first_in({at, run.end() - at});
@@ -248,18 +254,20 @@ int EnclaveCore::change_kinds(Mark me, PageStretch run, Holes holes, bool* hole,
         at = area->run.first;
       }
       if (area->in_call == me) return -linux_abi::kEBUSY;
-      if (area->in_call != 0) continue;
+      is_elsewhere = area->in_call != 0;
       const PageNumber end = area->run.end() < run.end() ? area->run.end() : run.end();
-      if (wanted(area->kind) == area->kind) {
+      if (!is_elsewhere && wanted(area->kind) == area->kind) {
         at = end;
-        continue;
+      } else if (!is_elsewhere) {
+        if (!areas_.prepare(2)) return -linux_abi::kENOMEM;
+        piece = &areas_.cut_out(*area, {at, end - at});
+        piece->in_call = me;
+        ++under_way_;
+        at = end;
       }
-      if (!areas_.prepare(2)) return -linux_abi::kENOMEM;
-      piece = &areas_.cut_out(*area, {at, end - at});
-      piece->in_call = me;
-      ++under_way_;
-      at = end;
     }
+    if (is_elsewhere) wait_for_others();
+    if (piece == nullptr) continue;
     int error = 0;
     {
       const Work pages(*this, me);
