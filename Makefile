@@ -24,12 +24,14 @@ MUTANTS ?=
 SAMPLE ?=
 SEED ?=
 BUDGET ?=
+# QUICK=1: a rough look in less than 20 s. For bench-exec.
+QUICK ?=
 empty :=
 space := $(empty) $(empty)
 
-.PHONY: help release run test bench bench-quick bench-programs bench-count bench-count-check asan tsan clang \
-	release-test freestanding coverage format format-check tidy models mutants mutants-sample access-traces fuzz \
-	fuzz-replay soak noninterference prove install clean
+.PHONY: help release run test bench bench-quick bench-programs bench-exec bench-count bench-count-check asan tsan \
+	clang release-test freestanding coverage format format-check tidy models mutants mutants-sample access-traces \
+	fuzz fuzz-replay soak noninterference prove install clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' Makefile
@@ -78,6 +80,12 @@ bench-programs: ## time real programs under libexclave_malloc.so and its peers; 
 	@$(call setup,peers) || echo "bench: going on with the peers that are here"
 	$(call build,release)
 	@bench/real_programs.py build/release/libexclave_malloc.so build/bench
+
+bench-exec: ## memory calls, processes and programs natively and under `exclave exec`; writes build/bench/exec_calls.json
+	@$(call setup,build bench exec)
+	$(call build,release)
+	$(call build,bench)
+	@bench/exec_calls.py build/release/exclave build/bench $(if $(QUICK),--quick)
 
 bench-count: ## instructions for one allocation and one free, by callgrind
 	@$(call setup,build bench)

@@ -239,6 +239,14 @@ def describe_machine(build_dir, versions):
     }
 
 
+def write(target, text):
+    """Whole or not at all."""
+    part = target.with_suffix(".part")
+    part.write_text(text)
+    part.replace(target)
+    print(f"bench: {target}")
+
+
 class Progress:
     """One changing line on a terminal, else one line for each round."""
 

@@ -1,7 +1,7 @@
 // The program that bench/run.py runs, once for each allocator and round. By hand, for one figure:
 //   build/bench/exclave_bench --benchmark_filter=^c3/exclave$
-// Names: WORKLOAD/POLICY (a to h), peak-c4/POLICY, books/BYTES, i/REGIONS, k, query/WHERE/REGIONS,
-// copy/HOW/BYTES/UNTRUSTED-ALIGN/TRUSTED-ALIGN.
+// Names: WORKLOAD/POLICY (a to h), peak-c4/POLICY, books/BYTES, i/REGIONS, k, m/AREAS,
+// query/WHERE/REGIONS, copy/HOW/BYTES/UNTRUSTED-ALIGN/TRUSTED-ALIGN.
 #include <benchmark/benchmark.h>
 #include <dlfcn.h>
 

@@ -23,20 +23,42 @@ OTHERS = {
     "i": "attach and detach by number of regions",
     "k": "memory calls beside the bare system calls",
     "l": "memory besides the callers' bytes",
+    "m": "the enclave's own memory by number of areas",
     "query": "Allocator::query by number of regions",
     "copy": "copies beside memcpy",
 }
 ALL = [*PAIRS, *OTHERS]
-QUICK = ["a", "b", "c3", "c5", "d", "e", "f", "g0", "h", "i", "k", "l", "query", "copy"]
+QUICK = ["a", "b", "c3", "c5", "d", "e", "f", "g0", "h", "i", "k", "l", "m", "query", "copy"]
 
 # Some are slow or steady: they stop early, and the rounds left go to the others.
 ROUNDS_AT_MOST = {"c6": 1, "c3u": 4, "c4u": 4, "c5u": 4, "g0": 5, "g3": 5, "g9": 5, "h": 5, "i": 3, "k": 3, "l": 1,
-                  "query": 5, "copy": 3}
-QUICK_ROUNDS_AT_MOST = {"h": 1, "i": 1, "k": 1, "l": 1, "query": 1, "copy": 1}
+                  "m": 3, "query": 5, "copy": 3}
+QUICK_ROUNDS_AT_MOST = {"h": 1, "i": 1, "k": 1, "l": 1, "m": 1, "query": 1, "copy": 1}
 
 C6_NEEDS_BYTES = 12 << 30
 SEQUENCES = ["c3", "c4", "c5"]       # whose memory l looks at
 BOOK_BLOCKS = [64, 4096, 16384, 65536]
+AREA_CALLS = {  # what m times, by the name of its counter
+    "map": "map a page, highest place",
+    "unmap": "unmap it",
+    "map_far": "map 13 pages, one place fits",
+    "map_fixed": "map a page, fixed",
+    "unmap_fixed": "unmap it",
+    "split": "protect, splits",
+    "merge": "protect, merges",
+    "visit": "look up",
+    "break_up": "brk, a page up",
+    "break_down": "brk, a page down",
+    "calls_mmap": "MemoryCalls: mmap, fixed",
+    "calls_munmap": "MemoryCalls: munmap",
+    "calls_mprotect": "MemoryCalls: mprotect, splits",
+    "storm_split": "storm: a page split off",
+    "storm_merge": "storm: an area joined",
+    "one_thread": "mixed, one thread",
+    "two_threads": "mixed, each of two threads",
+    "one_thread_cpu": "one thread: CPU time / calls",
+    "two_threads_cpu": "two threads: CPU time / calls",
+}
 
 
 def rounds_at_most(workload, quick):

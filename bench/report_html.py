@@ -12,6 +12,8 @@ from results import QUANTILES, Results, nanoseconds, ratio_words, size_words
 from svg import el
 
 STYLE = pathlib.Path(__file__).resolve().parent / "report.css"
+AREA_LINES = [("map_far", "map, one place", "l1"), ("map_fixed", "map, fixed", "l2"), ("split", "split", "l3"),
+              ("storm_merge", "storm, merge", "l4"), ("visit", "look up", "l5")]
 COPIES_SHORT = ["out, aligned", "out, padded", "out, else", "in, aligned", "in, else"]  # as COPIES
 
 
@@ -162,6 +164,21 @@ def region_cards(results):
     return el("h2", "Regions and memory calls") + el("div", *cards, class_="cards") if cards else ""
 
 
+def area_section(results):
+    if not results.of("m"):
+        return ""
+    counts, calls, books = results.by_areas()
+    runs = {call: runs for call, _, runs in calls}
+    lines = [(words, class_, [r["ns_per_call"] for r in runs[call]]) for call, words, class_ in AREA_LINES]
+    chart = card("m", "One call by number of areas, over page operations that do nothing. ns, logarithmic.",
+                 svg.lines("calls by number of areas", lines, [f"{n:,}" for n in counts], short_time, nanoseconds, height=420))
+    rows = [[words, *(f"{nanoseconds(r['ns_per_call'])}{half_spread(r['spread'])}" for r in found)] for _, words, found in calls]
+    rows.append(["books an area", *(f"{b:,.0f} B" for b in books)])
+    figures = card("By number of areas", "ns for one call. Mixed: map, protect, protect, unmap, two threads on areas of their own.",
+                   table(["", *(f"{n:,}" for n in counts)], rows, {len(rows) - 1: "sum"}))
+    return el("h2", "The enclave's own memory") + el("div", chart, figures, class_="cards")
+
+
 def copy_section(results):
     found = [row for row in results.memcpy_ratios() if all(row[2])]
     if not found:
@@ -226,7 +243,7 @@ def page(document):
     if results.warning():
         head.append(el("p", esc(results.warning()[0].upper() + results.warning()[1:]) + ".", class_="warning"))
     body = el("main", el("header", *head), ratio_section(results), pair_cards(results), tail_cards(results), region_cards(results),
-              copy_section(results), memory_section(results), machine_section(results))
+              area_section(results), copy_section(results), memory_section(results), machine_section(results))
     return ("<!doctype html>\n" + el("html", el("head", '<meta charset="utf-8">', '<meta name="viewport" content="width=device-width">',
             el("title", "exclave beside other allocators"), el("style", STYLE.read_text())), el("body", body), lang="en") + "\n")
 

@@ -76,6 +76,12 @@ class Results:
             return None
         return f"others used {100 * others:.0f} % of the processors meanwhile: take these figures with care"
 
+    def by_areas(self):
+        """m: the numbers of areas; for each call its name, its words and a run for each number; the books' bytes for an area."""
+        counts = sorted({r["areas"] for r in self.of("m")})
+        rows = [(call, words, [self.of("m", call=call, areas=n)[0] for n in counts]) for call, words in plan.AREA_CALLS.items()]
+        return counts, rows, [run["trusted_bytes_per_area"] for run in rows[0][2]]
+
     def memcpy_ratios(self):
         """(bytes, memcpy's ns, for each of COPIES its ratios over the alignments)."""
         rows = []

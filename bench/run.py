@@ -70,6 +70,10 @@ def take_turns(program, workload, everyone, options, gathered, order, tell):
     elif workload == "k":
         tell("k")
         gathered.calls += program.run("^k/", options.min_time)
+    elif workload == "m":
+        tell("m")
+        for result in program.run("^m/", options.min_time):
+            gathered.areas.setdefault(int(result["areas"]), []).append(result)
     elif workload == "query":
         tell("query")
         for result in program.run("^query/", options.min_time):
@@ -126,14 +130,6 @@ def parse():
     return options
 
 
-def write(target, text):
-    """Whole or not at all."""
-    part = target.with_suffix(".part")
-    part.write_text(text)
-    part.replace(target)
-    print(f"bench: {target}")
-
-
 def main():
     options = parse()
     program = driver.Program(options.build_dir / "exclave_bench")
@@ -153,8 +149,8 @@ def main():
                 "used_by_others": round(others, 3), "stolen": round(stolen, 3)}
     document = {"machine": machine, "runs": samples.runs(gathered, everyone)}
     tables.print_all(results.Results(document))
-    write(options.build_dir / "results.json", json.dumps(document, indent=1) + "\n")
-    write(options.build_dir / "report.html", report_html.page(document))
+    driver.write(options.build_dir / "results.json", json.dumps(document, indent=1) + "\n")
+    driver.write(options.build_dir / "report.html", report_html.page(document))
 
 
 if __name__ == "__main__":

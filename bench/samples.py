@@ -22,6 +22,7 @@ class Samples:
         self.tails = {}    # contender
         self.regions = {}  # number of regions
         self.calls = []    # memory calls
+        self.areas = {}    # number of areas
         self.books = {}    # bytes of a block
         self.peaks = {}    # (sequence, contender)
 
@@ -115,6 +116,14 @@ def memory_call_runs(samples):
             yield run
 
 
+def area_runs(samples):
+    for areas, rounds in sorted(samples.areas.items()):
+        for call in plan.AREA_CALLS:
+            median, spread = figure([r[f"{call}_ns"] for r in rounds])
+            yield {"workload": "m", "allocator": "exclave", "call": call, "areas": areas, "ns_per_call": median, "spread": spread,
+                   "trusted_bytes_per_area": max(r["trusted_bytes"] for r in rounds) / areas}
+
+
 def memory_runs(samples, everyone):
     for size, books in sorted(samples.books.items()):
         yield {"workload": "l", "allocator": "exclave", "what": "books", "block_bytes": size,
@@ -148,4 +157,4 @@ def copy_runs(samples):
 def runs(samples, everyone):
     """The runs of results.json."""
     return [*pair_runs(samples, everyone), *tail_runs(samples, everyone), *region_runs(samples), *memory_call_runs(samples),
-            *memory_runs(samples, everyone), *copy_runs(samples)]
+            *area_runs(samples), *memory_runs(samples, everyone), *copy_runs(samples)]

@@ -10,6 +10,7 @@ import tempfile
 
 import count
 import driver
+import exec_calls
 import plan
 import real_programs
 import report_html
@@ -37,6 +38,8 @@ def gathered(everyone):
             times = {f"{call}{q}_ns": 80.0 for call in ("attach", "detach") for q in ("", "_p99")}
             made.regions.setdefault(regions, []).append({"trusted_used_bytes": 1e5, **times})
         made.calls.append({f"{who}_{call}_ns": 1e3 for who in ("bare", "exclave") for call in ("mmap", "mprotect", "munmap")})
+        for areas in (100, 10_000):
+            made.areas.setdefault(areas, []).append({"trusted_bytes": 1e5, **{f"{call}_ns": 30.0 for call in plan.AREA_CALLS}})
         for how in ("memcpy-out", "memcpy-in", "out", "out-padded", "in"):
             for untrusted in (0, 1):
                 made.add_copy({"name": f"copy/{how}/64/{untrusted}/0", "cpu_time": 2.0})
@@ -82,6 +85,18 @@ def golden_verdicts():
                 "4 fewer": verdict(56) == (True, 1), "clang": verdict(99, "Debian clang version 14.0.6") == (True, 0)}
 
 
+def exec_runs():
+    """Of two rounds of a call that takes 100 ns natively and 400 inside; and of one that the system refuses."""
+    measured = exec_calls.Measured()
+    for _ in range(2):
+        for side, ns in (("native", 100), ("inside", 400)):
+            for name, (calls, took) in exec_calls.told(f"mmap munmap\t2\t{ns}\nshmat\t2\t0.0\n").items():
+                measured.add("calls", name, calls, exec_calls.Side(side, []), took)
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        exec_calls.print_runs(list(measured.runs()))
+    return [(r["name"], r["ratio"], r["more_ns_per_call"]) for r in measured.runs()], said.getvalue()
+
+
 def main():
     everyone = [driver.Contender("null", "null"), driver.Contender("exclave", "exclave"),
                 driver.Contender("exclave-4k", "exclave", only=["c5"]), driver.Contender("glibc", "malloc", peer=True)]
@@ -102,6 +117,7 @@ def main():
         "real programs have contenders": preloads["glibc"] is None and preloads["exclave"].endswith("/ours.so"),
         "page names all": all(f"<h3>{w}</h3>" in report_html.page(document) for w in plan.PAIRS),
         "page escapes": "<cpu>" not in report_html.page(document),
+        "exec calls": exec_runs()[0] == [("mmap munmap", 4.0, 150.0)] and "4.00" in exec_runs()[1],
         **{f"golden: {name}": well for name, well in golden_verdicts().items()},
     }
     faults = [name for name, well in checks.items() if not well]

@@ -81,6 +81,14 @@ def print_memory_calls(results):
     table(["", "bare", "exclave", "more"], rows)
 
 
+def print_areas(results):
+    counts, calls, books = results.by_areas()
+    print("\nm: the enclave's own memory by number of areas, page operations that do nothing; ns for one call")
+    rows = [[words, *(f"{r['ns_per_call']:,.0f}{percent(r['spread'])}" for r in runs)] for _, words, runs in calls]
+    rows.append(["trusted bytes, all books / areas", *(f"{b:,.0f} B" for b in books)])
+    table(["", *(f"{n:,} areas" for n in counts)], rows)
+
+
 def print_memory(results):
     print("\nl: trusted memory of exclave, by the size of the blocks")
     rows = [[size_words(r["block_bytes"]), f"{100 * r['trusted_per_live']:.3f} %", size_words(r["trusted_bytes_per_gib"])]
@@ -109,7 +117,7 @@ def print_all(results):
     if results.workloads():
         print_pairs(results)
         print_ratios(results)
-    for workload, show in (("h", print_tails), ("k", print_memory_calls), ("l", print_memory), ("copy", print_copies)):
+    for workload, show in (("h", print_tails), ("k", print_memory_calls), ("m", print_areas), ("l", print_memory), ("copy", print_copies)):
         if results.of(workload):
             show(results)
     if results.of("query") or results.of("i"):

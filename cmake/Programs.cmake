@@ -68,7 +68,7 @@ if(EXCLAVE_BUILD_EXAMPLES)
   endforeach()
 endif()
 
-# --- bench: the program that bench/run.py times, and the one whose instructions bench/count.py counts ---------------
+# --- bench: what bench/run.py times, bench/count.py counts, and bench/exec_calls.py runs inside ------------------------
 if(EXCLAVE_BUILD_BENCH)
   find_package(benchmark REQUIRED)
   file(GLOB bench_sources CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/bench/*.cpp)
@@ -78,4 +78,9 @@ if(EXCLAVE_BUILD_BENCH)
     target_link_libraries(${program} PRIVATE exclave_static benchmark::benchmark ${CMAKE_DL_LIBS})
     exclave_options(${program})
   endforeach()
+  # An ordinary program, as those of tests/exec.
+  add_executable(exec_calls ${PROJECT_SOURCE_DIR}/bench/exec_calls.c)
+  set_target_properties(exec_calls PROPERTIES C_EXTENSIONS ON)
+  target_compile_options(exec_calls PRIVATE -Wall -Wextra -Wshadow)
+  target_link_options(exec_calls PRIVATE -pthread)
 endif()

@@ -220,10 +220,15 @@ int EnclaveCore::for_each_area(Mark me, PageStretch run, Holes holes, bool* hole
         at = area->run.first;
       }
       if (area->in_call == me) return -linux_abi::kEBUSY;
-      if (area->in_call != 0) continue;
-      part = {at, (area->run.end() < run.end() ? area->run.end() : run.end()) - at};
-      area->in_call = me;
-      ++under_way_;
+      if (area->in_call == 0) {
+        part = {at, (area->run.end() < run.end() ? area->run.end() : run.end()) - at};
+        area->in_call = me;
+        ++under_way_;
+      }
+    }
+    if (part.count == 0) {
+      wait_for_others();
+      continue;
     }
     int error = 0;
     {
@@ -244,6 +249,7 @@ int EnclaveCore::change_kinds(Mark me, PageStretch run, Holes holes, bool* hole,
                               F work) noexcept {
   for (PageNumber at = run.first; at < run.end();) {
     Area* piece = nullptr;
+    bool is_elsewhere = false;
     {
       const Section section(*this, me);
       Area* const area = areas_.first_in({at, run.end() - at});
@@ -253,19 +259,21 @@ int EnclaveCore::change_kinds(Mark me, PageStretch run, Holes holes, bool* hole,
         at = area->run.first;
       }
       if (area->in_call == me) return -linux_abi::kEBUSY;
-      if (area->in_call != 0) continue;
-      const PageNumber end = area->run.end() < run.end() ? area->run.end() : run.end();
-      if (wanted(area->kind) == area->kind) {
+      is_elsewhere = area->in_call != 0;
+      if (!is_elsewhere) {
+        const PageNumber end = area->run.end() < run.end() ? area->run.end() : run.end();
+        if (wanted(area->kind) != area->kind) {
+          const bool splits = at != area->run.first || end != area->run.end();
+          if ((splits && is_full_locked()) || !areas_.prepare(2)) return -linux_abi::kENOMEM;
+          piece = &areas_.cut_out(*area, {at, end - at});
+          piece->in_call = me;
+          ++under_way_;
+        }
         at = end;
-        continue;
       }
-      const bool splits = at != area->run.first || end != area->run.end();
-      if ((splits && is_full_locked()) || !areas_.prepare(2)) return -linux_abi::kENOMEM;
-      piece = &areas_.cut_out(*area, {at, end - at});
-      piece->in_call = me;
-      ++under_way_;
-      at = end;
     }
+    if (is_elsewhere) wait_for_others();
+    if (piece == nullptr) continue;
     int error = 0;
     {
       const Work pages(*this, me);

@@ -69,15 +69,19 @@ int EnclaveCore::look_at_move_locked(Mark me, const Move& move, bool* again) noe
   // GCOVR_EXCL_BR_START: it was there a moment ago, but for a race
   if (area == nullptr) return -kEFAULT;
   // GCOVR_EXCL_BR_STOP
+  const AreaTree::Look source = areas_.look(move.from, me);
+  if (source == AreaTree::Look::kMine) return -kEBUSY;
+  // Areas that do not join only because another thread is at work on one of them.
+  *again = source == AreaTree::Look::kElsewhere;
+  if (*again) return 0;
   if (area->run.end() < move.from.end()) return -kEFAULT;
   // Of a file's copy there are no more bytes to be had.
   const bool from_file = area->kind.has(AreaKind::kFromFile);
   if (from_file && move.to.count > move.from.count) return -kEFAULT;
   if (from_file && move.keep) return -kEINVAL;
-  const AreaTree::Look source = areas_.look(move.from, me);
   const AreaTree::Look target = move.fixed ? areas_.look(move.to, me) : AreaTree::Look::kQuiet;
-  if (source == AreaTree::Look::kMine || target == AreaTree::Look::kMine) return -kEBUSY;
-  *again = source == AreaTree::Look::kElsewhere || target == AreaTree::Look::kElsewhere;
+  if (target == AreaTree::Look::kMine) return -kEBUSY;
+  *again = target == AreaTree::Look::kElsewhere;
   return 0;
 }
 

@@ -796,6 +796,17 @@ TEST_F(WaitingTest, RemapWaitsForBothEnds) {
   EXPECT_EQ(picture(11), "....rr.....");
 }
 
+TEST_F(WaitingTest, RemapWaitsForAreasThatBecomeOne) {
+  ASSERT_EQ(map(0, 6), answer(0));
+  ASSERT_EQ(protect(3, 1, PROT_READ), 0);
+  second_waits([&] { EXPECT_EQ(manager_->advise(EXCLAVE_MADVISE, page(0), kPage, MADV_FREE), 0); },
+               [&] {
+                 EXPECT_EQ(protect(3, 1, kReadWrite), 0);
+                 EXPECT_EQ(remap(1, 5, 5, MREMAP_MAYMOVE | MREMAP_FIXED, 8), answer(8));
+               });
+  EXPECT_EQ(picture(14), "b.......bbbbb.");
+}
+
 TEST_F(WaitingTest, WalksWait) {
   ASSERT_EQ(map(0, 2), answer(0));
   second_waits([&] { EXPECT_EQ(protect(0, 2, PROT_READ), 0); },
