@@ -13,6 +13,11 @@
 namespace exclave::loader {
 
 struct RawCalls {
+  // Asleep, so that one which this one goes before (SCHED_FIFO) runs, too.
+  static void wait() noexcept {
+    const std::int64_t briefly[] = {0, 1000};  // seconds, ns
+    (void)system_call(__NR_nanosleep, briefly, 0);
+  }
   static long vacate(std::uintptr_t address, std::size_t size) noexcept {
     return system_call(__NR_munmap, address, size);
   }

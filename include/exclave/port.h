@@ -160,6 +160,9 @@ struct exclave_enclave_pages {
   /* Such pages go to another place, as by move, and are longer there; or, if from is to, they grow
    * where they are, over pages that nobody can touch. NULL: -ENOMEM. */
   int (*stretch)(void* context, uintptr_t from, size_t old_size, uintptr_t to, size_t new_size);
+  /* Again and again while this thread waits for pages that another one is at work on, which may
+   * take as long as a page operation takes; no lock is held. NULL: it spins. */
+  void (*wait)(void* context);
 };
 
 #ifdef __cplusplus

@@ -277,6 +277,12 @@ constexpr EnclavePagesTable bind_enclave_pages(P& pages) noexcept {
       return detail::object<P>(c).stretch(from, old_size, to, new_size);
     };
   }
+  if constexpr (requires(P p) {
+                  { p.wait() }
+                  noexcept->std::same_as<void>;
+                }) {
+    table.wait = [](void* c) { detail::object<P>(c).wait(); };
+  }
   return table;
 }
 

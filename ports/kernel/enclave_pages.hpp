@@ -2,7 +2,8 @@
 //
 // Calls makes the system calls, however that is done where it stands: static functions by their
 // names, each answering 0, an address, a length, or a negative errno. vacate is what makes pages
-// nobody's: munmap, or, where others map memory in the same range, something that keeps them out.
+// nobody's: munmap, or, where others map memory in the same range, something that keeps them out;
+// wait lets other threads run.
 #pragma once
 
 #include <errno.h>
@@ -82,6 +83,7 @@ struct EnclavePages {
   int resident(std::uintptr_t address, std::size_t size, unsigned char* vector) noexcept {
     return error_of(Calls::mincore(address, size, vector));
   }
+  void wait() noexcept { Calls::wait(); }
 
  protected:
   static int error_of(long result) noexcept {

@@ -4,6 +4,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -35,6 +36,7 @@ void* as_pointer(std::uintptr_t address) noexcept {
 struct Calls {
   static long answer(long result) noexcept { return result != -1 ? result : -errno; }
 
+  static void wait() noexcept { (void)sched_yield(); }
   // By one mapping: at no moment another thread's could come to stand there.
   static long vacate(std::uintptr_t address, std::size_t size) noexcept {
     return mmap(address, size, PROT_NONE, kReservedFlags | MAP_FIXED, -1, 0);

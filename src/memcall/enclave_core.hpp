@@ -89,7 +89,15 @@ class EnclaveCore {
     std::atomic<std::uint8_t>& inside_;
     const std::uint8_t before_;
   };
-  static void wait_for_others() noexcept { __builtin_ia32_pause(); }
+  // Once more, with no lock held; *turns: how often already. Most calls are over soon.
+  void wait_for_others(unsigned* turns) const noexcept {
+    constexpr unsigned kSpins = 64;
+    if (pages_.wait == nullptr || ++*turns < kSpins) {
+      __builtin_ia32_pause();
+    } else {
+      pages_.wait(pages_.context);
+    }
+  }
 
   // ---- Pages and places ----
   Extent extent_of(PageStretch run) const noexcept {
@@ -208,6 +216,7 @@ class EnclaveCore {
 
 template <class F>
 int EnclaveCore::for_each_area(Mark me, PageStretch run, Holes holes, bool* hole, F work) noexcept {
+  unsigned turns = 0;
   for (PageNumber at = run.first; at < run.end();) {
     Area* area = nullptr;
     PageStretch part;
@@ -227,7 +236,7 @@ int EnclaveCore::for_each_area(Mark me, PageStretch run, Holes holes, bool* hole
       }
     }
     if (part.count == 0) {
-      wait_for_others();
+      wait_for_others(&turns);
       continue;
     }
     int error = 0;
@@ -247,6 +256,7 @@ int EnclaveCore::for_each_area(Mark me, PageStretch run, Holes holes, bool* hole
 template <class Change, class F>
 int EnclaveCore::change_kinds(Mark me, PageStretch run, Holes holes, bool* hole, Change wanted,
                               F work) noexcept {
+  unsigned turns = 0;
   for (PageNumber at = run.first; at < run.end();) {
     Area* piece = nullptr;
     bool is_elsewhere = false;
@@ -272,7 +282,7 @@ int EnclaveCore::change_kinds(Mark me, PageStretch run, Holes holes, bool* hole,
         at = end;
       }
     }
-    if (is_elsewhere) wait_for_others();
+    if (is_elsewhere) wait_for_others(&turns);
     if (piece == nullptr) continue;
     int error = 0;
     {

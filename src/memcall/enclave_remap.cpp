@@ -86,7 +86,7 @@ int EnclaveCore::look_at_move_locked(Mark me, const Move& move, bool* again) noe
 }
 
 int EnclaveCore::claim_move(Mark me, Move* move) noexcept {
-  for (;; wait_for_others()) {
+  for (unsigned turns = 0;; wait_for_others(&turns)) {
     const Section section(*this, me);
     bool again = false;
     if (const int bad = look_at_move_locked(me, *move, &again); bad != 0) return bad;
@@ -200,7 +200,7 @@ std::uintptr_t EnclaveCore::set_break(std::uintptr_t address) noexcept {
   if (enter(&me) != 0) return break_.load(std::memory_order_relaxed);
   std::uintptr_t old_end = 0;
   const std::uintptr_t new_end = align_up(address, kPageBytes);
-  for (bool mine = false; !mine; wait_for_others()) {
+  for (unsigned turns = 0;; wait_for_others(&turns)) {
     const Section section(*this, me);
     const std::uintptr_t present = break_.load(std::memory_order_relaxed);
     if (break_in_call_ == me || address < first_break_ || address > options_.range.end())
@@ -212,8 +212,8 @@ std::uintptr_t EnclaveCore::set_break(std::uintptr_t address) noexcept {
       return address;
     }
     break_in_call_ = me;
-    mine = true;
     ++under_way_;
+    break;
   }
   std::intptr_t error = 0;
   {

@@ -1,6 +1,8 @@
 // A descriptor's own pages inside, where the runtime has them; locks, populated pages, and walks of
 // the runtime's own.
 #include <algorithm>
+#include <atomic>
+#include <thread>
 #include <vector>
 
 #include "support/manager_fixture.hpp"
@@ -54,6 +56,12 @@ class BackingPages : public FakePages {
     return advice_error;
   }
 
+  void wait() noexcept {
+    ++waits;
+    std::this_thread::yield();
+  }
+
+  std::atomic<unsigned> waits{0};
   int flags_seen = 0;
   int stretch_error = 0;
   int advice_error = 0;
@@ -223,6 +231,32 @@ TEST_F(BackedTest, PopulatedPagesAreAskedFor) {
   backing_.advice.clear();
   EXPECT_EQ(map(8, 1, kReadWrite, kFlags), -ENOMEM);
   EXPECT_THAT(backing_.advice, testing::IsEmpty());
+}
+
+// ---- Waiting ----
+
+TEST_F(BackedTest, AThreadThatWaitsLetsOthersRun) {
+  ASSERT_EQ(map(0, 2), answer(0));
+  const std::function<void()> calls[] = {
+      [&] { EXPECT_EQ(unmap(0, 1), 0); }, [&] { EXPECT_EQ(map(0, 2), answer(0)); },
+      [&] { EXPECT_EQ(protect(0, 1, PROT_READ), 0); },
+      [&] { (void)manager_->advise(EXCLAVE_MSYNC, page(0), kPage, 0); },
+      [&] { EXPECT_EQ(remap(0, 2, 4), answer(0)); }};
+  for (const auto& call : calls) {
+    backing_.waits = 0;
+    std::thread other;
+    std::atomic<bool> started{false};
+    backing_.during = [&](Op) {
+      if (started.exchange(true)) return;
+      other = std::thread(call);
+      while (backing_.waits == 0) std::this_thread::yield();
+    };
+    EXPECT_EQ(protect(0, 2, PROT_NONE), 0);
+    other.join();
+    backing_.during = nullptr;
+    EXPECT_GT(backing_.waits, 0u);
+    ASSERT_EQ(map(0, 2), answer(0));
+  }
 }
 
 // ---- Walks of the runtime's own ----
