@@ -82,7 +82,7 @@ bench-programs: ## time real programs under libexclave_malloc.so and its peers; 
 	@bench/real_programs.py build/release/libexclave_malloc.so build/bench
 
 bench-exec: ## memory calls, processes and programs natively and under `exclave exec`; writes build/bench/exec_calls.json
-	@$(call setup,build bench exec)
+	@$(call setup,build bench)
 	$(call build,release)
 	$(call build,bench)
 	@bench/exec_calls.py build/release/exclave build/bench $(if $(QUICK),--quick)

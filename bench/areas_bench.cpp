@@ -168,7 +168,7 @@ struct SingleCalls {
   }
 };
 
-void measure_single_calls(Areas& areas, SingleCalls& times) {
+void measure_places(Areas& areas, SingleCalls& times) {
   Order order(0, areas.count());
   for (std::size_t i = 0; i < kTurns; ++i) {
     std::uintptr_t at = 0;
@@ -182,14 +182,6 @@ void measure_single_calls(Areas& areas, SingleCalls& times) {
     areas.unmap(at, kWideBytes);
     areas.map(gone, kAreaBytes, kFixed);
 
-    at = areas.hole(order.next());
-    timed(times.map_fixed, [&] { areas.map(at, kPageBytes, kFixed); });
-    timed(times.unmap_fixed, [&] { areas.unmap(at, kPageBytes); });
-
-    at = areas.middle(order.next());
-    timed(times.split, [&] { areas.protect(at, kPageBytes, PROT_READ); });
-    timed(times.merge, [&] { areas.protect(at, kPageBytes, kReadWrite); });
-
     at = areas.middle(order.next());
     timed(times.visit, [&] { areas.visit(at); });
 
@@ -198,20 +190,29 @@ void measure_single_calls(Areas& areas, SingleCalls& times) {
   }
 }
 
-// The same fixed places, as a program's calls come.
-void measure_calls(Areas& areas, SingleCalls& times) {
+// At places that are given: turn about straight and as a program's calls come.
+void measure_fixed(Areas& areas, SingleCalls& times) {
   auto allocator = exclave::Allocator::create(port().table());
   must(allocator.ok());
   exclave::MemoryCalls calls(*allocator, areas.table());
   Order order(0, areas.count());
   for (std::size_t i = 0; i < kTurns; ++i) {
-    const std::uintptr_t hole = areas.hole(order.next());
-    const std::uintptr_t middle = areas.middle(order.next());
+    std::uintptr_t at = areas.hole(order.next());
+    timed(times.map_fixed, [&] { areas.map(at, kPageBytes, kFixed); });
+    timed(times.unmap_fixed, [&] { areas.unmap(at, kPageBytes); });
+
+    at = areas.hole(order.next());
     timed(times.calls_mmap,
-          [&] { must(calls.mmap(hole, kPageBytes, kReadWrite, kFixed, -1, 0) > 0); });
-    timed(times.calls_munmap, [&] { must(calls.munmap(hole, kPageBytes) == 0); });
-    timed(times.calls_mprotect, [&] { must(calls.mprotect(middle, kPageBytes, PROT_READ) == 0); });
-    must(calls.mprotect(middle, kPageBytes, kReadWrite) == 0);
+          [&] { must(calls.mmap(at, kPageBytes, kReadWrite, kFixed, -1, 0) > 0); });
+    timed(times.calls_munmap, [&] { must(calls.munmap(at, kPageBytes) == 0); });
+
+    at = areas.middle(order.next());
+    timed(times.split, [&] { areas.protect(at, kPageBytes, PROT_READ); });
+    timed(times.merge, [&] { areas.protect(at, kPageBytes, kReadWrite); });
+
+    at = areas.middle(order.next());
+    timed(times.calls_mprotect, [&] { must(calls.mprotect(at, kPageBytes, PROT_READ) == 0); });
+    areas.protect(at, kPageBytes, kReadWrite);
   }
 }
 
@@ -292,8 +293,8 @@ void areas(benchmark::State& state) {
   for ([[maybe_unused]] auto _ : state) {
     {
       Areas areas(count);
-      measure_single_calls(areas, times);
-      measure_calls(areas, times);
+      measure_places(areas, times);
+      measure_fixed(areas, times);
       measure_threads(areas, state);
       state.counters["trusted_bytes"] = static_cast<double>(areas.statistics().trusted_bytes);
     }

@@ -23,12 +23,13 @@ import sys
 import tempfile
 
 import driver
+import real_programs
 import tables
 from results import CARE, nanoseconds, ratio_words
 from samples import figure
 
 PARTS = ["calls", "processes", "stress", "programs"]
-FULL = {"rounds": 7, "batches": 500, "processes": 50, "operations": 100_000, "repeats": 5}
+FULL = {"rounds": 7, "batches": 500, "processes": 50, "operations": 100_000, "repeats": 3}
 QUICK = {"rounds": 2, "batches": 60, "processes": 8, "operations": 10_000, "repeats": 1}
 SEED = 7
 SOURCE = pathlib.Path(__file__).resolve().parent / "exec_calls.c"
@@ -70,7 +71,7 @@ def told(text):
     return {name: (int(calls), float(ns)) for name, calls, ns in rows if float(ns) > 0}
 
 
-def programs():
+def programs(quick):
     """Whole runs of programs, each with its start: name, command. Those that are not here are left out."""
     python = shutil.which("python3", path="/usr/bin:/bin") or sys.executable
     gcc = shutil.which("gcc")
@@ -79,6 +80,8 @@ def programs():
     if cc1 and os.path.isfile(cc1):
         found[f"cc1, {os.path.getsize(cc1) >> 20} MiB, --version"] = [cc1, "--version"]
         found["gcc -O2 -c, a file"] = [gcc, "-O2", "-c", str(SOURCE), "-o", "out.o"]
+    if not quick:
+        found["python3 at work"] = [python, "-c", real_programs.PYTHON_JSON]
     return {name: command for name, command in found.items() if os.access(command[0], os.X_OK)}
 
 
@@ -117,7 +120,7 @@ def take_turn(part, side, program, options, folder, measured):
         for name, (calls, ns) in told(output).items():
             measured.add(part, name, calls, side, ns)
     if part == "programs":
-        for name, command in programs().items():
+        for name, command in programs(options.quick).items():
             times = [side.start(command, folder)[1] for _ in range(options.repeats)]
             measured.add(part, name, 1, side, figure(times)[0])
 

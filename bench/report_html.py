@@ -171,7 +171,7 @@ def area_section(results):
     runs = {call: runs for call, _, runs in calls}
     lines = [(words, class_, [r["ns_per_call"] for r in runs[call]]) for call, words, class_ in AREA_LINES]
     chart = card("m", "One call by number of areas, over page operations that do nothing. ns, logarithmic.",
-                 svg.lines("calls by number of areas", lines, [f"{n:,}" for n in counts], short_time, nanoseconds, height=420))
+                 svg.lines("calls by number of areas", lines, [f"{n:,}" for n in counts], short_time, nanoseconds, height=640))
     rows = [[words, *(f"{nanoseconds(r['ns_per_call'])}{half_spread(r['spread'])}" for r in found)] for _, words, found in calls]
     rows.append(["books an area", *(f"{b:,.0f} B" for b in books)])
     figures = card("By number of areas", "ns for one call. Mixed: map, protect, protect, unmap, two threads on areas of their own.",
