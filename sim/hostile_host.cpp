@@ -389,7 +389,8 @@ HostReply HostileHost::lie_about(const Plan& plan, std::size_t bytes, std::size_
     case Lie::kSameTwice:
       return {last.base, 0};
     case Lie::kHostStack:
-      return {align_down(reinterpret_cast<std::uintptr_t>(&known), alignment), 0};
+      return {align_down(reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0)), alignment),
+              0};
     case Lie::kForbiddenWindow:
       return {place_in(forbidden_window_), 0};
     case Lie::kBadErrno: {

@@ -158,6 +158,7 @@ std::intptr_t move_to(AllocatorCore& core, AllocatorCore::Gate& gate, Extent fro
   LockGuard guard(registry.lock());
   registry.set_protection_locked(arriving, protection);
   arriving.in_call = 0;
+  registry.join_locked(arriving);
   return static_cast<std::intptr_t>(to.base);
 }
 

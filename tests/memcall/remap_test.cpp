@@ -186,6 +186,15 @@ TEST_F(RemapTest, WhatComesToStandInAnotherOrderKeepsItsDeviceAddresses) {
   EXPECT_EQ(regions(), 3u);
 }
 
+TEST_F(RemapTest, WhatComesToStandBesideItsLikeIsOneWithIt) {
+  map(8, kPlace);
+  ASSERT_EQ(calls_->munmap(kPlace + 4 * kPage, 2 * kPage), 0);
+  EXPECT_EQ(remap(kPlace, 2, 2, kTo, kPlace + 4 * kPage), answer(kPlace + 4 * kPage));
+  EXPECT_EQ(book(kPlace, 9), "..bbbbbb.");
+  EXPECT_EQ(regions(), 1u) << "as after every other call";
+  expect_agreement();
+}
+
 // ---- What is refused ----
 
 TEST_F(RemapTest, BadArgumentsReachNobody) {

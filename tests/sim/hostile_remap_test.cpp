@@ -73,7 +73,8 @@ class RemapOnHostileHost : public MemoryCallsOnHostileHost {
     EXPECT_EQ(answer, static_cast<std::intptr_t>(at));
     const std::size_t bytes = (way == Way::kKeep ? 2 : 3) * kPageBytes;
     EXPECT_TRUE(allocator_->validate(at, bytes, Protection::kReadWrite).ok());
-    EXPECT_FALSE(Extent(at, bytes).overlaps(host_->enclave()));
+    const Extent place{at, bytes};
+    EXPECT_FALSE(place.overlaps(host_->enclave()));
     EXPECT_EQ(is_mapped(2), way != Way::kMove && way != Way::kAnywhere) << "the old place";
     EXPECT_TRUE(is_mapped(0));
     EXPECT_TRUE(allocator_->validate_books());
@@ -283,7 +284,7 @@ TEST_P(EveryLieOfMincore, IsABitOfEachPageAndNothingElse) {
         EXPECT_EQ(answer, 0);
         for (std::size_t i = 2; i < 5; ++i) EXPECT_LE(bytes[i], 1) << name_of(lie);
     }
-    for (const std::size_t i : {0, 1, 5, 6, 7}) EXPECT_EQ(bytes[i], filling) << i;
+    for (const std::size_t i : {0u, 1u, 5u, 6u, 7u}) EXPECT_EQ(bytes[i], filling) << i;
     EXPECT_EQ(books(), before);
   }
   unsigned char byte = 2;
