@@ -196,6 +196,11 @@ std::size_t HostileHost::trusted_bytes() const {
   return trusted_bytes_;
 }
 
+std::uint64_t HostileHost::trusted_failures() const {
+  const std::lock_guard lock(mutex_);
+  return trusted_failures_;
+}
+
 Extent HostileHost::host_stack() noexcept {
   pthread_attr_t attributes;
   if (pthread_getattr_np(pthread_self(), &attributes) != 0) return {};
@@ -214,12 +219,14 @@ void* HostileHost::trusted_reserve(std::size_t bytes) noexcept {
     const std::lock_guard lock(mutex_);
     if (fail_trusted_at_ != 0 && --fail_trusted_at_ == 0) {
       if (fail_trusted_for_good_) fail_trusted_at_ = 1;
+      ++trusted_failures_;
       return nullptr;
     }
   }
   void* const memory = port_->trusted_reserve(bytes);
   const std::lock_guard lock(mutex_);
   if (memory != nullptr) trusted_bytes_ += bytes;
+  if (memory == nullptr) ++trusted_failures_;
   return memory;
 }
 

@@ -162,6 +162,10 @@ class HostileHost {
   // A known range for the lies of overlap; without one they take the last range that was handed
   // out.
   void set_overlap_target(Extent known);
+  // The library was told of a mapping that host_map did not give, as of shmat's; and that it is
+  // gone again. No page stands there, as behind any lie.
+  void note_adopted(Extent mapping);
+  void note_given_up(Extent mapping);
   // Told of honest memory that host_reserve hands out (added) or takes back, with no lock held: for
   // a Neighbour.
   void on_memory(std::function<void(Extent, bool added)> hook);
@@ -184,6 +188,8 @@ class HostileHost {
   std::vector<Extent> handed_out() const;
   // Trusted memory that is out.
   std::size_t trusted_bytes() const;
+  // How often trusted_reserve answered null.
+  std::uint64_t trusted_failures() const;
 
   // The range of kForbiddenWindow. Attach it as Role::kForbidden.
   Extent forbidden_window() const noexcept { return forbidden_window_; }
@@ -266,6 +272,7 @@ class HostileHost {
   std::vector<std::string> violations_;
   std::uint64_t fail_trusted_at_ = 0;
   bool fail_trusted_for_good_ = false;
+  std::uint64_t trusted_failures_ = 0;
   bool fail_entropy_ = false;
   std::size_t trusted_bytes_ = 0;
 };

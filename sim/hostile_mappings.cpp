@@ -121,6 +121,16 @@ void HostileHost::unmap_locked(Extent extent, bool really, bool forget) {
   ranges_ = std::move(changed);
 }
 
+void HostileHost::note_adopted(Extent mapping) {
+  const std::lock_guard lock(mutex_);
+  ranges_.push_back({mapping, false, false});
+}
+
+void HostileHost::note_given_up(Extent mapping) {
+  const std::lock_guard lock(mutex_);
+  abandon_locked(mapping);
+}
+
 // Pages that the library believes to be gone, and that stay.
 void HostileHost::abandon_locked(Extent extent) {
   for (const Extent stays : real_parts_locked(extent)) strays_.push_back(stays);

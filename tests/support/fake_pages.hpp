@@ -76,7 +76,7 @@ class FakePages {
   int fill(std::uintptr_t address, std::size_t size, int descriptor,
            std::uint64_t offset) noexcept {
     if (const int error = note(Op::kFill, address, size); error != 0) return error;
-    if (descriptor == kBadDescriptor) return -EBADF;
+    if (descriptor == kBadDescriptor || descriptor < 0) return -EBADF;
     const std::lock_guard lock(mutex_);
     for_each(address, size, [&](std::uintptr_t page) {
       pages_[page].value = kFileValue + (offset + page - address) / kPageBytes;
@@ -121,6 +121,16 @@ class FakePages {
     }
     return text;
   }
+  // What each page is, and what it holds.
+  struct Page {
+    int protection = 0;
+    std::uint64_t value = 0;
+    friend bool operator==(const Page&, const Page&) = default;
+  };
+  std::map<std::uintptr_t, Page> snapshot() const {
+    const std::lock_guard lock(mutex_);
+    return pages_;
+  }
   std::size_t count() const {
     const std::lock_guard lock(mutex_);
     return pages_.size();
@@ -135,11 +145,6 @@ class FakePages {
   }
 
  protected:
-  struct Page {
-    int protection = 0;
-    std::uint64_t value = 0;
-  };
-
   template <class F>
   static void for_each(std::uintptr_t address, std::size_t size, F visit) {
     for (std::uintptr_t page = address; page < address + size; page += kPageBytes) visit(page);
