@@ -26,18 +26,32 @@ int decode_flags(Input& in) {
       MAP_SHARED | MAP_FIXED_NOREPLACE,
       MAP_PRIVATE | MAP_ANONYMOUS,
       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED,
+      MAP_PRIVATE | MAP_FIXED,
+      MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED,
       MAP_PRIVATE,
       MAP_SHARED | MAP_FIXED | MAP_FIXED_NOREPLACE,
       MAP_SHARED_VALIDATE,
       MAP_SHARED | MAP_ANONYMOUS,
       MAP_SHARED | MAP_GROWSDOWN,
   };
-  const std::size_t shape = in.pick(13);
+  const std::size_t shape = in.pick(15);
   return shape < std::size(kFlags) ? kFlags[shape] : static_cast<int>(in.number(4));
 }
 
+int decode_remap_flags(Input& in) {
+  static constexpr int kFlags[] = {0,
+                                   MREMAP_MAYMOVE,
+                                   MREMAP_MAYMOVE,
+                                   MREMAP_MAYMOVE | MREMAP_FIXED,
+                                   MREMAP_MAYMOVE | MREMAP_FIXED,
+                                   MREMAP_MAYMOVE | MREMAP_DONTUNMAP,
+                                   MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP};
+  const std::size_t shape = in.pick(8);
+  return shape < std::size(kFlags) ? kFlags[shape] : static_cast<int>(in.number(1));
+}
+
 MemoryCallOperation decode(Input& in) {
-  switch (in.pick(16)) {
+  switch (in.pick(32)) {
     case 0:
     case 1:
     case 2: {
@@ -77,9 +91,69 @@ MemoryCallOperation decode(Input& in) {
     case 14:
       if (in.flag()) return TrimAll{};
       return UnpinPages{in.pick(256)};
-    default: {
+    case 15: {
       const Place at = decode_place(in);
       return PinPages{at, decode_length(in)};
+    }
+    case 16:
+    case 17:
+    case 18:
+    case 19: {
+      const Place at = decode_place(in);
+      const Place to = decode_place(in);
+      const std::size_t old_length = decode_length(in);
+      // 0 is a second view, and the same length moves all of it.
+      const std::size_t shape = in.pick(8);
+      const std::size_t new_length = shape == 0 ? old_length : decode_length(in);
+      return RemapCall{at, shape == 1 ? 0 : old_length, new_length, decode_remap_flags(in), to};
+    }
+    case 20:
+    case 21: {
+      const Place at = decode_place(in);
+      const std::size_t length = decode_length(in);
+      const std::size_t shape = in.pick(32);
+      return AdviseCall{at, length,
+                        shape < 26 ? static_cast<int>(shape) : static_cast<int>(in.number(4))};
+    }
+    case 22: {
+      const Place at = decode_place(in);
+      const std::size_t length = decode_length(in);
+      return SyncCall{at, length, static_cast<int>(in.pick(9))};
+    }
+    case 23: {
+      const Place at = decode_place(in);
+      const std::size_t length = decode_length(in);
+      return LockCall{at, length, static_cast<int>(in.pick(3))};
+    }
+    case 24: {
+      const Place at = decode_place(in);
+      return UnlockCall{at, decode_length(in)};
+    }
+    case 25:
+      return LockAllCall{static_cast<int>(in.pick(9))};
+    case 26: {
+      const Place at = decode_place(in);
+      return ResidentCall{at, decode_length(in)};
+    }
+    case 27:
+      return BreakCall{decode_place(in)};
+    case 28: {
+      const Place at = decode_place(in);
+      const std::size_t length = decode_length(in);
+      return AdoptCall{at, length, static_cast<int>(in.pick(16))};
+    }
+    case 29: {
+      const Place at = decode_place(in);
+      return GiveUpCall{at, decode_length(in)};
+    }
+    case 30: {
+      if (in.flag()) return HostCallsBack{decode_place(in)};
+      const auto op = in.choice(testing_support::FakePages::Op::kResident);
+      return PagesFail{op, in.pick(6)};
+    }
+    default: {
+      const std::size_t which = in.pick(256);
+      return WriteInside{which, in.number(1)};
     }
   }
 }

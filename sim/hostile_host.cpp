@@ -10,6 +10,8 @@
 #include <cstdlib>
 #include <thread>
 
+#include "sim/address_space.hpp"
+
 namespace exclave::sim {
 
 namespace {
@@ -17,50 +19,8 @@ namespace {
 constexpr std::size_t kMoatBytes = std::size_t{512} << 20;
 // So that memory beside the enclave can be aligned as the library asks.
 constexpr std::size_t kEnclaveAlignment = std::size_t{64} << 20;
-constexpr int kNoAccessFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
-
-void* as_pointer(std::uintptr_t address) {
-  return reinterpret_cast<void*>(address);
-}
-std::uintptr_t align_down(std::uintptr_t n, std::size_t alignment) {
-  return n & ~(alignment - 1);
-}
-std::uintptr_t align_up(std::uintptr_t n, std::size_t alignment) {
-  return align_down(n + alignment - 1, alignment);
-}
 std::size_t index_of(HostCall call) {
   return static_cast<std::size_t>(call);
-}
-
-Extent reserve_window(std::size_t bytes, std::uintptr_t at = 0) {
-  const int flags = kNoAccessFlags | (at != 0 ? MAP_FIXED_NOREPLACE : 0);
-  void* const window = mmap(as_pointer(at), bytes, PROT_NONE, flags, -1, 0);
-  if (window == MAP_FAILED) return {};
-  return {reinterpret_cast<std::uintptr_t>(window), bytes};
-}
-
-void give_up(Extent extent) {
-  if (!extent.empty()) munmap(as_pointer(extent.base), extent.size);
-}
-
-// The pages go; the addresses stay taken, so that nothing else comes to stand there.
-void bury(Extent extent) {
-  const void* const reserved =
-      mmap(as_pointer(extent.base), extent.size, PROT_NONE, kNoAccessFlags | MAP_FIXED, -1, 0);
-  if (reserved == MAP_FAILED) std::abort();  // the test itself is out of memory
-}
-
-// The part of a that lies before, and behind, b.
-Extent part_before(Extent a, Extent b) {
-  return a.base < b.base ? Extent{a.base, b.base - a.base} : Extent{};
-}
-Extent part_behind(Extent a, Extent b) {
-  return a.end() > b.end() ? Extent{b.end(), a.end() - b.end()} : Extent{};
-}
-Extent common_part(Extent a, Extent b) {
-  const std::uintptr_t base = std::max(a.base, b.base);
-  const std::uintptr_t end = std::min(a.end(), b.end());
-  return base < end ? Extent{base, end - base} : Extent{};
 }
 
 }  // namespace
@@ -236,6 +196,11 @@ std::size_t HostileHost::trusted_bytes() const {
   return trusted_bytes_;
 }
 
+std::uint64_t HostileHost::trusted_failures() const {
+  const std::lock_guard lock(mutex_);
+  return trusted_failures_;
+}
+
 Extent HostileHost::host_stack() noexcept {
   pthread_attr_t attributes;
   if (pthread_getattr_np(pthread_self(), &attributes) != 0) return {};
@@ -254,12 +219,14 @@ void* HostileHost::trusted_reserve(std::size_t bytes) noexcept {
     const std::lock_guard lock(mutex_);
     if (fail_trusted_at_ != 0 && --fail_trusted_at_ == 0) {
       if (fail_trusted_for_good_) fail_trusted_at_ = 1;
+      ++trusted_failures_;
       return nullptr;
     }
   }
   void* const memory = port_->trusted_reserve(bytes);
   const std::lock_guard lock(mutex_);
   if (memory != nullptr) trusted_bytes_ += bytes;
+  if (memory == nullptr) ++trusted_failures_;
   return memory;
 }
 
@@ -429,7 +396,8 @@ HostReply HostileHost::lie_about(const Plan& plan, std::size_t bytes, std::size_
     case Lie::kSameTwice:
       return {last.base, 0};
     case Lie::kHostStack:
-      return {align_down(reinterpret_cast<std::uintptr_t>(&known), alignment), 0};
+      return {align_down(reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0)), alignment),
+              0};
     case Lie::kForbiddenWindow:
       return {place_in(forbidden_window_), 0};
     case Lie::kBadErrno: {
@@ -513,55 +481,6 @@ HostReply HostileHost::host_reserve(std::size_t bytes, std::size_t alignment) no
   return finish(HostCall::kReserve, plan.lie, reply, bytes);
 }
 
-HostReply HostileHost::host_map(const MapRequest& request) noexcept {
-  Plan plan = begin(HostCall::kMap);
-  const bool fixed = (request.flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) != 0;
-  if (plan.lie == Lie::kOtherAddress && !fixed) plan.lie = Lie::kNone;  // any address is as good
-  if (request.size == 0 || request.size % kPageBytes != 0) {
-    complain(HostCall::kMap, request.hint, request.size, "the size is not whole pages");
-    return finish(HostCall::kMap, plan.lie, {0, EINVAL}, request.size);
-  }
-  const Extent place{request.hint, request.size};
-  if (fixed) {
-    const std::lock_guard lock(mutex_);
-    const bool own = std::any_of(ranges_.begin(), ranges_.end(), [&](const Range& range) {
-      return range.reserved && range.real && range.extent.overlaps(place);
-    });
-    if (own || enclave().overlaps(place)) {
-      violations_.emplace_back("Map at a fixed address over the enclave or a pool");
-      note_event_locked({HostCall::kMap, plan.lie, {0, EINVAL}, request.size});
-      return {0, EINVAL};
-    }
-  }
-  const bool replaces = (request.flags & (MAP_FIXED | MAP_FIXED_NOREPLACE)) == MAP_FIXED;
-  bool pretends = false;
-  if (replaces) {
-    const std::lock_guard lock(mutex_);
-    // Where it lied before stands something of its own, perhaps a stack: it goes on lying.
-    pretends = std::any_of(ranges_.begin(), ranges_.end(), [&](const Range& range) {
-      return !range.reserved && !range.real && range.extent.overlaps(place);
-    });
-    if (pretends && (plan.lie == Lie::kNone || plan.lie == Lie::kLate)) {
-      unmap_locked(place, true, true);
-      ranges_.push_back({place, false, false});
-    }
-  }
-  HostReply reply;
-  if (plan.lie == Lie::kNone || plan.lie == Lie::kLate) {
-    reply = pretends ? HostReply{request.hint, 0} : port_->host_map(request);
-    if (reply.error == 0 && !pretends) {
-      const std::lock_guard lock(mutex_);
-      // A fixed mapping replaced what stood there.
-      unmap_locked({reply.address, request.size}, false, true);
-      ranges_.push_back({{reply.address, request.size}, false, true});
-    }
-  } else {
-    reply = lie_about(plan, request.size, kPageBytes, fixed ? request.hint : 0);
-    note_if_believed(plan.lie, reply, request.size, false);
-  }
-  return finish(HostCall::kMap, plan.lie, reply, request.size);
-}
-
 int HostileHost::host_release(std::uintptr_t address, std::size_t bytes) noexcept {
   const Plan plan = begin(HostCall::kRelease);
   const Extent extent{address, bytes};
@@ -615,117 +534,6 @@ int HostileHost::host_release(std::uintptr_t address, std::size_t bytes) noexcep
   if (plan.lie == Lie::kFalseFailure) error = EINVAL;
   if (plan.lie == Lie::kBadErrno) error = plan.random % 2 == 0 ? -1 : 4096;
   return finish(HostCall::kRelease, plan.lie, {address, error}, bytes).error;
-}
-
-bool HostileHost::covered_by_mappings_locked(Extent extent) const {
-  std::uintptr_t at = extent.base;
-  while (at < extent.end()) {
-    const auto range = std::find_if(ranges_.begin(), ranges_.end(), [&](const Range& r) {
-      return !r.reserved && r.extent.contains(at);
-    });
-    if (range == ranges_.end()) return false;
-    at = range->extent.end();
-  }
-  return true;
-}
-
-// really: the pages go. forget: the library is told that they went.
-void HostileHost::unmap_locked(Extent extent, bool really, bool forget) {
-  std::vector<Range> changed;
-  for (const Range& range : ranges_) {
-    const Extent gone = common_part(range.extent, extent);
-    if (range.reserved || gone.empty()) {
-      changed.push_back(range);
-      continue;
-    }
-    for (const Extent rest : {part_before(range.extent, gone), part_behind(range.extent, gone)}) {
-      if (!rest.empty()) changed.push_back({rest, false, range.real});
-    }
-    if (!forget) {
-      changed.push_back({gone, false, range.real && !really});
-      if (really && range.real) {
-        bury(gone);
-        strays_.push_back(gone);
-      }
-    } else if (really && range.real) {
-      munmap(as_pointer(gone.base), gone.size);
-    }
-  }
-  ranges_ = std::move(changed);
-}
-
-int HostileHost::host_unmap(std::uintptr_t address, std::size_t bytes) noexcept {
-  const Plan plan = begin(HostCall::kUnmap);
-  const Extent extent{address, bytes};
-  bool known = false;
-  int error = 0;
-  {
-    const std::lock_guard lock(mutex_);
-    known = bytes != 0 && address % kPageBytes == 0 && bytes % kPageBytes == 0 &&
-            covered_by_mappings_locked(extent);
-    if (known) {
-      switch (plan.lie) {
-        case Lie::kRefuse:
-          error = ENOMEM;
-          break;
-        case Lie::kBadErrno:
-          error = plan.random % 2 == 0 ? -1 : 4096;
-          break;
-        case Lie::kFalseFailure:
-          unmap_locked(extent, true, false);
-          error = EINVAL;
-          break;
-        case Lie::kFalseSuccess:
-          for (const Range& range : ranges_) {
-            const Extent stays = common_part(range.extent, extent);
-            if (!range.reserved && range.real && !stays.empty()) strays_.push_back(stays);
-          }
-          unmap_locked(extent, false, true);
-          break;
-        default:
-          unmap_locked(extent, true, true);
-      }
-    }
-  }
-  if (!known) {
-    complain(HostCall::kUnmap, address, bytes, "not wholly mappings that were handed out");
-    error = EINVAL;
-  }
-  return finish(HostCall::kUnmap, plan.lie, {address, error}, bytes).error;
-}
-
-int HostileHost::host_protect(std::uintptr_t address, std::size_t bytes, int protection) noexcept {
-  const Plan plan = begin(HostCall::kProtect);
-  const Extent extent{address, bytes};
-  std::vector<Extent> real;
-  bool known = false;
-  {
-    const std::lock_guard lock(mutex_);
-    known = bytes != 0 && address % kPageBytes == 0 && bytes % kPageBytes == 0 &&
-            covered_by_mappings_locked(extent);
-    for (const Range& range : ranges_) {
-      const Extent part = common_part(range.extent, extent);
-      if (known && !range.reserved && range.real && !part.empty()) real.push_back(part);
-    }
-  }
-  int error = 0;
-  if (!known) {
-    complain(HostCall::kProtect, address, bytes, "not wholly mappings that were handed out");
-    error = EINVAL;
-  } else if ((protection & ~(PROT_READ | PROT_WRITE)) != 0) {
-    complain(HostCall::kProtect, address, bytes, "more than read and write");
-    error = EINVAL;
-  } else {
-    if (plan.lie == Lie::kNone || plan.lie == Lie::kLate || plan.lie == Lie::kFalseFailure) {
-      for (const Extent part : real) {
-        if (error == 0) error = port_->host_protect(part.base, part.size, protection);
-      }
-    }
-    if (plan.lie == Lie::kRefuse) error = ENOMEM;
-    if (plan.lie == Lie::kFalseFailure) error = EACCES;
-    if (plan.lie == Lie::kBadErrno) error = plan.random % 2 == 0 ? -1 : 4096;
-  }
-  return finish(HostCall::kProtect, plan.lie, {address, error}, bytes).error;
 }
 
 }  // namespace exclave::sim

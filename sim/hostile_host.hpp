@@ -1,10 +1,10 @@
 // A host that lies, refuses, stalls, calls back and stumbles, on demand: a Port around the process
 // port.
 //
-// Its honest half remembers what it handed out. To be asked to release, unmap or protect anything
-// else is a violation: the library believed a lie, or made an address up. Such a call is written
-// down, refused, and never carried out, so a test goes on and asserts that violations() is empty.
-// All methods are thread-safe.
+// Its honest half remembers what it handed out. To be asked to release, unmap, protect, move or
+// advise anything else is a violation: the library believed a lie, or made an address up. Such a
+// call is written down, refused, and never carried out, so a test goes on and asserts that
+// violations() is empty. All methods are thread-safe.
 #pragma once
 
 #include <array>
@@ -23,15 +23,24 @@
 
 namespace exclave::sim {
 
-enum class HostCall : std::uint8_t { kReserve, kRelease, kMap, kUnmap, kProtect };
-inline constexpr std::size_t kHostCalls = 5;
+enum class HostCall : std::uint8_t {
+  kReserve,
+  kRelease,
+  kMap,
+  kUnmap,
+  kProtect,
+  kRemap,
+  kAdvise,
+  kResident
+};
+inline constexpr std::size_t kHostCalls = 8;
 const char* name_of(HostCall call) noexcept;
 
 // The number is the one in the list of threats (docs/threat-model.md).
 enum class Lie : std::uint8_t {
   kNone,  // the truth
 
-  // Answers of host_reserve and host_map.
+  // Answers of host_reserve, host_map and host_remap.
   kNull,                   // 1
   kMapFailed,              // 1: MAP_FAILED, with error 0
   kSmallErrno,             // 1: -errno or errno as an address
@@ -65,11 +74,14 @@ enum class Lie : std::uint8_t {
   // Answers of any call.
   kRefuse,  // an honest errno; nothing is done
 
-  // Answers of host_release, host_unmap and host_protect.
+  // Answers of all calls but host_reserve and host_map.
   kFalseSuccess,  // says it is done, and does nothing
   kFalseFailure,  // does it, and says that it failed
+
+  // Answers of host_resident.
+  kGarbage,  // any bytes
 };
-inline constexpr Lie kLastLie = Lie::kFalseFailure;
+inline constexpr Lie kLastLie = Lie::kGarbage;
 const char* name_of(Lie lie) noexcept;
 // Does the lie make sense as an answer to the call?
 bool fits(Lie lie, HostCall call) noexcept;
@@ -113,6 +125,10 @@ class HostileHost {
   HostReply host_map(const MapRequest& request) noexcept;
   int host_unmap(std::uintptr_t address, std::size_t bytes) noexcept;
   int host_protect(std::uintptr_t address, std::size_t bytes, int protection) noexcept;
+  HostReply host_remap(std::uintptr_t old_address, std::size_t old_size, std::size_t new_size,
+                       int flags, std::uintptr_t new_address) noexcept;
+  int host_advise(RangeCall call, std::uintptr_t address, std::size_t bytes, int argument) noexcept;
+  int host_resident(std::uintptr_t address, std::size_t bytes, unsigned char* vector) noexcept;
 
   // ---- What it is to do ----
 
@@ -146,6 +162,10 @@ class HostileHost {
   // A known range for the lies of overlap; without one they take the last range that was handed
   // out.
   void set_overlap_target(Extent known);
+  // The library was told of a mapping that host_map did not give, as of shmat's; and that it is
+  // gone again. No page stands there, as behind any lie.
+  void note_adopted(Extent mapping);
+  void note_given_up(Extent mapping);
   // Told of honest memory that host_reserve hands out (added) or takes back, with no lock held: for
   // a Neighbour.
   void on_memory(std::function<void(Extent, bool added)> hook);
@@ -168,6 +188,8 @@ class HostileHost {
   std::vector<Extent> handed_out() const;
   // Trusted memory that is out.
   std::size_t trusted_bytes() const;
+  // How often trusted_reserve answered null.
+  std::uint64_t trusted_failures() const;
 
   // The range of kForbiddenWindow. Attach it as Role::kForbidden.
   Extent forbidden_window() const noexcept { return forbidden_window_; }
@@ -201,8 +223,22 @@ class HostileHost {
   void note_if_believed(Lie lie, const HostReply& reply, std::size_t bytes, bool reserved);
   void complain(HostCall call, std::uintptr_t address, std::size_t bytes, const char* why);
 
-  bool covered_by_mappings_locked(Extent extent) const;
+  // ---- hostile_mappings.cpp ----
+  bool covered_by_mappings_locked(Extent extent, bool all_real = false) const;
+  bool knows_locked(Extent extent) const;
+  std::vector<Extent> real_parts_locked(Extent extent) const;
   void unmap_locked(Extent extent, bool really, bool forget);
+  void abandon_locked(Extent extent);
+  // The errno of a lie, or 0.
+  static int error_of(const Plan& plan, int false_failure);
+  // A call that leaves pages where they are. wrong: what no correct caller would ask for, or null.
+  // work: on each piece of what is really there; 0 or an errno.
+  int on_pages(HostCall call, Extent extent, const char* wrong, int false_failure,
+               const std::function<int(const Plan&, Extent)>& work);
+  const char* fault_of_remap_locked(Extent from, Extent to, int flags) const;
+  HostReply pretend_remap_locked(Extent from, Extent to, int flags);
+  // tells: says that it is done. Else what it says is not true.
+  HostReply remap_locked(Extent from, Extent to, int flags, bool tells);
 
   const Options options_;
   ProcessPort* port_ = nullptr;
@@ -236,6 +272,7 @@ class HostileHost {
   std::vector<std::string> violations_;
   std::uint64_t fail_trusted_at_ = 0;
   bool fail_trusted_for_good_ = false;
+  std::uint64_t trusted_failures_ = 0;
   bool fail_entropy_ = false;
   std::size_t trusted_bytes_ = 0;
 };

@@ -15,6 +15,12 @@ const char* name_of(HostCall call) noexcept {
       return "Unmap";
     case HostCall::kProtect:
       return "Protect";
+    case HostCall::kRemap:
+      return "Remap";
+    case HostCall::kAdvise:
+      return "Advise";
+    case HostCall::kResident:
+      return "Resident";
   }
   return "";
 }
@@ -87,12 +93,14 @@ const char* name_of(Lie lie) noexcept {
       return "FalseSuccess";
     case Lie::kFalseFailure:
       return "FalseFailure";
+    case Lie::kGarbage:
+      return "Garbage";
   }
   return "";
 }
 
 bool fits(Lie lie, HostCall call) noexcept {
-  const bool gives_memory = call == HostCall::kReserve || call == HostCall::kMap;
+  const bool new_memory = call == HostCall::kReserve || call == HostCall::kMap;
   switch (lie) {
     case Lie::kNone:
     case Lie::kRefuse:
@@ -101,7 +109,9 @@ bool fits(Lie lie, HostCall call) noexcept {
       return true;
     case Lie::kFalseSuccess:
     case Lie::kFalseFailure:
-      return !gives_memory;
+      return !new_memory;
+    case Lie::kGarbage:
+      return call == HostCall::kResident;
     // A mapping is aligned to pages and is what the descriptor says.
     case Lie::kUnderAligned:
     case Lie::kShort:
@@ -110,9 +120,9 @@ bool fits(Lie lie, HostCall call) noexcept {
     case Lie::kStartsAtEnclaveEnd:
       return call == HostCall::kReserve;
     case Lie::kOtherAddress:
-      return call == HostCall::kMap;
+      return call == HostCall::kMap || call == HostCall::kRemap;
     default:
-      return gives_memory;
+      return new_memory || call == HostCall::kRemap;
   }
 }
 
@@ -127,6 +137,7 @@ bool can_be_seen(Lie lie) noexcept {
     case Lie::kLate:
     case Lie::kRandomBits:
     case Lie::kFalseSuccess:
+    case Lie::kGarbage:
       return false;
     default:
       return true;

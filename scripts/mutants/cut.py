@@ -219,7 +219,7 @@ def skipped(code):
     ranges = []
     for match in re.finditer(r"\b(static_assert|EXCLAVE_DCHECK|decltype|requires|noexcept)\s*\(", code):
         ranges.append((match.start(), closing(code, match.end() - 1)))
-    for match in re.finditer(r"\b(?:validate|\w+_holds_locked)\(", code):
+    for match in re.finditer(r"\b(?:validate|summary_holds|\w+_holds_locked)\(", code):
         after = closing(code, match.end() - 1) + 1
         body = re.compile(r"\s*(?:const\s+)?(?:noexcept\s+)?\{").match(code, after)
         if body:

@@ -121,13 +121,12 @@ std::intptr_t MemoryCalls::mremap(std::uintptr_t old_address, std::size_t old_le
              : (is_application_memory(old_address, 1) ? 0 : -kEFAULT);
   if (there < 0) return there;
   if (fixed) {
-    if (!is_aligned(new_address, kPageBytes) || to.size > kAddressLimit ||
-        new_address > kAddressLimit - to.size)
-      return -kEINVAL;
-    // An old range without end overlaps, too.
-    if (from.size > kAddressLimit || from.overlaps(to)) return -kEINVAL;
     // A mapping stays on its side.
-    if (inside ? !enclave.covers(to) : !check_outside(to, enclave).ok()) return -kEINVAL;
+    if (inside ? !(enclave.covers(to) && is_aligned(new_address, kPageBytes))
+               : !check_outside(to, enclave).ok())
+      return -kEINVAL;
+    // (An old range without end is refused with its tail.)
+    if (from.overlaps(to)) return -kEINVAL;
   }
   // What is cut off goes first, wherever it lies.
   if (to.size < from.size) {
@@ -136,7 +135,7 @@ std::intptr_t MemoryCalls::mremap(std::uintptr_t old_address, std::size_t old_le
     from.size = to.size;
   }
   if (!fixed && !keep && from.size == to.size) return static_cast<std::intptr_t>(old_address);
-  if (to.size > kAddressLimit) return -kENOMEM;
+  if (to.size >= kAddressLimit) return -kENOMEM;
   // Over the edge: not one mapping.
   if (from.size != 0 && (inside ? !enclave.covers(from) : !check_outside(from, enclave).ok()))
     return -kEFAULT;
@@ -192,7 +191,6 @@ int MemoryCalls::msync(std::uintptr_t address, std::size_t length, int flags) no
     return -kEINVAL;
   const std::size_t size = align_up(length, kPageBytes);
   if (address + size < address) return -kENOMEM;
-  if (size == 0) return 0;
   return walk(EXCLAVE_MSYNC, address, size, flags, flags != kMsAsync);
 }
 
@@ -211,7 +209,6 @@ int MemoryCalls::lock(RangeCall call, std::uintptr_t address, std::size_t length
   const std::uintptr_t first = align_down(address, kPageBytes);
   const std::size_t size = align_up(length + (address - first), kPageBytes);
   if (first + size < first) return -kEINVAL;
-  if (size == 0) return 0;
   return walk(call, first, size, flags, false);
 }
 
@@ -237,7 +234,6 @@ int MemoryCalls::mincore(std::uintptr_t address, std::size_t length,
   if (!is_aligned(address, kPageBytes)) return -kEINVAL;
   const Walk walked = walk_of(address, length);
   if (walked.beyond) return -kENOMEM;
-  if (length == 0) return 0;
   const Extent range{address, align_up(length, kPageBytes)};
   const Parts<std::uintptr_t> parts = cut_by(range, core_->registry().enclave());
   const auto at = [&](Extent part) noexcept {

@@ -96,7 +96,7 @@ int resident_outside(AllocatorCore& core, Extent range, unsigned char* vector) n
     for (std::size_t i = 0; i < part.size >> kPageShift; ++i) bytes[i] &= 1;
     return 0;
   });
-  return error == 0 && hole ? -kENOMEM : error;
+  return hole ? -kENOMEM : error;
 }
 
 int lock_all_outside(AllocatorCore& core, RangeCall call, int argument) noexcept {

@@ -75,8 +75,8 @@ std::intptr_t grow_in_place(AllocatorCore& core, AllocatorCore::Gate& gate, Exte
   if (!source.ok()) return source_error(source.error());
   Region& mapping = **source;
   std::intptr_t answer = -kENOMEM;
-  const bool room = mapping.extent().end() == from.end() &&
-                    check_outside(tail, registry.enclave()).ok() && !registry.overlaps(tail);
+  // (Its own pages may stand behind the old range, too.)
+  const bool room = check_outside(tail, registry.enclave()).ok() && !registry.overlaps(tail);
   const Result<Region*> made =
       room ? registry.create_like(mapping, tail.base, tail) : Error::kOutOfTrustedMemory;
   if (made.ok()) {
@@ -158,6 +158,7 @@ std::intptr_t move_to(AllocatorCore& core, AllocatorCore::Gate& gate, Extent fro
   LockGuard guard(registry.lock());
   registry.set_protection_locked(arriving, protection);
   arriving.in_call = 0;
+  registry.join_locked(arriving);
   return static_cast<std::intptr_t>(to.base);
 }
 

@@ -1,4 +1,4 @@
-// mmap, munmap and mprotect, while the host refuses them or trusted memory fails.
+// The application's memory calls outside, while the host refuses them or trusted memory fails.
 #include <sys/mman.h>
 
 #include "support/fault_walk.hpp"
@@ -34,6 +34,23 @@ void protect(FaultWalk& walk, std::uintptr_t at, std::size_t pages, int protecti
       "mprotect",
       [&] { return Outcome::of_call(walk.calls().mprotect(at, pages * kPageBytes, protection)); },
       keeps);
+}
+
+constexpr int kTo = MREMAP_MAYMOVE | MREMAP_FIXED;
+
+// Answers where it stands then.
+std::uintptr_t remap(FaultWalk& walk, std::uintptr_t at, std::size_t old_pages,
+                     std::size_t new_pages, int flags, std::uintptr_t to = 0,
+                     Keeps keeps = Keeps::kAll) {
+  std::intptr_t moved = 0;
+  walk.step(
+      "mremap",
+      [&] {
+        moved = walk.calls().mremap(at, old_pages * kPageBytes, new_pages * kPageBytes, flags, to);
+        return Outcome::of_call(moved);
+      },
+      keeps);
+  return static_cast<std::uintptr_t>(moved);
 }
 
 TEST(Faults, MappingsComeChangeAndGo) {
@@ -72,6 +89,112 @@ TEST(Faults, FixedMappingReplacesAllOrNothing) {
         unmap(walk, base, 16, Keeps::kHalf);
       },
       options);
+}
+
+TEST(Faults, MappingsGrowShrinkAndMoveToWhereThereIsRoom) {
+  const OwnedDescriptor file(memfd_of(16 * kPageBytes));
+  survive_every_fault(
+      {FaultPoint::kHostMap, FaultPoint::kHostUnmap, FaultPoint::kHostRemap}, [&](FaultWalk& walk) {
+        const std::uintptr_t base = map(walk, 0, 16, MAP_SHARED, file);
+        if (testing::Test::HasFailure()) return;
+        unmap(walk, base + 8 * kPageBytes, 4);
+        EXPECT_EQ(remap(walk, base + 6 * kPageBytes, 2, 4, 0), base + 6 * kPageBytes);
+        EXPECT_EQ(remap(walk, base, 10, 9, 0), base);
+        // Its own pages stand behind it. A second view; then it goes itself.
+        const std::uintptr_t view = remap(walk, base + kPageBytes, 0, 2, MREMAP_MAYMOVE);
+        const std::uintptr_t moved = remap(walk, base + 2 * kPageBytes, 2, 3, MREMAP_MAYMOVE);
+        if (testing::Test::HasFailure()) return;
+        EXPECT_EQ(walk.allocator().query(base + 2 * kPageBytes, 1).error(), Error::kNotFound);
+        unmap(walk, view, 2, Keeps::kHalf);
+        unmap(walk, moved, 3, Keeps::kHalf);
+        unmap(walk, base, 16, Keeps::kHalf);
+      });
+}
+
+TEST(Faults, AMoveToAFixedPlaceReplacesAllOrNothing) {
+  const OwnedDescriptor file(memfd_of(16 * kPageBytes));
+  FaultOptions options;
+  // As above.
+  options.all_at_once = false;
+  survive_every_fault(
+      {FaultPoint::kHostMap, FaultPoint::kHostUnmap, FaultPoint::kHostProtect,
+       FaultPoint::kHostRemap},
+      [&](FaultWalk& walk) {
+        const std::uintptr_t base = map(walk, 0, 16, MAP_SHARED, file);
+        if (testing::Test::HasFailure()) return;
+        // Two gaps and three mappings at the new place.
+        const std::uintptr_t to = base + 8 * kPageBytes;
+        unmap(walk, to + kPageBytes, 1);
+        unmap(walk, to + 3 * kPageBytes, 1);
+        protect(walk, to + 4 * kPageBytes, 1, PROT_READ);
+        EXPECT_EQ(remap(walk, base, 3, 5, kTo, to), to);
+        EXPECT_EQ(remap(walk, base + 4 * kPageBytes, 0, 1, kTo, base), base);
+        // What is cut off goes first, and stays away.
+        EXPECT_EQ(remap(walk, to, 4, 2, kTo, base + kPageBytes, Keeps::kHalf), base + kPageBytes);
+        unmap(walk, base, 16, Keeps::kHalf);
+      },
+      options);
+}
+
+void advise(FaultWalk& walk, const char* name, std::uintptr_t at, std::size_t pages,
+            int (*call)(MemoryCalls&, std::uintptr_t, std::size_t)) {
+  walk.step(name, [&] { return Outcome::of_call(call(walk.calls(), at, pages * kPageBytes)); });
+}
+
+TEST(Faults, WalksOverMappings) {
+  const OwnedDescriptor file(memfd_of(8 * kPageBytes));
+  FaultOptions options;
+  // mlockall would come by the mapping that uses the books up, which is none of the host's.
+  options.sweep_books = false;
+  survive_every_fault(
+      {FaultPoint::kHostMap, FaultPoint::kHostUnmap, FaultPoint::kHostProtect,
+       FaultPoint::kHostAdvise, FaultPoint::kHostResident},
+      [&](FaultWalk& walk) {
+        const std::uintptr_t base = map(walk, 0, 8, MAP_SHARED, file);
+        if (testing::Test::HasFailure()) return;
+        // Each of three mappings is a call of the host.
+        protect(walk, base + 2 * kPageBytes, 2, PROT_READ);
+        advise(walk, "madvise", base, 8, [](MemoryCalls& calls, auto at, auto bytes) {
+          return calls.madvise(at, bytes, MADV_DONTNEED);
+        });
+        advise(walk, "msync", base, 8, [](MemoryCalls& calls, auto at, auto bytes) {
+          return calls.msync(at, bytes, MS_SYNC);
+        });
+        advise(walk, "mlock", base + kPageBytes, 6,
+               [](MemoryCalls& calls, auto at, auto bytes) { return calls.mlock(at, bytes); });
+        advise(walk, "munlock", base, 8,
+               [](MemoryCalls& calls, auto at, auto bytes) { return calls.munlock(at, bytes); });
+        advise(walk, "mincore", base, 8, [](MemoryCalls& calls, auto at, auto bytes) {
+          unsigned char vector[8];
+          return calls.mincore(at, bytes, vector);
+        });
+        advise(walk, "mlockall", base, 8,
+               [](MemoryCalls& calls, auto, auto) { return calls.mlockall(MCL_CURRENT); });
+        advise(walk, "munlockall", base, 8,
+               [](MemoryCalls& calls, auto, auto) { return calls.munlockall(); });
+        unmap(walk, base, 8, Keeps::kHalf);
+      },
+      options);
+}
+
+// Of what comes without an mmap the host is not asked.
+TEST(Faults, AdoptedMappingsAreGivenUpPieceByPiece) {
+  constexpr std::uintptr_t kPlace = std::uintptr_t{0x2345} << 32;
+  survive_every_fault({}, [&](FaultWalk& walk) {
+    advise(walk, "adopt", kPlace, 8, [](MemoryCalls& calls, auto at, auto bytes) {
+      return calls.adopt(at, bytes, kReadWrite);
+    });
+    for (const std::size_t page : {3u, 0u, 6u}) {
+      advise(walk, "give_up", kPlace + page * kPageBytes, 1,
+             [](MemoryCalls& calls, auto at, auto bytes) { return calls.give_up(at, bytes); });
+    }
+    for (const std::size_t page : {1u, 4u}) {
+      advise(walk, "give_up", kPlace + page * kPageBytes, 2,
+             [](MemoryCalls& calls, auto at, auto bytes) { return calls.give_up(at, bytes); });
+    }
+    advise(walk, "give_up", kPlace + 7 * kPageBytes, 1,
+           [](MemoryCalls& calls, auto at, auto bytes) { return calls.give_up(at, bytes); });
+  });
 }
 
 TEST(Faults, TheInsideNeedsNothingOfTheHost) {

@@ -137,6 +137,29 @@ TEST_F(AreaTreeTest, TheHighestGapEndsAtTheLimit) {
   EXPECT_EQ(tree_->highest_gap(51, 100), kNoPage);
 }
 
+// What is under way behind the run is none of its callers' business.
+TEST_F(AreaTreeTest, LooksNoFurtherThanTheRun) {
+  open(100);
+  ASSERT_TRUE(tree_->prepare(3));
+  tree_->add({10, 5}, kA, 0);
+  tree_->add({15, 5}, kA, 7);
+  tree_->add({30, 5}, kA, 8);
+  EXPECT_EQ(tree_->look({10, 5}, 7), AreaTree::Look::kQuiet);
+  EXPECT_EQ(tree_->look({10, 6}, 7), AreaTree::Look::kMine);
+  EXPECT_EQ(tree_->look({10, 6}, 8), AreaTree::Look::kElsewhere);
+  EXPECT_EQ(tree_->look({20, 10}, 8), AreaTree::Look::kQuiet);
+  EXPECT_EQ(tree_->look({10, 21}, 8), AreaTree::Look::kMine);
+}
+
+// Were all areas walked over, it would take minutes.
+TEST_F(AreaTreeTest, ASearchInVainIsShort) {
+  constexpr PageNumber kAreas = 100000;
+  open(2 * kAreas);
+  for (PageNumber i = 0; i < kAreas; ++i) add(2 * i, 1);
+  for (PageNumber i = 0; i < kAreas; ++i)
+    ASSERT_EQ(tree_->highest_gap(2, 2 * kAreas - i % 2), kNoPage);
+}
+
 TEST_F(AreaTreeTest, SaysSoWhenThereAreNoBooks) {
   open(100);
   port_.fail_trusted_from(1);

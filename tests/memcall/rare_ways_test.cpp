@@ -60,7 +60,16 @@ TEST_F(ReplacementTest, ACallInsideACallIsRefusedOutside) {
   const std::uintptr_t inside = host_->enclave().base;
   EXPECT_EQ(calls_->mprotect(inside, kPage, PROT_READ), 0);
   EXPECT_EQ(calls_->munmap(inside, kPage), 0);
-  EXPECT_EQ(enclave_.calls.size(), 2u);
+  unsigned char byte = 0;
+  EXPECT_EQ(calls_->madvise(inside, kPage, MADV_COLD), 0);
+  EXPECT_EQ(calls_->mincore(inside, kPage, &byte), 0);
+  EXPECT_EQ(enclave_.calls.size(), 4u);
+  EXPECT_EQ(calls_->madvise(kPlace, kPage, MADV_COLD), -EBUSY);
+  EXPECT_EQ(calls_->mincore(kPlace, kPage, &byte), -EBUSY);
+  EXPECT_EQ(calls_->mremap(kPlace, kPage, 2 * kPage, MREMAP_MAYMOVE, 0), -EBUSY);
+  EXPECT_EQ(calls_->adopt(kPlace + 8 * kPage, kPage, PROT_READ), -EBUSY);
+  EXPECT_EQ(calls_->give_up(kPlace, kPage), -EBUSY);
+  EXPECT_THAT(host_->take_calls(), testing::IsEmpty());
 }
 
 TEST_F(ReplacementTest, HostThatFillsTheHoleElsewhereLies) {

@@ -186,6 +186,15 @@ TEST_F(RemapTest, WhatComesToStandInAnotherOrderKeepsItsDeviceAddresses) {
   EXPECT_EQ(regions(), 3u);
 }
 
+TEST_F(RemapTest, WhatComesToStandBesideItsLikeIsOneWithIt) {
+  map(8, kPlace);
+  ASSERT_EQ(calls_->munmap(kPlace + 4 * kPage, 2 * kPage), 0);
+  EXPECT_EQ(remap(kPlace, 2, 2, kTo, kPlace + 4 * kPage), answer(kPlace + 4 * kPage));
+  EXPECT_EQ(book(kPlace, 9), "..bbbbbb.");
+  EXPECT_EQ(regions(), 1u) << "as after every other call";
+  expect_agreement();
+}
+
 // ---- What is refused ----
 
 TEST_F(RemapTest, BadArgumentsReachNobody) {
@@ -215,6 +224,46 @@ TEST_F(RemapTest, BadArgumentsReachNobody) {
   for (const PageHost::Call& call : host_->take_calls()) EXPECT_NE(call.kind, Kind::kRemap);
   EXPECT_EQ(book(kPlace, 6), "bbbbr.");
   expect_agreement();
+}
+
+// Before anything is unmapped, and without a word to the host.
+TEST_F(RemapTest, WhatIsRefusedCostsNoTail) {
+  map(4, kPlace);
+  const Extent enclave = host_->enclave();
+  EXPECT_EQ(remap(kPlace, 4, 2, kTo, enclave.base), -EINVAL);
+  EXPECT_EQ(remap(kPlace, 4, 2, kTo, kOther + 1), -EINVAL);
+  EXPECT_EQ(remap(kPlace, 4, 2, kTo, (std::uintptr_t{1} << 47) - kPage), -EINVAL);
+  EXPECT_EQ(calls_->mremap(kPlace, kPage, std::size_t{1} << 47, MREMAP_MAYMOVE, 0), -ENOMEM);
+  EXPECT_THAT(host_->take_calls(), IsEmpty());
+  EXPECT_EQ(book(kPlace, 4), "bbbb");
+  const auto calls_inside = [&](std::uintptr_t to) {
+    enclave_.calls.clear();
+    EXPECT_EQ(remap(enclave.base, 4, 2, kTo, to), -EINVAL) << std::hex << to;
+    return enclave_.calls.size();
+  };
+  // But for the question whether there is a page.
+  EXPECT_EQ(calls_inside(enclave.base + 8 * kPage + 1), 1u);
+  EXPECT_EQ(calls_inside(enclave.end() - kPage), 1u);
+  EXPECT_EQ(calls_inside(kPlace), 1u);
+  EXPECT_EQ(calls_inside(enclave.base + kPage), 1u) << "overlap";
+}
+
+TEST_F(RemapTest, AMappingBesideTheEnclaveEndsThere) {
+  const std::uintptr_t below = host_->enclave().base - kPage;
+  map(1, below);
+  EXPECT_EQ(remap(below, 2, 2, kTo, kOther), -EFAULT);
+  EXPECT_EQ(remap(below, 2, 3, MREMAP_MAYMOVE), -EFAULT);
+  EXPECT_EQ(remap(below, 1, 2, 0), -ENOMEM);
+  EXPECT_THAT(host_->take_calls(), IsEmpty());
+}
+
+TEST_F(RemapTest, AManagerWithoutTheCallDoesNotConcernTheOutside) {
+  EnclaveMemoryTable without = enclave_.table();
+  without.remap = nullptr;
+  MemoryCalls calls(*allocator_, without);
+  map(2, kPlace);
+  EXPECT_EQ(calls.mremap(kPlace, 2 * kPage, 3 * kPage, 0, 0), answer(kPlace));
+  EXPECT_EQ(calls.mremap(host_->enclave().base, kPage, 2 * kPage, 0, 0), -ENOSYS);
 }
 
 TEST_F(RemapTest, PoolsAreNotMovedAndNotReplaced) {
@@ -268,7 +317,8 @@ TEST_F(RemapTest, RefusalLeavesAllAsItWas) {
   map(1, kOther, PROT_READ);
   for (const int flags : {0, MREMAP_MAYMOVE, kTo, kKeep | MREMAP_FIXED}) {
     for (const int error : {EAGAIN, EFAULT, EINVAL, EPERM, ENOSYS, E2BIG, 4096, -1}) {
-      next_remap({0, error});
+      // What it says beside an error is nothing, even if it is the right place.
+      next_remap({error % 2 == 0 ? 0 : (flags & MREMAP_FIXED) != 0 ? kOther : kPlace, error});
       const bool known = error == EAGAIN || error == EFAULT || error == EINVAL || error == EPERM ||
                          error == ENOSYS;
       const std::size_t more = (flags & MREMAP_DONTUNMAP) != 0 ? 2 : 3;
@@ -399,6 +449,33 @@ TEST_F(RemapTest, WhatComesToStandThereMeanwhileStays) {
   EXPECT_EQ(remap(kPlace, 2, 2, kTo, kOther), -EAGAIN);
   EXPECT_EQ(book(kPlace, 4), "r.r.");
   EXPECT_TRUE(allocator_->validate_books());
+}
+
+// It goes while a place is looked for; perhaps a pool comes to stand there.
+TEST_F(RemapTest, ASourceThatIsGoneMeanwhileIsNotMoved) {
+  for (const int flags : {kKeep, kTo, kKeep | MREMAP_FIXED}) {
+    map(2, kPlace);
+    host_->answer = [&](const PageHost::Call& call) -> std::optional<HostReply> {
+      if (call.kind == Kind::kMap) {
+        EXPECT_EQ(calls_->munmap(kPlace, 2 * kPage), 0);
+      }
+      return std::nullopt;
+    };
+    EXPECT_EQ(remap(kPlace, 2, 2, flags, kOther), -EFAULT);
+    host_->answer = nullptr;
+    EXPECT_EQ(host_->mapped_pages(), 0u);
+    expect_agreement();
+  }
+  map(2, kPlace);
+  host_->answer = [&](const PageHost::Call& call) -> std::optional<HostReply> {
+    if (call.kind == Kind::kMap) {
+      EXPECT_EQ(calls_->munmap(kPlace, 2 * kPage), 0);
+      attach_pool({kPlace, 4 * kPage});
+    }
+    return std::nullopt;
+  };
+  EXPECT_EQ(remap(kPlace, 2, 2, kKeep), -EFAULT);
+  EXPECT_EQ(book(kPlace, 5), "PPPP.");
 }
 
 TEST_F(RemapTest, ACallOfThisThreadOnTheSameMappingIsBusy) {

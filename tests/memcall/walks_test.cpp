@@ -82,6 +82,8 @@ TEST_F(WalksTest, EachSideIsServedInAscendingOrder) {
   const Extent enclave = host_->enclave();
   EXPECT_THAT(enclave_.calls,
               ElementsAre(EnclaveRecorder::Call{'a', enclave, EXCLAVE_MADVISE, MADV_COLD}));
+  EXPECT_EQ(calls_->mlock(below_, size_), 0);
+  EXPECT_EQ(host_->take_calls().size(), 2u);
   enclave_.next_answer = -ENOMEM;
   EXPECT_EQ(calls_->madvise(below_, size_, MADV_COLD), -ENOMEM);
   EXPECT_EQ(host_->take_calls().size(), 2u) << "a hole inside: the rest is done";
@@ -99,6 +101,62 @@ TEST_F(WalksTest, EachSideIsServedInAscendingOrder) {
   host_->answer = nullptr;
   EXPECT_EQ(calls_->mlock(below_ - kPage, size_), -ENOMEM) << "a hole before all";
   EXPECT_THAT(enclave_.calls, IsEmpty());
+}
+
+TEST_F(WalksTest, AHoleStopsSomeAndIsSkippedByOthers) {
+  map_around_the_enclave();
+  const std::uintptr_t before = below_ - kPage;
+  EXPECT_EQ(calls_->madvise(before, size_, MADV_COLD), -ENOMEM);
+  EXPECT_EQ(enclave_.calls.size(), 1u) << "the inside is served behind a hole";
+  EXPECT_EQ(host_->take_calls().size(), 2u);
+  enclave_.calls.clear();
+  for (const int advice : {MADV_POPULATE_READ, MADV_POPULATE_WRITE}) {
+    EXPECT_EQ(calls_->madvise(before, size_, advice), -ENOMEM);
+  }
+  std::vector<unsigned char> vector(size_ / kPage);
+  EXPECT_EQ(calls_->mincore(before, size_, vector.data()), -ENOMEM);
+  EXPECT_THAT(host_->take_calls(), IsEmpty());
+  EXPECT_THAT(enclave_.calls, IsEmpty());
+  // A hole inside.
+  enclave_.next_answer = -ENOMEM;
+  EXPECT_EQ(calls_->mlock(host_->enclave().base, size_ - 2 * kPage), -ENOMEM);
+  EXPECT_THAT(host_->take_calls(), IsEmpty());
+  EXPECT_EQ(calls_->mincore(host_->enclave().base, size_ - 2 * kPage, vector.data()), -ENOMEM);
+  EXPECT_THAT(host_->take_calls(), IsEmpty());
+}
+
+TEST_F(WalksTest, ShapesThatAreNoneReachNobody) {
+  map(4, kPlace);
+  EXPECT_EQ(calls_->madvise(kPlace, SIZE_MAX, MADV_COLD), -EINVAL);
+  EXPECT_EQ(calls_->madvise(kPlace, SIZE_MAX - kPage, MADV_COLD), -EINVAL);
+  EXPECT_EQ(calls_->msync(kPlace, SIZE_MAX - kPage, MS_SYNC), -ENOMEM);
+  EXPECT_EQ(calls_->msync(kPlace, kPage, 8), -EINVAL);
+  EXPECT_EQ(calls_->mlock(kPlace, SIZE_MAX - kPage), -EINVAL);
+  EXPECT_EQ(calls_->mlock2(kPlace, kPage, 2), -EINVAL);
+  EXPECT_EQ(calls_->munlock(kPlace, SIZE_MAX - kPage), -EINVAL);
+  EXPECT_EQ(calls_->mincore(kPlace, SIZE_MAX, nullptr), -ENOMEM);
+  for (const int flags : {0, 8, MCL_ONFAULT}) EXPECT_EQ(calls_->mlockall(flags), -EINVAL);
+  // And what is of no length has nothing to say.
+  EXPECT_EQ(calls_->madvise(kPlace, 0, MADV_COLD), 0);
+  EXPECT_EQ(calls_->madvise(kPlace, 0, MADV_HWPOISON), 0) << "not even that nobody may say it";
+  EXPECT_EQ(calls_->msync(kPlace, 0, MS_SYNC), 0);
+  EXPECT_EQ(calls_->mlock(kPlace, 0), 0);
+  EXPECT_EQ(calls_->mincore(kPlace, 0, nullptr), 0);
+  EXPECT_THAT(host_->take_calls(), IsEmpty());
+  EXPECT_THAT(enclave_.calls, IsEmpty());
+}
+
+TEST_F(WalksTest, EveryAdviceOfLinuxReachesTheHost) {
+  map(1, kPlace);
+  for (int advice = -1; advice < 110; ++advice) {
+    const bool known = (advice >= 0 && advice <= 4) || (advice >= 8 && advice <= 25);
+    const bool poison = advice == MADV_HWPOISON || advice == 101;  // MADV_SOFT_OFFLINE
+    EXPECT_EQ(calls_->madvise(kPlace, kPage, advice), known    ? 0
+                                                      : poison ? -EPERM
+                                                               : -EINVAL)
+        << advice;
+    EXPECT_EQ(host_->take_calls().size(), known ? 1u : 0u) << advice;
+  }
 }
 
 TEST_F(WalksTest, WhatTheManagerDoesNotHaveIsSaid) {
@@ -141,6 +199,10 @@ TEST_F(WalksTest, NothingIsMappedBeyondTheLowerHalf) {
   EXPECT_THAT(host_->take_calls(), ElementsAre(advise({kLimit - kPage, kPage}, MADV_COLD)));
   EXPECT_EQ(calls_->madvise(kLimit, kPage, MADV_COLD), -ENOMEM);
   EXPECT_THAT(host_->take_calls(), IsEmpty());
+  unsigned char byte = 0;
+  EXPECT_EQ(calls_->madvise(kLimit - kPage, kPage, MADV_COLD), 0) << "up to it";
+  EXPECT_EQ(calls_->mincore(kLimit - kPage, kPage, &byte), 0);
+  EXPECT_EQ(calls_->mincore(kLimit - kPage, kPage + 1, &byte), -ENOMEM);
 }
 
 TEST_F(WalksTest, ErrnosOfTheHostAreThoseThatLinuxDocuments) {
@@ -170,6 +232,9 @@ TEST_F(WalksTest, PinnedPagesAreNotTakenAway) {
   }
   EXPECT_THAT(host_->take_calls(), IsEmpty());
   EXPECT_EQ(calls_->madvise(kPlace, 4 * kPage, MADV_COLD), 0);
+  // The flag's number is that of MADV_DONTNEED.
+  static_assert(MS_SYNC == MADV_DONTNEED);
+  EXPECT_EQ(calls_->msync(kPlace, 4 * kPage, MS_SYNC), 0);
   EXPECT_EQ(calls_->madvise(kPlace + 2 * kPage, kPage, MADV_REMOVE), 0);
   EXPECT_TRUE(allocator_->unpin(*pin).ok());
   EXPECT_EQ(calls_->madvise(kPlace, 4 * kPage, MADV_DONTNEED), 0);
@@ -223,11 +288,28 @@ TEST_F(WalksTest, AdoptedMappingsAreTheApplications) {
   EXPECT_EQ(calls_->give_up(kPlace + 1, kPage), -EINVAL);
 }
 
+TEST_F(WalksTest, WhoAttachedIsToldWhatWasGivenUp) {
+  host_->put_mapping(pages(kPlace, 0, 3));
+  unsigned gone = 0;
+  AttachOptions options;
+  options.role = Role::kMapping;
+  options.gone_context = &gone;
+  options.gone = [](void* told, std::uint64_t, std::uintptr_t, std::size_t) {
+    ++*static_cast<unsigned*>(told);
+  };
+  ASSERT_TRUE(allocator_->attach(pages(kPlace, 0, 3), options).ok());
+  const std::size_t used = allocator_->statistics().trusted_used_bytes;
+  EXPECT_EQ(calls_->give_up(kPlace, 3 * kPage), 0);
+  EXPECT_EQ(gone, 1u);
+  EXPECT_LT(allocator_->statistics().trusted_used_bytes, used);
+}
+
 TEST_F(WalksTest, WhatCannotBeAMappingIsNotAdopted) {
   map(1, kPlace);
   const Extent enclave = host_->enclave();
   EXPECT_EQ(calls_->adopt(kPlace + kPage, 0, PROT_READ), -EINVAL);
   EXPECT_EQ(calls_->adopt(kPlace + kPage, SIZE_MAX, PROT_READ), -EINVAL);
+  EXPECT_EQ(calls_->adopt(kPage, (std::size_t{1} << 47) + 1, PROT_READ), -EINVAL);
   EXPECT_EQ(calls_->adopt(kPlace + kPage, kPage, 0x10), -EINVAL);
   EXPECT_EQ(calls_->adopt(kPlace + kPage, kPage, PROT_EXEC), -EACCES);
   EXPECT_EQ(allocator_->statistics().lies_refused, 0u);
@@ -239,7 +321,8 @@ TEST_F(WalksTest, WhatCannotBeAMappingIsNotAdopted) {
                                  enclave.base - kPage,
                                  std::uintptr_t{1} << 47,
                                  ~std::uintptr_t{0}};
-  std::uint64_t told = 0;
+  std::uint64_t told = 1;
+  EXPECT_EQ(calls_->adopt(kPage, std::size_t{1} << 47, PROT_READ), -EPERM) << "no place is so long";
   for (const std::uintptr_t lie : lies) {
     EXPECT_EQ(calls_->adopt(lie, 2 * kPage, PROT_READ), -EPERM) << std::hex << lie;
     EXPECT_EQ(allocator_->statistics().lies_refused, ++told);

@@ -5,7 +5,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstring>
@@ -253,6 +255,164 @@ TEST_F(HostileHostTest, FalseSuccessKeepsAndFalseFailureTakes) {
   EXPECT_DEATH(*reinterpret_cast<volatile char*>(mapping.address + 2 * kPageBytes) = 1, "");
   EXPECT_NE(host_->host_protect(mapping.address + 2 * kPageBytes, kPageBytes, PROT_NONE), 0);
   EXPECT_EQ(host_->host_unmap(mapping.address + kPageBytes, 3 * kPageBytes), 0);
+  EXPECT_THAT(host_->handed_out(), IsEmpty());
+  EXPECT_THAT(host_->violations(), IsEmpty());
+}
+
+constexpr int kMove = MREMAP_MAYMOVE | MREMAP_FIXED;
+
+TEST_F(HostileHostTest, MappingsGrowMoveAndAreSeenTwice) {
+  host_ = HostileHost::create();
+  const int file = memfd_create("device", MFD_CLOEXEC);
+  ASSERT_EQ(ftruncate(file, 16 * kPageBytes), 0);
+  const auto map_file = [&](std::size_t bytes, std::uintptr_t hint, int flags) {
+    const MapRequest request{hint, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | flags, file, 0};
+    return host_->host_map(request).address;
+  };
+  const std::uintptr_t place = map(8 * kPageBytes).address;
+  const std::uintptr_t from = map_file(4 * kPageBytes, 0, 0);
+  EXPECT_EQ(host_->host_unmap(from + 2 * kPageBytes, 2 * kPageBytes), 0);
+  *reinterpret_cast<volatile char*>(from) = 7;
+  HostReply reply = host_->host_remap(from, 2 * kPageBytes, 3 * kPageBytes, 0, 0);
+  EXPECT_EQ(reply.error, 0);
+  EXPECT_EQ(reply.address, from);
+  *reinterpret_cast<volatile char*>(from + 2 * kPageBytes) = 7;
+  reply = host_->host_remap(from, 0, 2 * kPageBytes, kMove, place);
+  EXPECT_EQ(reply.error, 0);
+  EXPECT_EQ(reply.address, place);
+  EXPECT_EQ(*reinterpret_cast<volatile char*>(place), 7);
+  EXPECT_EQ(host_->host_remap(from, 3 * kPageBytes, 4 * kPageBytes, kMove, place).error, 0);
+  EXPECT_DEATH(*reinterpret_cast<volatile char*>(from) = 1, "");
+  EXPECT_EQ(host_->host_unmap(place, 8 * kPageBytes), 0);
+  EXPECT_THAT(host_->handed_out(), IsEmpty());
+  EXPECT_THAT(host_->violations(), IsEmpty());
+  EXPECT_EQ(host_->lies(), 0u);
+  close(file);
+}
+
+TEST_F(HostileHostTest, AdviceAndResidenceAreOfWhatIsThere) {
+  const std::uintptr_t at = map(4 * kPageBytes).address;
+  std::memset(reinterpret_cast<void*>(at), 1, 2 * kPageBytes);
+  unsigned char bytes[4] = {9, 9, 9, 9};
+  EXPECT_EQ(host_->host_resident(at, 4 * kPageBytes, bytes), 0);
+  EXPECT_EQ(bytes[0] & 1, 1);
+  EXPECT_EQ(bytes[3] & 1, 0);
+  EXPECT_EQ(host_->host_advise(EXCLAVE_MADVISE, at, kPageBytes, MADV_DONTNEED), 0);
+  EXPECT_EQ(*reinterpret_cast<volatile char*>(at), 0);
+  for (const RangeCall call : {EXCLAVE_MSYNC, EXCLAVE_MLOCK, EXCLAVE_MUNLOCK}) {
+    EXPECT_EQ(host_->host_advise(call, at, kPageBytes, call == EXCLAVE_MSYNC ? MS_SYNC : 0), 0);
+  }
+  EXPECT_THAT(host_->violations(), IsEmpty());
+  host_->script(HostCall::kResident, {Lie::kFalseSuccess, Lie::kRefuse, Lie::kGarbage});
+  std::fill(std::begin(bytes), std::end(bytes), 9);
+  EXPECT_EQ(host_->host_resident(at, 4 * kPageBytes, bytes), 0);
+  EXPECT_THAT(bytes, testing::Each(9)) << "not written";
+  EXPECT_EQ(host_->host_resident(at, 4 * kPageBytes, bytes), ENOMEM);
+  EXPECT_THAT(bytes, testing::Each(9));
+  EXPECT_EQ(host_->host_resident(at, 4 * kPageBytes, bytes), 0);
+  EXPECT_THAT(bytes, testing::Contains(testing::Gt(1)));
+  host_->script(HostCall::kAdvise, {Lie::kFalseSuccess, Lie::kFalseFailure});
+  std::memset(reinterpret_cast<void*>(at), 1, 2 * kPageBytes);
+  EXPECT_EQ(host_->host_advise(EXCLAVE_MADVISE, at, kPageBytes, MADV_DONTNEED), 0);
+  EXPECT_EQ(*reinterpret_cast<volatile char*>(at), 1);
+  EXPECT_NE(host_->host_advise(EXCLAVE_MADVISE, at, kPageBytes, MADV_DONTNEED), 0);
+  EXPECT_EQ(*reinterpret_cast<volatile char*>(at), 0);
+}
+
+TEST_F(HostileHostTest, MovesAndAdviceForWhatWasNotHandedOutAreViolationsAndDoNothing) {
+  const std::uintptr_t pool = host_->host_reserve(kMiB, kPageBytes).address;
+  const std::uintptr_t a = map(4 * kPageBytes).address;
+  const std::uintptr_t b = map(4 * kPageBytes).address;
+  std::size_t expected = 0;
+  const auto refuses = [&](std::uintptr_t from, std::size_t old_pages, std::size_t new_pages,
+                           int flags, std::uintptr_t to) {
+    EXPECT_EQ(
+        host_->host_remap(from, old_pages * kPageBytes, new_pages * kPageBytes, flags, to).error,
+        EINVAL);
+    EXPECT_EQ(host_->violations().size(), ++expected);
+  };
+  refuses(pool, 1, 2, 0, 0);
+  refuses(pool, 0, 2, kMove, b);
+  refuses(a, 5, 6, 0, 0);
+  refuses(a + 1, 1, 2, 0, 0);
+  refuses(a, 2, 1, 0, 0);
+  refuses(a, 1, 1, 0, 0);
+  refuses(a, 0, 1, 0, 0);
+  refuses(a, 1, 1, MREMAP_MAYMOVE, 0);
+  refuses(a, 1, 2, kMove | MREMAP_DONTUNMAP, b);
+  refuses(a, 2, 2, kMove, pool);
+  refuses(a, 2, 2, kMove, a + kPageBytes);
+  refuses(a, 4, 5, kMove, b);
+  constexpr std::uintptr_t kLow = 0x10000000;
+  ASSERT_EQ(map(kPageBytes, kLow, MAP_FIXED_NOREPLACE).address, kLow);
+  refuses(kLow, 1, (host_->enclave().end() - kLow) / kPageBytes, 0, 0);
+  unsigned char bytes[8] = {};
+  const auto complains = [&](int error) {
+    EXPECT_EQ(error, EINVAL);
+    EXPECT_EQ(host_->violations().size(), ++expected);
+  };
+  complains(host_->host_advise(EXCLAVE_MADVISE, pool, kPageBytes, MADV_DONTNEED));
+  complains(host_->host_advise(EXCLAVE_MADVISE, a, kPageBytes, MADV_HWPOISON));
+  complains(host_->host_advise(EXCLAVE_MSYNC, a, kPageBytes, 8));
+  complains(host_->host_advise(EXCLAVE_MLOCK, a, kPageBytes, 2));
+  complains(host_->host_advise(EXCLAVE_MUNLOCK, a, kPageBytes, 1));
+  complains(host_->host_advise(EXCLAVE_MADVISE, a, 0, MADV_DONTNEED));
+  complains(host_->host_resident(a, 5 * kPageBytes, bytes));
+  complains(host_->host_resident(pool, kPageBytes, bytes));
+  std::memset(reinterpret_cast<void*>(pool), 1, kMiB);
+  std::memset(reinterpret_cast<void*>(a), 1, 4 * kPageBytes);
+  EXPECT_THAT(host_->handed_out(), SizeIs(4));
+}
+
+TEST_F(HostileHostTest, LiesAboutMovesKeepBothHalvesOfTheStory) {
+  const std::uintptr_t place = map(8 * kPageBytes).address;
+  const auto source = [&] {
+    const std::uintptr_t at = map(4 * kPageBytes).address;
+    EXPECT_EQ(host_->host_unmap(at + 2 * kPageBytes, 2 * kPageBytes), 0);
+    return at;
+  };
+  const auto move = [&](Lie lie, std::uintptr_t from, int flags) {
+    host_->script(HostCall::kRemap, {lie});
+    return host_->host_remap(from, 2 * kPageBytes, 3 * kPageBytes, flags, flags == 0 ? 0 : place);
+  };
+  // Said, not done.
+  std::uintptr_t at = source();
+  EXPECT_EQ(move(Lie::kFalseSuccess, at, 0).address, at);
+  EXPECT_EQ(host_->host_unmap(at, 3 * kPageBytes), 0) << "the library believes in its tail";
+  at = source();
+  EXPECT_EQ(move(Lie::kFalseSuccess, at, kMove).address, place);
+  *reinterpret_cast<volatile char*>(at) = 1;  // still there
+  EXPECT_THAT(host_->handed_out(), SizeIs(1)) << "only the place, as far as the library knows";
+  // Done, not said.
+  at = source();
+  EXPECT_NE(move(Lie::kFalseFailure, at, 0).error, 0);
+  *reinterpret_cast<volatile char*>(at + 2 * kPageBytes) = 1;
+  EXPECT_EQ(host_->host_unmap(at, 2 * kPageBytes), 0);
+  at = source();
+  EXPECT_NE(move(Lie::kFalseFailure, at, kMove).error, 0);
+  EXPECT_DEATH(*reinterpret_cast<volatile char*>(at) = 1, "");
+  EXPECT_EQ(move(Lie::kNone, at, 0).error, EFAULT) << "there is nothing to grow";
+  EXPECT_EQ(host_->host_unmap(at, 2 * kPageBytes), 0) << "the library was told that it has it";
+  // Neither done nor said: every other lie.
+  at = source();
+  const std::uintptr_t other = map(4 * kPageBytes).address;
+  host_->set_overlap_target({other, 4 * kPageBytes});
+  for (int i = 1; i <= static_cast<int>(kLastLie); ++i) {
+    const Lie lie = static_cast<Lie>(i);
+    // The last answer once more may be the right one.
+    if (!fits(lie, HostCall::kRemap) || lie == Lie::kLate || lie == Lie::kSameTwice ||
+        lie == Lie::kFalseSuccess || lie == Lie::kFalseFailure)
+      continue;
+    for (const int flags : {0, kMove}) {
+      const HostReply reply = move(lie, at, flags);
+      const bool done = reply.error == 0 && reply.address == (flags == 0 ? at : place);
+      EXPECT_EQ(done, false) << name_of(lie);
+      EXPECT_THAT(host_->handed_out(), SizeIs(3)) << name_of(lie);
+    }
+  }
+  EXPECT_EQ(host_->host_unmap(other, 4 * kPageBytes), 0);
+  EXPECT_EQ(host_->host_unmap(at, 2 * kPageBytes), 0);
+  EXPECT_EQ(host_->host_unmap(place, 8 * kPageBytes), 0);
   EXPECT_THAT(host_->handed_out(), IsEmpty());
   EXPECT_THAT(host_->violations(), IsEmpty());
 }

@@ -1,78 +1,19 @@
 // THREATS 1 to 20, 36, 40, 57 and 63 for the application's memory calls: the host lies, refuses,
 // stalls and calls back while mmap, munmap and mprotect are under way.
-#include <gtest/gtest.h>
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <atomic>
 #include <cerrno>
 #include <random>
-#include <set>
 #include <thread>
 #include <vector>
 
-#include "support/hostile_fixture.hpp"
+#include "support/hostile_memory_calls_fixture.hpp"
 
 namespace exclave {
 namespace {
 
+using namespace testing_support;
 using sim::HostCall;
 using sim::Lie;
-using testing_support::HostileHostFixture;
-using testing_support::kMiB;
-
-constexpr int kRw = PROT_READ | PROT_WRITE;
-
-// What mmap(2), munmap(2) and mprotect(2) document, and nothing of the host's choice.
-const std::set<int> kKnownErrnos = {-EACCES, -EAGAIN,    -EBADF,   -EBUSY,     -EEXIST,
-                                    -EINVAL, -EIO,       -ENFILE,  -ENODEV,    -ENOMEM,
-                                    -EPERM,  -EOVERFLOW, -ETXTBSY, -EOPNOTSUPP};
-
-class MemoryCallsOnHostileHost : public HostileHostFixture {
- protected:
-  void SetUp() override {
-    HostileHostFixture::SetUp();
-    ASSERT_NO_FATAL_FAILURE(forbid_windows());
-    file_ = memfd_create("device", MFD_CLOEXEC);
-    ASSERT_EQ(ftruncate(file_, static_cast<off_t>(kFileBytes)), 0);
-    calls_.emplace(*allocator_, bind_enclave_memory(*memory_));
-    const auto first = allocator_->allocate(kMiB);
-    ASSERT_TRUE(first.ok());
-    first_ = *first;
-    mapping_ = map(8 * kPageBytes);
-    ASSERT_GT(mapping_, 0);
-  }
-  void TearDown() override {
-    if (allocator_) {
-      EXPECT_TRUE(allocator_->deallocate(first_).ok());
-      // Mappings are the application's: it unmaps them, and so does this test.
-      for (auto region = allocator_->next_region(0); region.ok();
-           region = allocator_->next_region(region->extent.end())) {
-        if (region->role == Role::kMapping) {
-          EXPECT_EQ(calls_->munmap(region->extent.base, region->extent.size), 0);
-        }
-      }
-    }
-    HostileHostFixture::TearDown();
-    close(file_);
-  }
-
-  std::intptr_t map(std::size_t bytes, std::uintptr_t address = 0, int more_flags = 0) {
-    return calls_->mmap(address, bytes, kRw, MAP_SHARED | more_flags, file_, 0);
-  }
-  std::uintptr_t mapping(std::size_t page = 0) const {
-    return static_cast<std::uintptr_t>(mapping_) + page * kPageBytes;
-  }
-  bool is_mapped(std::size_t page, Protection protection = Protection::kReadWrite) const {
-    return allocator_->validate(mapping(page), kPageBytes, protection).ok();
-  }
-
-  static constexpr std::size_t kFileBytes = 64 * kMiB;
-  int file_ = -1;
-  std::optional<MemoryCalls> calls_;
-  untrusted_bytes first_;
-  std::intptr_t mapping_ = 0;
-};
 
 class EveryLie : public MemoryCallsOnHostileHost, public testing::WithParamInterface<Lie> {};
 class EveryLieOfMmap : public EveryLie {};
@@ -163,16 +104,6 @@ TEST_P(EveryLieOfMprotect, LeavesTheBooksRight) {
   for (std::size_t page = 0; page < 8; ++page) EXPECT_TRUE(is_mapped(page)) << page;
 }
 
-std::vector<Lie> lies_about(HostCall call) {
-  std::vector<Lie> lies;
-  for (int i = 1; i <= static_cast<int>(sim::kLastLie); ++i) {
-    if (fits(static_cast<Lie>(i), call)) lies.push_back(static_cast<Lie>(i));
-  }
-  return lies;
-}
-std::string lie_name(const testing::TestParamInfo<Lie>& param) {
-  return name_of(param.param);
-}
 INSTANTIATE_TEST_SUITE_P(Lies, EveryLieOfMmap, testing::ValuesIn(lies_about(HostCall::kMap)),
                          lie_name);
 INSTANTIATE_TEST_SUITE_P(Lies, EveryLieOfMunmap, testing::ValuesIn(lies_about(HostCall::kUnmap)),

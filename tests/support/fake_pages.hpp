@@ -16,8 +16,17 @@ namespace exclave::testing_support {
 
 class FakePages {
  public:
-  enum class Op : std::uint8_t { kCommit, kProtect, kDrop, kMove, kFill, kZero };
-  static constexpr std::size_t kOps = 6;
+  enum class Op : std::uint8_t {
+    kCommit,
+    kProtect,
+    kDrop,
+    kMove,
+    kFill,
+    kZero,
+    kAdvise,
+    kResident
+  };
+  static constexpr std::size_t kOps = 8;
 
   // What the n-th page of a file holds.
   static constexpr std::uint64_t kFileValue = 1000;
@@ -67,7 +76,7 @@ class FakePages {
   int fill(std::uintptr_t address, std::size_t size, int descriptor,
            std::uint64_t offset) noexcept {
     if (const int error = note(Op::kFill, address, size); error != 0) return error;
-    if (descriptor == kBadDescriptor) return -EBADF;
+    if (descriptor == kBadDescriptor || descriptor < 0) return -EBADF;
     const std::lock_guard lock(mutex_);
     for_each(address, size, [&](std::uintptr_t page) {
       pages_[page].value = kFileValue + (offset + page - address) / kPageBytes;
@@ -85,6 +94,8 @@ class FakePages {
   }
   // Runs in each operation, on the calling thread, with no lock held.
   std::function<void(Op)> during;
+  // What an operation answers; 0: it is done.
+  std::function<int(Op)> refusal;
 
   // ---- What there is ----
 
@@ -110,6 +121,16 @@ class FakePages {
     }
     return text;
   }
+  // What each page is, and what it holds.
+  struct Page {
+    int protection = 0;
+    std::uint64_t value = 0;
+    friend bool operator==(const Page&, const Page&) = default;
+  };
+  std::map<std::uintptr_t, Page> snapshot() const {
+    const std::lock_guard lock(mutex_);
+    return pages_;
+  }
   std::size_t count() const {
     const std::lock_guard lock(mutex_);
     return pages_.size();
@@ -123,25 +144,17 @@ class FakePages {
     return violations_;
   }
 
- private:
-  struct Page {
-    int protection = 0;
-    std::uint64_t value = 0;
-  };
-  struct Failure {
-    Op op;
-    int error;
-    unsigned n;
-  };
-
+ protected:
   template <class F>
   static void for_each(std::uintptr_t address, std::size_t size, F visit) {
     for (std::uintptr_t page = address; page < address + size; page += kPageBytes) visit(page);
   }
   void complain(const char* why) { violations_.emplace_back(why); }
-
   int note(Op op, std::uintptr_t address, std::size_t size) noexcept {
     if (during) during(op);
+    if (refusal) {
+      if (const int error = refusal(op); error != 0) return error;
+    }
     const std::lock_guard lock(mutex_);
     ++calls_[static_cast<std::size_t>(op)];
     if (size == 0 || (address | size) % kPageBytes != 0) complain("not whole pages");
@@ -155,13 +168,57 @@ class FakePages {
   }
 
   mutable std::mutex mutex_;
-  // All below is guarded by mutex_.
-  std::map<std::uintptr_t, Page> pages_;
+  std::map<std::uintptr_t, Page> pages_;  // guarded by mutex_, as all below
+
+ private:
+  struct Failure {
+    Op op;
+    int error;
+    unsigned n;
+  };
+
   std::vector<Failure> failures_;
   std::size_t calls_[kOps] = {};
   std::vector<std::string> violations_;
 };
 
 static_assert(EnclavePages<FakePages>);
+
+// With the operations that a runtime need not have.
+class FakePagesWithAll : public FakePages {
+ public:
+  EnclavePagesTable table() noexcept { return bind_enclave_pages(*this); }
+
+  int zero(std::uintptr_t address, std::size_t size, int protection, bool) noexcept {
+    if (const int error = note(Op::kZero, address, size); error != 0) return error;
+    const std::lock_guard lock(mutex_);
+    for_each(address, size, [&](std::uintptr_t page) {
+      if (pages_.count(page) == 0) complain("zeroes a page that is not there");
+      if (pages_[page].protection != protection) complain("zeroes pages of another protection");
+      pages_[page].value = 0;
+    });
+    return 0;
+  }
+  int advise(RangeCall, std::uintptr_t address, std::size_t size, int) noexcept {
+    return on_pages(Op::kAdvise, address, size);
+  }
+  int resident(std::uintptr_t address, std::size_t size, unsigned char* vector) noexcept {
+    const int error = on_pages(Op::kResident, address, size);
+    for (std::size_t i = 0; error == 0 && i < size / kPageBytes; ++i) vector[i] = 1;
+    return error;
+  }
+
+ private:
+  int on_pages(Op op, std::uintptr_t address, std::size_t size) noexcept {
+    if (const int error = note(op, address, size); error != 0) return error;
+    const std::lock_guard lock(mutex_);
+    for_each(address, size, [&](std::uintptr_t page) {
+      if (pages_.count(page) == 0) complain("asks about a page that is not there");
+    });
+    return 0;
+  }
+};
+
+static_assert(EnclavePages<FakePagesWithAll>);
 
 }  // namespace exclave::testing_support

@@ -26,18 +26,22 @@ enum class FaultPoint : std::uint8_t {
   kHostMap,
   kHostUnmap,
   kHostProtect,
+  kHostRemap,
+  kHostAdvise,
+  kHostResident,
   kAny,  // all of them, counted together
 };
 inline constexpr std::array kFaultPoints = {
-    FaultPoint::kTrustedReserve, FaultPoint::kEntropy, FaultPoint::kHostReserve,
-    FaultPoint::kHostRelease,    FaultPoint::kHostMap, FaultPoint::kHostUnmap,
-    FaultPoint::kHostProtect,    FaultPoint::kAny,
+    FaultPoint::kTrustedReserve, FaultPoint::kEntropy,   FaultPoint::kHostReserve,
+    FaultPoint::kHostRelease,    FaultPoint::kHostMap,   FaultPoint::kHostUnmap,
+    FaultPoint::kHostProtect,    FaultPoint::kHostRemap, FaultPoint::kHostAdvise,
+    FaultPoint::kHostResident,   FaultPoint::kAny,
 };
 
 inline const char* name_of(FaultPoint point) {
-  static constexpr const char* kNames[] = {"trusted_reserve", "entropy",    "host_reserve",
-                                           "host_release",    "host_map",   "host_unmap",
-                                           "host_protect",    "any of them"};
+  static constexpr const char* kNames[] = {
+      "trusted_reserve", "entropy",    "host_reserve", "host_release",  "host_map",   "host_unmap",
+      "host_protect",    "host_remap", "host_advise",  "host_resident", "any of them"};
   return kNames[static_cast<std::size_t>(point)];
 }
 
@@ -86,6 +90,21 @@ class FaultPort {
   int host_protect(std::uintptr_t address, std::size_t bytes, int protection) noexcept {
     if (fails(FaultPoint::kHostProtect)) return ENOMEM;
     return host_->host_protect(address, bytes, protection);
+  }
+
+  HostReply host_remap(std::uintptr_t old_address, std::size_t old_size, std::size_t new_size,
+                       int flags, std::uintptr_t new_address) noexcept {
+    if (fails(FaultPoint::kHostRemap)) return {0, ENOMEM};
+    return host_->host_remap(old_address, old_size, new_size, flags, new_address);
+  }
+  int host_advise(RangeCall call, std::uintptr_t address, std::size_t bytes,
+                  int argument) noexcept {
+    if (fails(FaultPoint::kHostAdvise)) return ENOMEM;
+    return host_->host_advise(call, address, bytes, argument);
+  }
+  int host_resident(std::uintptr_t address, std::size_t bytes, unsigned char* vector) noexcept {
+    if (fails(FaultPoint::kHostResident)) return ENOMEM;
+    return host_->host_resident(address, bytes, vector);
   }
 
   // ---- What it is to do ----
