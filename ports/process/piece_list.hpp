@@ -62,11 +62,9 @@ class PieceList {
     ++count_;
   }
 
-  void erase(std::size_t index, std::size_t pieces = 1) noexcept {
-    if (pieces == 0) return;
-    std::memmove(pieces_ + index, pieces_ + index + pieces,
-                 (count_ - index - pieces) * sizeof(Piece));
-    count_ -= pieces;
+  void erase(std::size_t index) noexcept {
+    --count_;
+    std::memmove(pieces_ + index, pieces_ + index + 1, (count_ - index) * sizeof(Piece));
   }
 
  private:

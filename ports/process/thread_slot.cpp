@@ -183,12 +183,12 @@ void ProcessPort::forget_other_threads() noexcept {
   g_hooks_lock = PTHREAD_MUTEX_INITIALIZER;
   g_hook_finished = PTHREAD_COND_INITIALIZER;
   for (Hook* hook = g_hooks; hook != nullptr; hook = hook->next) hook->running = 0;
+  for (std::atomic<std::uint64_t>& slots : g_slots_in_use)
+    slots.store(0, std::memory_order_relaxed);
   const std::uint32_t word = detail::thread_slot_word;
-  for (std::uint32_t i = 0; i < kWords; ++i) {
-    const std::uint32_t rank = word != 0 ? rank_of_slot(word - 1) : kMaxThreadSlots;
-    g_slots_in_use[i].store(rank / 64 == i ? std::uint64_t{1} << (rank % 64) : 0,
-                            std::memory_order_relaxed);
-  }
+  if (word == 0) return;
+  const std::uint32_t rank = rank_of_slot(word - 1);
+  g_slots_in_use[rank / 64].store(std::uint64_t{1} << (rank % 64), std::memory_order_relaxed);
 }
 
 }  // namespace exclave

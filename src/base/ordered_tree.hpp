@@ -1,6 +1,6 @@
-// An intrusive treap: nodes in key order, O(log n) expected, however hostile the keys, because the
-// priorities come from trusted randomness. Nodes may carry a summary of their subtree
-// (Traits::update).
+// An intrusive treap: nodes in key order, those with one key in the order of their addresses; O(log
+// n) expected, however hostile the keys, because the priorities come from trusted randomness. Nodes
+// may carry a summary of their subtree (Traits::update).
 #pragma once
 
 #include <cstdint>
@@ -76,13 +76,19 @@ class OrderedTree {
     return (z ^ (z >> 31)) >> 1;
   }
 
+  // A total order: equal keys on one side only would make a list.
+  static bool comes_before(const Node& a, const Node& b) noexcept {
+    if (Traits::key(a) != Traits::key(b)) return Traits::key(a) < Traits::key(b);
+    return reinterpret_cast<std::uintptr_t>(&a) < reinterpret_cast<std::uintptr_t>(&b);
+  }
+
   void insert_at(Node*& where, Node& node) noexcept {
     if (where == nullptr) {
       where = &node;
     } else if (Traits::links(node).priority > Traits::links(*where).priority) {
-      split(where, Traits::key(node), Traits::links(node).left, Traits::links(node).right);
+      split(where, node, Traits::links(node).left, Traits::links(node).right);
       where = &node;
-    } else if (Traits::key(node) < Traits::key(*where)) {
+    } else if (comes_before(node, *where)) {
       insert_at(Traits::links(*where).left, node);
     } else {
       insert_at(Traits::links(*where).right, node);
@@ -90,20 +96,20 @@ class OrderedTree {
     Traits::update(*where);
   }
 
-  // Everything below `key` to low, the rest to high.
-  void split(Node* tree, std::uintptr_t key, Node*& low, Node*& high) noexcept {
+  // Everything before `node` to low, the rest to high.
+  void split(Node* tree, const Node& node, Node*& low, Node*& high) noexcept {
     if (tree == nullptr) {
       low = high = nullptr;
       return;
     }
     TreeLinks<Node>& links = Traits::links(*tree);
     Node* rest = nullptr;
-    if (Traits::key(*tree) < key) {
-      split(links.right, key, rest, high);
+    if (comes_before(*tree, node)) {
+      split(links.right, node, rest, high);
       links.right = rest;
       low = tree;
     } else {
-      split(links.left, key, low, rest);
+      split(links.left, node, low, rest);
       links.left = rest;
       high = tree;
     }
@@ -126,20 +132,13 @@ class OrderedTree {
   }
 
   void erase_at(Node*& where, Node& node) noexcept {
-    if (where == nullptr) return;
+    EXCLAVE_CHECK(where != nullptr);
     if (where == &node) {
       where = merge(Traits::links(node).left, Traits::links(node).right);
       return;
     }
-    // Equal keys stand to the right of each other or, after a merge, on either side.
-    if (Traits::key(node) < Traits::key(*where)) {
-      erase_at(Traits::links(*where).left, node);
-    } else if (Traits::key(node) > Traits::key(*where)) {
-      erase_at(Traits::links(*where).right, node);
-    } else {
-      erase_at(Traits::links(*where).left, node);
-      erase_at(Traits::links(*where).right, node);
-    }
+    TreeLinks<Node>& links = Traits::links(*where);
+    erase_at(comes_before(node, *where) ? links.left : links.right, node);
     Traits::update(*where);
   }
 
@@ -147,7 +146,7 @@ class OrderedTree {
     EXCLAVE_CHECK(where != nullptr);
     if (where != &node) {
       TreeLinks<Node>& links = Traits::links(*where);
-      refresh_at(Traits::key(node) < Traits::key(*where) ? links.left : links.right, node);
+      refresh_at(comes_before(node, *where) ? links.left : links.right, node);
     }
     Traits::update(*where);
   }

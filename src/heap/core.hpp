@@ -146,9 +146,7 @@ class AllocatorCore {
     const AllocatorCore& core = *static_cast<const AllocatorCore*>(context);
     const std::uint32_t slot = assigned_thread_slot();
     return slot != kNoThreadSlot &&
-           // GCOVR_EXCL_BR_START: a race
            core.heaps_[slot + 1].load(std::memory_order_relaxed) == &core.busy_;
-    // GCOVR_EXCL_BR_STOP
   }
   Heap* take_heap_slow(std::uint32_t slot) noexcept;
   static void on_thread_exit(void* context, std::uint32_t slot) noexcept;

@@ -535,7 +535,7 @@ Status AllocatorCore::free_block(Gate& gate, std::uintptr_t block, const SizePla
     if (found.slab == nullptr) return free_pages(gate, block);
     if (found.slot == Slab::kNoSlot) return Error::kInteriorFree;
     const BookRef owner_ref = found.slab->owner.load(std::memory_order_acquire);
-    if (owner_ref == 0) return Error::kForeignFree;  // GCOVR_EXCL_BR_LINE: a race
+    if (owner_ref == 0) return Error::kForeignFree;
     if (owner_ref == gate.heap().self()) return free_own(gate.heap(), found, block);
     Heap& owner = *books_.at<Heap>(owner_ref);
     if (owner.shared() == nullptr) return free_remote(gate.heap(), owner, found, block);
@@ -815,7 +815,7 @@ void AllocatorCore::free_unpinned_slot(Gate& gate, Pool* pool, RegionId pool_id,
     const SlotRef found = find_slot(block);
     if (found.slot == Slab::kNoSlot) return;  // GCOVR_EXCL_BR_LINE: a race
     const BookRef owner_ref = found.slab->owner.load(std::memory_order_acquire);
-    if (owner_ref == 0) return;  // GCOVR_EXCL_BR_LINE: a race
+    if (owner_ref == 0) return;
     Heap& owner = *books_.at<Heap>(owner_ref);
     std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
     SharedHeap* const shared = owner.shared();
@@ -867,9 +867,7 @@ void AllocatorCore::free_unpinned_pages(Pool* pool, RegionId pool_id,
 
 Status AllocatorCore::deallocate_handle(std::uintptr_t block, RegionId region) noexcept {
   const Result<RegionInfo> info = query(block, 1);
-  // GCOVR_EXCL_BR_START: a signal while facts change
   if (info.error() == Error::kReentered) return Error::kReentered;
-  // GCOVR_EXCL_BR_STOP
   if (!info.ok() || info->id != region) return Error::kStale;
   if (info->grown || info->role != Role::kPool) return deallocate(block);
   Status freed;
@@ -899,7 +897,7 @@ Result<AllocatorCore::Found> AllocatorCore::live_slot(Region& region,
 Result<AllocatorCore::Found> AllocatorCore::live_pages(Region& region,
                                                        std::uintptr_t block) noexcept {
   PagePool* const pages = static_cast<PagePool*>(region.page_pool.load(std::memory_order_acquire));
-  if (pages == nullptr) return Error::kForeignFree;  // GCOVR_EXCL_BR_LINE: a race
+  if (pages == nullptr) return Error::kForeignFree;
   const Result<PageBlock> run = pages->find_block(region, block);
   if (!run.ok()) return run.error();
   return Found{run->extent.size, !run->pinned, &region};

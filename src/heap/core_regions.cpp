@@ -353,14 +353,14 @@ Extent AllocatorCore::block_around(Region& region, std::uintptr_t address,
   if (found.slab != nullptr) {
     const std::uintptr_t offset = address - found.slab->base.load(std::memory_order_relaxed);
     const std::uint32_t bytes = found.slab->slot_bytes.load(std::memory_order_relaxed);
-    if (bytes == 0) return {};  // GCOVR_EXCL_BR_LINE: a race
+    if (bytes == 0) return {};
     const std::uint64_t slot = offset / bytes;
     if (slot >= found.slab->slots.load(std::memory_order_relaxed)) return {};
     *state = &found.slab->states()[slot];
     return {found.slab->block_at(static_cast<std::uint32_t>(slot)), bytes};
   }
   PagePool* const pages = static_cast<PagePool*>(region.page_pool.load(std::memory_order_acquire));
-  if (pages == nullptr) return {};  // GCOVR_EXCL_BR_LINE: a race
+  if (pages == nullptr) return {};
   const Result<PageBlock> block = pages->block_around(region, address);
   return block.ok() ? block->extent : Extent{};
 }

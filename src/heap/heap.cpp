@@ -125,11 +125,10 @@ bool Heap::has_stack(SizeClass c) noexcept {
   return stacks_[c].bottom != nullptr || grow_stack(c);
 }
 
+// Precondition: so many are there to keep.
 void Heap::flush_stack(SizeClass c, std::size_t keep) noexcept {
   Stack& stack = stacks_[c];
-  const std::size_t used = static_cast<std::size_t>(stack.top - stack.bottom);
-  if (used <= keep) return;
-  const std::size_t drop = used - keep;
+  const std::size_t drop = static_cast<std::size_t>(stack.top - stack.bottom) - keep;
   for (std::size_t i = 0; i < drop; ++i)
     give_back(slab_of(stack.bottom[i].block), stack.bottom[i].state);
   for (std::size_t i = 0; i < keep; ++i) stack.bottom[i] = stack.bottom[drop + i];

@@ -151,6 +151,32 @@ TEST(OrderedTreeTest, SortedKeysMakeNoList) {
   EXPECT_EQ(tree.root(), nullptr);
 }
 
+TEST(OrderedTreeTest, EqualKeysMakeNoList) {
+  Tree tree;
+  tree.seed(42);
+  std::vector<Item> items(100000);
+  for (Item& item : items) {
+    item.key = 7;
+    tree.insert(item);
+  }
+  EXPECT_EQ(tree.validate(), 100000);
+  EXPECT_LT(height(tree.root()), 60u);
+  std::vector<Item*> order;
+  for (Item& item : items) order.push_back(&item);
+  std::shuffle(order.begin(), order.end(), std::mt19937_64(1));
+  for (Item* const item : order) tree.erase(*item);
+  EXPECT_EQ(tree.root(), nullptr);
+}
+
+TEST(OrderedTreeTest, EqualPrioritiesAreInOrder) {
+  Tree tree;
+  tree.seed(1);
+  std::vector<Item> items(7);
+  for (Item& item : items) tree.insert(item);
+  for (Item& item : items) item.links.priority = 5;
+  EXPECT_EQ(tree.validate(), 7);
+}
+
 TEST(OrderedTreeTest, ShapeDependsOnTheSeed) {
   std::vector<Item> first(100), second(100);
   Tree one, other;

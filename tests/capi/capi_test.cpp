@@ -15,6 +15,8 @@
 #include <string>
 
 #include "exclave/result.hpp"
+#include "support/kernel_answers.hpp"
+#include "support/sanitizers.hpp"
 
 namespace {
 
@@ -220,6 +222,73 @@ TEST_F(CApi, MemoryCallsAreDispatched) {
   EXPECT_EQ(exclave_munmap(allocator_, &inside, static_cast<exclave_address>(within), kPage), 0);
   close(device);
   exclave_process_memory_destroy(memory);
+}
+
+// Does the page stand in this process' address space, and can its bytes be had?
+bool is_mapped(exclave_address page) {
+  unsigned char resident = 0;
+  return mincore(reinterpret_cast<void*>(page), kPage, &resident) == 0;
+}
+bool is_readable(exclave_address page) {
+  int ends[2];
+  EXPECT_EQ(pipe(ends), 0);
+  const bool readable = write(ends[1], reinterpret_cast<const void*>(page), 1) == 1;
+  close(ends[0]);
+  close(ends[1]);
+  return readable;
+}
+
+TEST(CApiProcess, OptionsAreTheDefaultOnes) {
+  exclave_process_options options;
+  std::memset(&options, 0x5a, sizeof options);
+  exclave_process_options_init(&options);
+  exclave_process_port* port = nullptr;
+  ASSERT_EQ(exclave_process_port_create(&options, &port), EXCLAVE_OK);
+  const exclave_port table = exclave_process_port_table(port);
+  EXPECT_EQ(table.book_window(table.context).size, options.book_bytes);
+  EXPECT_EQ(options.book_bytes, std::size_t{16} << 30);
+  EXPECT_EQ(options.enclave_bytes, std::size_t{16} << 30);
+  EXPECT_TRUE(options.huge_pages);
+  EXPECT_FALSE(options.shared);
+  exclave_process_port_destroy(port);
+}
+
+TEST(CApiProcess, WhatIsDestroyedIsGone) {
+  exclave_process_options options;
+  exclave_process_options_init(&options);
+  options.book_bytes = options.enclave_bytes = std::size_t{1} << 20;
+  exclave_process_port* port = nullptr;
+  ASSERT_EQ(exclave_process_port_create(&options, &port), EXCLAVE_OK);
+  const exclave_port table = exclave_process_port_table(port);
+  const exclave_address window = table.enclave(table.context).base;
+  exclave_process_memory* memory = nullptr;
+  EXPECT_EQ(exclave_process_memory_create(port, nullptr), EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_process_memory_create(nullptr, &memory), EXCLAVE_INVALID_ARGUMENT);
+  ASSERT_EQ(exclave_process_memory_create(port, &memory), EXCLAVE_OK);
+  const exclave_enclave_memory inside = exclave_process_memory_table(memory);
+  const std::intptr_t page = inside.map(inside.context, 0, kPage, PROT_READ | PROT_WRITE,
+                                        MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  ASSERT_GT(page, 0);
+  EXPECT_TRUE(is_readable(static_cast<exclave_address>(page)));
+  exclave_process_memory_destroy(memory);
+  EXPECT_FALSE(is_readable(static_cast<exclave_address>(page)));
+  EXPECT_TRUE(is_mapped(window));
+  exclave_process_port_destroy(port);
+  EXPECT_FALSE(is_mapped(window));
+}
+
+TEST(CApiProcess, WithoutMemoryForItThereIsNone) {
+  if (exclave::testing_support::kSanitized) GTEST_SKIP() << "the sanitizer itself takes memory";
+  EXPECT_EQ(exclave::testing_support::in_a_child([] {
+              exclave_process_port* port = nullptr;
+              if (exclave_process_port_create(nullptr, &port) != EXCLAVE_OK) return 1;
+              if (!exclave::testing_support::use_up_memory()) return 2;
+              exclave_process_memory* memory = nullptr;
+              if (exclave_process_memory_create(port, &memory) != EXCLAVE_OUT_OF_TRUSTED_MEMORY)
+                return 3;
+              return memory == nullptr ? 0 : 4;
+            }),
+            0);
 }
 
 TEST_F(CApi, NullIsAnErrorEverywhere) {

@@ -107,6 +107,23 @@ TEST_F(GuardsTest, AllStacksTogetherHoldNoMoreThanTheirLimit) {
   EXPECT_GT(statistics().cached_bytes, 16 * kMiBytes) << "and use it";
 }
 
+// So that a block that comes and goes costs no run of pages each time.
+TEST_F(GuardsTest, OneWhollyFreeSlabOfASizeStaysAtHand) {
+  std::vector<std::uintptr_t> blocks;
+  for (int i = 0; i < 100; ++i) blocks.push_back(allocate(kMaxSmallBytes));
+  for (const std::uintptr_t block : blocks) EXPECT_EQ(free(block), Error::kNone);
+  int wholly_free = 0;
+  Result<RegionInfo> region = allocator_->next_region(0);
+  for (; region.ok(); region = allocator_->next_region(region->extent.end())) {
+    for (std::uintptr_t at = region->extent.base; at < region->extent.end();) {
+      const RunInfo run = run_of(at);
+      at = run.extent.end();
+      wholly_free += run.kind == RunInfo::Kind::kSlab && run.live_slots + run.cached_slots == 0;
+    }
+  }
+  EXPECT_EQ(wholly_free, 1);
+}
+
 // ---- Out of memory, and near it ----
 
 TEST_F(GuardsTest, GrowthLeavesWhatIsCached) {
@@ -529,6 +546,24 @@ TEST_F(GuardsTest, WhatIsFreedDuringARefusedGrowthServes) {
   EXPECT_TRUE(freed);
   port_.during_call = nullptr;
   for (const std::uintptr_t block : blocks) EXPECT_EQ(free(block), Error::kNone);
+}
+
+// Slabs that the slab map does not know are freed into more slowly.
+TEST_F(GuardsTest, ShortSlabsAreMadeOnlyWhereTheHostGivesNoMore) {
+  for (const bool gives : {true, false}) {
+    Config config;
+    config.grow_min_bytes = config.grow_max_bytes = kMiBytes;
+    start(config);
+    const std::uint64_t before = port_.reserve_calls();
+    std::vector<std::uintptr_t> blocks;
+    for (const std::size_t size : {512u, 256u, 128u, 64u, 32u})
+      blocks.push_back(allocate(size * kKiBytes, 2 * kPageBytes));
+    ASSERT_EQ(port_.reserve_calls(), before + 1);
+    port_.refuse(!gives);
+    blocks.push_back(allocate(64));
+    EXPECT_EQ(run_of(blocks.back()).extent.size >= SlabMap::kGrainBytes, gives);
+    for (const std::uintptr_t block : blocks) EXPECT_EQ(free(block), Error::kNone);
+  }
 }
 
 TEST_F(GuardsTest, OnlyLongRegionsStandAtWholeSegments) {

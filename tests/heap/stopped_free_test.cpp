@@ -23,13 +23,23 @@ namespace {
 
 using namespace testing_support;
 
+// The state of a block is looked at, and may be what another stopped call would make it.
+class StateTest : public FakeAllocatorTest {
+ protected:
+  std::atomic<SlotState>* state_of(std::uintptr_t block) {
+    const UnitEntry entry = allocator_->core()->registry().find(block)->unit_of(block)->load();
+    Slab* const slab = slab_of<Slab>(BookView(port_.book_window().base), entry);
+    return &slab->states()[slab->slot_at(block)];
+  }
+};
+
 // What the owner makes of the slab while the stale free is stopped.
 enum class Cut {
   kElsewhere,  // the book goes to a slab in another place; another slab stands here
   kAnew,       // the same book, the same place, other slots
 };
 
-class StoppedFreeTest : public FakeAllocatorTest,
+class StoppedFreeTest : public StateTest,
                         public testing::WithParamInterface<std::tuple<Cut, std::size_t, bool>> {
  protected:
   // Of slots in 64 KiB. The books of the first two kinds of slabs are of one size, that of the
@@ -56,12 +66,6 @@ class StoppedFreeTest : public FakeAllocatorTest,
     for (std::size_t i = 0; i < count; ++i) blocks.push_back(allocate(size));
     return blocks;
   }
-  std::atomic<SlotState>* state_of(std::uintptr_t block) {
-    const UnitEntry entry = allocator_->core()->registry().find(block)->unit_of(block)->load();
-    Slab* const slab = slab_of<Slab>(BookView(port_.book_window().base), entry);
-    return &slab->states()[slab->slot_at(block)];
-  }
-
   Cut cut_ = Cut::kElsewhere;
   std::size_t slot_ = 0;
   bool nested_ = false;
@@ -200,6 +204,235 @@ TEST_F(AdoptedMeanwhileTest, TheFreeGoesToTheNewOwner) {
   EXPECT_EQ(free(keeps_region), Error::kNone);
 }
 
+// ---- An unpin of what was freed, which waits for a lock ----
+
+class UnpinMeanwhileTest : public StateTest {
+ protected:
+  void SetUp() override {
+    StateTest::SetUp();
+    if (kSanitized) GTEST_SKIP() << "a sanitizer puts signals off";
+  }
+};
+
+// The pool's own lock, while it is revoked: nothing of it is left then.
+TEST_F(UnpinMeanwhileTest, Threat31ItsPoolMayGo) {
+  const SteppedCall stepper;
+  Worker other;
+  constexpr Extent kPool = range_at(0, 128 * kKiBytes);
+  unsigned waited = 0;
+  bool more = true;
+  for (std::uint64_t n = 1; more && !HasFailure(); n += kStride) {
+    const std::uintptr_t block = allocate(64, 16, Placement::in_pool(attach(kPool)));
+    const PinId pinned = pin({block, 8});
+    EXPECT_EQ(free(block), Error::kNone);
+    Error revoked = Error::kBusy;
+    Error unpinned = Error::kBusy;
+    bool held = false;
+    more = SteppedCall::stopped_at(
+        n, [&] { revoked = allocator_->detach(kPool, DetachMode::kRevoke).error(); },
+        [&] {
+          other.start([&] { unpinned = allocator_->unpin(pinned).error(); });
+          held = !other.wait_a_little();
+        });
+    other.wait();
+    EXPECT_EQ(unpinned, Error::kNone) << "at " << n;
+    EXPECT_TRUE(allocator_->validate_books()) << "at " << n;
+    EXPECT_EQ(statistics().live_blocks, 0u) << "at " << n;
+    waited += held && revoked == Error::kNone;
+    if (revoked == Error::kPinned) EXPECT_TRUE(allocator_->detach(kPool).ok()) << "at " << n;
+    EXPECT_EQ(statistics().regions, 0u) << "at " << n;
+    // The next stops are behind its look at the pins.
+    if (waited != 0 && revoked == Error::kPinned) break;
+  }
+  EXPECT_GT(waited, 0u) << "the trap flag has no effect here";
+}
+
+// That of the slabs whose threads ended: a thread takes the slab over.
+TEST_F(UnpinMeanwhileTest, ItsSlabMayBeAdopted) {
+  const SteppedCall stepper;
+  Worker other;
+  const std::uintptr_t keeps_region = allocate(64);
+  unsigned waited = 0;
+  bool more = true;
+  for (std::uint64_t n = 1; more && !HasFailure(); n += kStride) {
+    std::uintptr_t stays = 0;
+    std::uintptr_t block = 0;
+    PinId pinned{};
+    std::thread([&] {
+      stays = allocate(5120);
+      block = allocate(5120);
+      pinned = pin({block, 8});
+      EXPECT_EQ(free(block), Error::kNone);
+    }).join();
+    std::uintptr_t next = 0;
+    Error unpinned = Error::kBusy;
+    bool held = false;
+    bool adopted = false;  // before the unpin
+    const auto unpin = [&] { unpinned = allocator_->unpin(pinned).error(); };
+    more = SteppedCall::stopped_at(
+        n, [&] { next = allocate(5120); },
+        [&] {
+          other.start(unpin);
+          held = !other.wait_a_little();
+          adopted = !held && state_of(block)->load() == SlotState::kDeferred;
+        });
+    other.wait();
+    if (!more) unpin();
+    waited += held;
+    EXPECT_EQ(unpinned, Error::kNone) << "at " << n;
+    EXPECT_TRUE(allocator_->validate_books()) << "at " << n;
+    allocator_->flush_thread();
+    EXPECT_TRUE(allocator_->validate_books()) << "at " << n;
+    EXPECT_EQ(statistics().live_blocks, 3u) << "at " << n;
+    for (const std::uintptr_t live : {stays, next}) EXPECT_EQ(free(live), Error::kNone);
+    allocator_->trim();
+    if (adopted) break;
+  }
+  EXPECT_GT(waited, 0u) << "the trap flag has no effect here";
+  EXPECT_EQ(free(keeps_region), Error::kNone);
+}
+
+// Its pool goes, and the host gives the place for others to use: what another thread frees there,
+// and its owner has not taken back yet, is not the unpin's to pass on.
+TEST_F(UnpinMeanwhileTest, Threat31WhatTheHostGaveInItsPlaceIsLeftAlone) {
+  const SteppedCall stepper;
+  Worker owner, other;
+  constexpr Extent kPool{FakePort::kFirstAddress, 128 * kKiBytes};
+  unsigned given = 0;
+  bool more = true;
+  bool held = false;
+  for (std::uint64_t n = 1; more && !HasFailure(); n += (held ? 8 : 1) * kStride) {
+    const std::uintptr_t block = allocate(64, 16, Placement::in_pool(attach(kPool)));
+    const PinId pinned = pin({block, 8});
+    EXPECT_EQ(free(block), Error::kNone);
+    std::uintptr_t now = 0;
+    bool late = false;
+    const auto change = [&] {
+      late = state_of(block)->load() == SlotState::kFree;
+      if (allocator_->detach(kPool, DetachMode::kRevoke).ok()) now = allocate(64);
+    };
+    const auto free_now = [&] { EXPECT_EQ(free(now), Error::kNone); };
+    more = SteppedCall::stopped_at(
+        n, [&] { EXPECT_TRUE(allocator_->unpin(pinned).ok()); },
+        [&] {
+          owner.start(change);
+          held = !owner.wait_a_little();
+          if (!held && now != 0) other.run(free_now);
+        });
+    owner.wait();
+    given += !held && now == block;
+    if (held && now != 0) free_now();
+    if (now == 0) EXPECT_TRUE(allocator_->detach(kPool).ok()) << "at " << n;
+    other.run([&] { allocator_->flush_thread(); });
+    allocator_->flush_thread();
+    owner.run([&] { allocator_->flush_thread(); });
+    EXPECT_TRUE(misuses_.empty()) << "at " << n;
+    EXPECT_EQ(statistics().live_blocks, 0u) << "at " << n;
+    EXPECT_TRUE(allocator_->validate_books()) << "at " << n;
+    allocator_->trim();
+    if (late && !held) break;
+  }
+  EXPECT_GT(given, 0u) << "the trap flag has no effect here";
+}
+
+// Its owner saw it live before the pin, frees it over the unpin's mark and ends.
+TEST_F(UnpinMeanwhileTest, Threat41WhatItsOwnerFreedAtTheSameMomentIsFreeOnce) {
+  const SteppedCall stepper;
+  const std::uintptr_t keeps_region = allocate(64);
+  unsigned marked = 0;
+  bool more = true;
+  for (std::uint64_t n = 1; more && !HasFailure(); n += kStride) {
+    std::uintptr_t block = 0;
+    std::uintptr_t stays = 0;
+    std::atomic<int> turn = 0;
+    bool over_the_mark = false;
+    bool deferred = false;
+    std::thread owner([&] {
+      block = allocate(5120);
+      stays = allocate(5120);
+      turn = 1;
+      while (turn != 2) std::this_thread::yield();
+      if (!over_the_mark) return;
+      state_of(block)->store(SlotState::kLive);
+      EXPECT_EQ(free(block), Error::kNone);
+    });
+    while (turn != 1) std::this_thread::yield();
+    const PinId pinned = pin({block, 8});
+    EXPECT_EQ(free(block), Error::kNone);
+    const auto end_owner = [&] {
+      turn = 2;
+      owner.join();
+    };
+    more = SteppedCall::stopped_at(
+        n, [&] { EXPECT_TRUE(allocator_->unpin(pinned).ok()); },
+        [&] {
+          // From then on the unpin holds no lock that the owner wants.
+          const SlotState state = state_of(block)->load();
+          over_the_mark = state == SlotState::kRemote;
+          deferred = state == SlotState::kDeferred;
+          if (over_the_mark) end_owner();
+        });
+    if (!over_the_mark) end_owner();
+    marked += over_the_mark;
+    EXPECT_TRUE(allocator_->validate_books()) << "at " << n;
+    allocator_->flush_thread();
+    EXPECT_EQ(statistics().live_blocks, 2u) << "at " << n;
+    EXPECT_EQ(free(stays), Error::kNone);
+    allocator_->trim();
+    EXPECT_TRUE(allocator_->validate_books()) << "at " << n;
+    if (deferred) break;
+  }
+  EXPECT_GT(marked, 0u) << "the trap flag has no effect here";
+  EXPECT_EQ(free(keeps_region), Error::kNone);
+}
+
+// ---- A query while a region changes ----
+
+class QueryMeanwhileTest : public FakeAllocatorTest {
+ protected:
+  // On a thread of its own, while the region's facts are open: it waits until they are not.
+  template <class F>
+  void waits_for(std::uintptr_t block, F meanwhile) {
+    std::atomic<std::uint64_t>& sequence = allocator_->core()->registry().find(block)->sequence;
+    sequence.store(sequence.load() + 1);
+    std::atomic<bool> told = false;
+    std::thread asks([&] {
+      meanwhile();
+      const Result<RegionInfo> region = allocator_->query(block, 1);
+      told = true;
+      EXPECT_EQ(region.error(), Error::kNone);
+    });
+    std::this_thread::sleep_for(std::chrono::milliseconds(10));
+    EXPECT_FALSE(told);
+    sequence.store(sequence.load() + 1);
+    asks.join();
+  }
+};
+
+TEST_F(QueryMeanwhileTest, WhoIsInNoCallWaits) {
+  const std::uintptr_t block = allocate(64);
+  waits_for(block, [&] { EXPECT_EQ(free(allocate(64)), Error::kNone); });
+  waits_for(block, [] {});
+  EXPECT_EQ(free(block), Error::kNone);
+}
+
+// Threads without a slot share an entry in the table of heaps: what one does there is no call of
+// another's.
+TEST_F(QueryMeanwhileTest, WhoHasNoSlotIsInNoCall) {
+  if (kSanitized) GTEST_SKIP() << "a sanitizer puts signals off";
+  const SteppedCall stepper;
+  const std::uintptr_t block = allocate(64);
+  for (std::uint64_t n = 1; n < 150 && !HasFailure(); n += 3) {
+    std::thread([&] {
+      Error told = Error::kBusy;
+      SteppedCall::stopped_at(
+          n, [&] { told = free(0x5000); }, [&] { waits_for(block, [] {}); });
+      EXPECT_EQ(told, Error::kForeignFree) << n;
+    }).join();
+  }
+  EXPECT_EQ(free(block), Error::kNone);
+}
+
 // ---- Two detaches ----
 
 class DetachedMeanwhileTest : public FakeAllocatorTest {
@@ -259,11 +492,12 @@ enum class Call {
 enum class Meanwhile {
   kGone,        // revoked
   kThereAgain,  // and attached again, with blocks in the same places
+  kFreedAgain,  // the same; and the block there is freed while it is pinned, too
   kElsewhere,   // and its book used for a pool in another place
   kDrains,
 };
 
-class PoolMeanwhileTest : public FakeAllocatorTest,
+class PoolMeanwhileTest : public StateTest,
                           public testing::WithParamInterface<std::tuple<Call, Meanwhile, bool>> {
  protected:
   static constexpr Extent kHere = range_at(0, 128 * kKiBytes);
@@ -300,6 +534,35 @@ class PoolMeanwhileTest : public FakeAllocatorTest,
     }
   }
 
+  bool is_free(std::uintptr_t block) {
+    if (!std::get<bool>(GetParam())) return state_of(block)->load() == SlotState::kFree;
+    return allocator_->next_run(block)->kind == RunInfo::Kind::kFree;
+  }
+  // A block that takes the place of the one before, pinned and freed. A slot is as if its own unpin
+  // had marked it, and not yet its pool's lock.
+  void free_again(std::uintptr_t block) {
+    pinned_again_ = pin({block, 8});
+    EXPECT_EQ(free(block), Error::kNone);
+    if (!std::get<bool>(GetParam())) {
+      marked_ = state_of(block);
+      marked_->store(SlotState::kRemote);
+    }
+  }
+  // It is as it was left, and goes with its own pin alone.
+  void unpin_again(std::uintptr_t block) {
+    if (marked_ != nullptr) {
+      EXPECT_EQ(marked_->load(), SlotState::kRemote);
+      marked_->store(SlotState::kPinnedFreed);
+    } else {
+      EXPECT_EQ(allocator_->next_run(block)->kind, RunInfo::Kind::kBlock);
+    }
+    EXPECT_TRUE(allocator_->unpin(*pinned_again_).ok());
+    pinned_again_.reset();
+    marked_ = nullptr;
+  }
+
+  std::optional<PinId> pinned_again_;
+  std::atomic<SlotState>* marked_ = nullptr;
   // Two pages at their own alignment are a run: the shortest way through the page room.
   std::size_t size_ = std::get<bool>(GetParam()) ? 2 * kPageBytes : 64;
   std::size_t alignment_ = std::get<bool>(GetParam()) ? 2 * kPageBytes : 16;
@@ -318,7 +581,8 @@ TEST_P(PoolMeanwhileTest, Threat31WhatElseLivesStays) {
   bool more = true;
   // Between a look and the lock under which it is repeated lie some dozens of instructions. While
   // the lock is held, one stop is as good as another.
-  std::uint64_t stride = 3 * kStride;
+  const bool closely = meanwhile == Meanwhile::kFreedAgain;  // what lies between two locks alone
+  std::uint64_t stride = (closely ? 8 : 3) * kStride;
   for (std::uint64_t n = 1; more && !HasFailure(); n += stride) {
     const RegionId id = attach(kHere);
     const std::uintptr_t block = allocate(size_, alignment_, Placement::in_pool(id));
@@ -332,7 +596,9 @@ TEST_P(PoolMeanwhileTest, Threat31WhatElseLivesStays) {
     std::vector<std::uintptr_t> now;
     Error revoked = Error::kBusy;
     bool held = false;
+    bool late = false;
     const auto change = [&] {
+      late = closely && is_free(block);
       const DetachMode mode =
           meanwhile == Meanwhile::kDrains ? DetachMode::kDrain : DetachMode::kRevoke;
       revoked = allocator_->detach(kHere, mode).error();
@@ -340,10 +606,13 @@ TEST_P(PoolMeanwhileTest, Threat31WhatElseLivesStays) {
           meanwhile == Meanwhile::kDrains) {
         return;
       }
-      new_id = attach(meanwhile == Meanwhile::kThereAgain ? kHere : kThere);
+      new_id = attach(meanwhile == Meanwhile::kElsewhere ? kThere : kHere);
       const Placement in_new_one = Placement::in_pool(new_id);
       now = {allocate(size_, alignment_, in_new_one), allocate(64, 16, in_new_one)};
-      EXPECT_EQ(now[0] == block, meanwhile == Meanwhile::kThereAgain);
+      EXPECT_EQ(now[0] == block, meanwhile != Meanwhile::kElsewhere);
+      if (meanwhile != Meanwhile::kFreedAgain) return;
+      free_again(block);
+      now.erase(now.begin());
     };
     told_ = Error::kBusy;
     pin_ = Error::kBusy;
@@ -354,11 +623,12 @@ TEST_P(PoolMeanwhileTest, Threat31WhatElseLivesStays) {
         [&] {
           other.start(change);
           held = !other.wait_a_little();
-          stride = held ? stride * 2 : 3 * kStride;
+          if (!closely) stride = held ? stride * 2 : 3 * kStride;
         });
     other.wait();
     EXPECT_TRUE(allocator_->validate_books()) << "at " << n;
     SCOPED_TRACE(n);
+    if (pinned_again_) unpin_again(block);
     if (what == Call::kUnpin) EXPECT_EQ(told_, Error::kNone);
     if (region_.ok()) EXPECT_TRUE(*region_ == id || *region_ == new_id);
     if (pin_.ok()) EXPECT_TRUE(allocator_->unpin(*pin_).ok());
@@ -381,14 +651,14 @@ TEST_P(PoolMeanwhileTest, Threat31WhatElseLivesStays) {
     EXPECT_NE(allocator_->detach(kHere).error(), Error::kBusy);
     EXPECT_NE(allocator_->detach(kThere).error(), Error::kBusy);
     EXPECT_EQ(statistics().regions, 0u);
-    if (revoked == Error::kNotFound && !held) break;  // it had gone by itself
+    if ((late || revoked == Error::kNotFound) && !held) break;  // it had gone by itself
   }
 }
 
 std::string name_of(const testing::TestParamInfo<PoolMeanwhileTest::ParamType>& tested) {
   constexpr const char* kCalls[] = {"Free",     "FreeLast", "Unpin",      "Pin",   "UsableSize",
                                     "RegionOf", "Allocate", "FreeHandle", "Shrink"};
-  constexpr const char* kChanges[] = {"Gone", "ThereAgain", "Elsewhere", "Drains"};
+  constexpr const char* kChanges[] = {"Gone", "ThereAgain", "FreedAgain", "Elsewhere", "Drains"};
   return std::string(kCalls[static_cast<int>(std::get<Call>(tested.param))]) +
          kChanges[static_cast<int>(std::get<Meanwhile>(tested.param))] +
          (std::get<bool>(tested.param) ? "Pages" : "Slot");
@@ -406,6 +676,7 @@ INSTANTIATE_TEST_SUITE_P(
                     std::tuple(Call::kFreeLast, Meanwhile::kElsewhere, false),
                     std::tuple(Call::kUnpin, Meanwhile::kGone, false),
                     std::tuple(Call::kUnpin, Meanwhile::kThereAgain, false),
+                    std::tuple(Call::kUnpin, Meanwhile::kFreedAgain, false),
                     std::tuple(Call::kUnpin, Meanwhile::kElsewhere, false),
                     std::tuple(Call::kPin, Meanwhile::kElsewhere, false),
                     std::tuple(Call::kUsableSize, Meanwhile::kElsewhere, false),
@@ -419,6 +690,7 @@ INSTANTIATE_TEST_SUITE_P(Pages, PoolMeanwhileTest,
                                                     true),
                                          std::tuple(Call::kFree, Meanwhile::kElsewhere, true),
                                          std::tuple(Call::kUnpin, Meanwhile::kThereAgain, true),
+                                         std::tuple(Call::kUnpin, Meanwhile::kFreedAgain, true),
                                          std::tuple(Call::kUnpin, Meanwhile::kElsewhere, true),
                                          std::tuple(Call::kUsableSize, Meanwhile::kGone, true),
                                          std::tuple(Call::kShrink, Meanwhile::kGone, true)),

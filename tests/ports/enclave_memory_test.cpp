@@ -20,12 +20,16 @@
 
 #include "exclave/port.hpp"
 #include "exclave/process_port.hpp"
+#include "support/kernel_answers.hpp"
 #include "support/sanitizers.hpp"
 
 namespace exclave {
 namespace {
 
+using testing_support::in_a_child;
+using testing_support::KernelCall;
 using testing_support::kSanitized;
+using testing_support::with_kernel_answers;
 
 static_assert(EnclaveMemory<ProcessEnclaveMemory>);
 
@@ -145,6 +149,206 @@ TEST_F(EnclaveMemoryTest, WithoutMemoryForItsListEveryCallSaysSo) {
   ASSERT_EQ(waitpid(child, &status, 0), child);
   ASSERT_TRUE(WIFEXITED(status)) << status;
   EXPECT_EQ(WEXITSTATUS(status), 0);
+}
+
+// No call reaches a manager.
+bool all_say_no(ProcessEnclaveMemory& memory, Extent heap) {
+  unsigned char resident = 0;
+  return memory.manager() == nullptr &&
+         memory.map(0, kPageBytes, kRw, kPrivate, -1, 0) == -ENOMEM &&
+         memory.unmap(heap.base, kPageBytes) == -ENOMEM &&
+         memory.protect(heap.base, kPageBytes, kRw) == -ENOMEM &&
+         memory.remap(heap.base, kPageBytes, kPageBytes, 0, 0) == -ENOMEM &&
+         memory.set_break(0) == 0 &&
+         memory.advise(EXCLAVE_MADVISE, heap.base, kPageBytes, MADV_NORMAL) == -ENOMEM &&
+         memory.resident(heap.base, kPageBytes, &resident) == -ENOMEM &&
+         memory.lock_all(MCL_CURRENT) == -ENOMEM;
+}
+
+TEST(EnclaveMemory, WithoutMemoryForItsBooksEveryCallSaysSo) {
+  if (kSanitized) GTEST_SKIP() << "the sanitizer itself takes memory";
+  EXPECT_EQ(in_a_child([] {
+              const auto port = ProcessPort::create();
+              // malloc has some, but there is no window for books.
+              void* const held = std::malloc(std::size_t{1} << 16);
+              if (!testing_support::hold_memory()) return 1;
+              std::free(held);
+              ProcessEnclaveMemory without_books((*port)->enclave_heap());
+              if (!all_say_no(without_books, (*port)->enclave_heap())) return 2;
+              // Nor has malloc.
+              if (!testing_support::use_up_memory()) return 3;
+              ProcessEnclaveMemory without_memory((*port)->enclave_heap());
+              return all_say_no(without_memory, (*port)->enclave_heap()) ? 0 : 4;
+            }),
+            0);
+}
+
+TEST_F(EnclaveMemoryTest, ASmallHeapHasTheLeastBooks) {
+  memory_.reset();
+  ProcessEnclaveMemory small({heap_.base, 16 * kPageBytes});
+  EXPECT_EQ(small.map(0, 16 * kPageBytes, kRw, kPrivate, -1, 0),
+            static_cast<std::intptr_t>(heap_.base));
+}
+
+TEST(EnclaveMemory, OfAHeapThatIsTooLongTheUpperEndServes) {
+  if (kSanitized) GTEST_SKIP() << "the sanitizer itself needs terabytes of address space";
+  const std::size_t size = std::size_t{1} << 44;
+  void* const place = mmap(nullptr, size, PROT_NONE, kPrivate | MAP_NORESERVE, -1, 0);
+  ASSERT_NE(place, MAP_FAILED);
+  const auto base = reinterpret_cast<std::uintptr_t>(place);
+  {
+    ProcessEnclaveMemory memory({base, size});
+    const auto map_at = [&](std::uintptr_t address) {
+      return memory.map(address, kPageBytes, kRw, kPrivate | MAP_FIXED, -1, 0);
+    };
+    EXPECT_EQ(map_at(base), -ENOMEM);
+    EXPECT_EQ(map_at(base + kPageBytes), static_cast<std::intptr_t>(base + kPageBytes));
+    EXPECT_EQ(map_at(base + size - kPageBytes),
+              static_cast<std::intptr_t>(base + size - kPageBytes));
+  }
+  munmap(place, size);
+}
+
+TEST_F(EnclaveMemoryTest, AnOldErrnoIsNoAnswer) {
+  const std::intptr_t at = map(kPageBytes);
+  const auto page = static_cast<std::uintptr_t>(at);
+  unsigned char resident = 2;
+  errno = EBUSY;
+  EXPECT_EQ(memory_->advise(EXCLAVE_MADVISE, page, kPageBytes, MADV_RANDOM), 0);
+  errno = EBUSY;
+  EXPECT_EQ(memory_->resident(page, kPageBytes, &resident), 0);
+  EXPECT_EQ(resident, 0);
+}
+
+// ---- What the kernel may answer ----
+
+class KernelAnswersTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (kSanitized) GTEST_SKIP() << "a sanitizer stands before the kernel";
+  }
+};
+
+TEST_F(KernelAnswersTest, AReadThatASignalCutsShortGoesOn) {
+  static int calls = 0;
+  const auto answer = [](const KernelCall& call) -> long {
+    return ++calls == 1 ? -EINTR : call.ask();
+  };
+  EXPECT_EQ(with_kernel_answers(SYS_pread64, answer,
+                                [] {
+                                  const auto port = ProcessPort::create();
+                                  ProcessEnclaveMemory memory((*port)->enclave_heap());
+                                  const int file = memfd_create("test", MFD_CLOEXEC);
+                                  if (write(file, "text", 4) != 4) return 1;
+                                  calls = 0;
+                                  const std::intptr_t at =
+                                      memory.map(0, kPageBytes, PROT_READ, MAP_PRIVATE, file, 0);
+                                  if (at <= 0) return 2;
+                                  const auto address = static_cast<std::uintptr_t>(at);
+                                  return std::memcmp(bytes_at(address), "text", 5) == 0 ? 0 : 3;
+                                }),
+            0);
+}
+
+TEST_F(KernelAnswersTest, WhereAddressSpaceIsScarceThereAreFewerBooks) {
+  const auto answer = [](const KernelCall& call) -> long {
+    return call.arguments[1] > std::size_t{3} << 19 ? -ENOMEM : call.ask();
+  };
+  static ProcessPort* port = nullptr;
+  ProcessPort::Options options;
+  options.enclave_bytes = std::size_t{64} << 20;
+  const auto made = ProcessPort::create(options);
+  ASSERT_TRUE(made.ok());
+  port = *made;
+  // The heap itself is there already, and stays.
+  static Extent heap;
+  heap = {port->enclave_heap().base, std::size_t{1} << 20};
+  EXPECT_EQ(with_kernel_answers(SYS_mmap, answer,
+                                [] {
+                                  ProcessEnclaveMemory memory(heap);
+                                  return memory.map(0, kPageBytes, kRw, kPrivate, -1, 0) > 0 ? 0
+                                                                                             : 1;
+                                }),
+            0);
+  ProcessPort::destroy(port);
+}
+
+// Five pages to another place, where the kernel answers what a test wants. 0: they are there; an
+// errno: they are all where they were; -1: neither.
+struct Move {
+  static constexpr std::size_t kMoved = 5 * kPageBytes;
+  static inline std::uintptr_t border = 0;
+  static bool crosses(const KernelCall& call) {
+    return call.arguments[0] < border && call.arguments[0] + call.arguments[1] > border;
+  }
+  static bool is_below(const KernelCall& call) { return call.arguments[0] < border; }
+  static bool is_whole(std::uintptr_t at) {
+    for (unsigned char i = 0; i < 5; ++i) {
+      if (*bytes_at(at + i * kPageBytes) != i + 1) return false;
+    }
+    return true;
+  }
+  static int made() {
+    ProcessPort::Options options;
+    options.book_bytes = options.enclave_bytes = std::size_t{1} << 20;
+    const auto port = ProcessPort::create(options);
+    const Extent heap = (*port)->enclave_heap();
+    ProcessEnclaveMemory memory(heap);
+    const auto from = static_cast<std::uintptr_t>(memory.map(0, kMoved, kRw, kPrivate, -1, 0));
+    border = from + 3 * kPageBytes;
+    for (unsigned char i = 0; i < 5; ++i)
+      *bytes_at(from + i * kPageBytes) = static_cast<unsigned char>(i + 1);
+    const std::intptr_t moved =
+        memory.remap(from, kMoved, kMoved, MREMAP_MAYMOVE | MREMAP_FIXED, heap.base);
+    if (moved < 0) return is_whole(from) ? static_cast<int>(-moved) : 199;
+    return is_whole(heap.base) ? 0 : 198;
+  }
+};
+
+// One area to the manager, two to the kernel.
+TEST_F(KernelAnswersTest, PagesMoveInAsManyPartsAsTheKernelSees) {
+  EXPECT_EQ(
+      with_kernel_answers(
+          SYS_mremap,
+          [](const KernelCall& call) -> long { return Move::crosses(call) ? -EFAULT : call.ask(); },
+          &Move::made),
+      0);
+}
+
+TEST_F(KernelAnswersTest, AMoveOfNoPartsIsRefused) {
+  EXPECT_EQ(with_kernel_answers(
+                SYS_mremap, [](const KernelCall&) -> long { return -EFAULT; }, &Move::made),
+            EFAULT);
+}
+
+TEST_F(KernelAnswersTest, WhatIsRefusedForAnotherReasonIsNotTriedInParts) {
+  EXPECT_EQ(
+      with_kernel_answers(
+          SYS_mremap,
+          [](const KernelCall& call) -> long { return Move::crosses(call) ? -ENOMEM : call.ask(); },
+          &Move::made),
+      ENOMEM);
+}
+
+TEST_F(KernelAnswersTest, WhenThePartsDoNotAllMoveNoneDoes) {
+  EXPECT_EQ(with_kernel_answers(
+                SYS_mremap,
+                [](const KernelCall& call) -> long {
+                  if (Move::crosses(call)) return -EFAULT;
+                  return Move::is_below(call) ? -ENOMEM : call.ask();
+                },
+                &Move::made),
+            ENOMEM);
+  // The first is there already, and goes back.
+  EXPECT_EQ(with_kernel_answers(
+                SYS_mremap,
+                [](const KernelCall& call) -> long {
+                  if (Move::crosses(call)) return -EFAULT;
+                  const bool last = call.arguments[0] >= Move::border;
+                  return last ? -ENOMEM : call.ask();
+                },
+                &Move::made),
+            ENOMEM);
 }
 
 TEST_F(EnclaveMemoryTest, AFileThatDoesNotFitIntoTheAddressSpaceIsTold) {

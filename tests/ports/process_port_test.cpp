@@ -18,12 +18,17 @@
 #include <thread>
 #include <vector>
 
+#include "support/kernel_answers.hpp"
 #include "support/sanitizers.hpp"
 
 namespace exclave {
 namespace {
 
+using testing_support::in_a_child;
+using testing_support::KernelCall;
 using testing_support::kSanitized;
+using testing_support::use_up_memory;
+using testing_support::with_kernel_answers;
 
 static_assert(Port<ProcessPort>);
 
@@ -334,6 +339,27 @@ TEST(ProcessPortEntropy, WhatTheKernelRefusesIsTold) {
   EXPECT_FALSE(port->entropy(reinterpret_cast<void*>(8), 8));
 }
 
+TEST(ProcessPortEntropy, ACallThatASignalCutsShortGoesOn) {
+  if (kSanitized) GTEST_SKIP() << "a sanitizer stands before the kernel";
+  static int calls = 0;
+  const auto answer = [](const KernelCall& call) -> long {
+    ++calls;
+    if (calls % 2 != 0) return -EINTR;
+    KernelCall few = call;
+    few.arguments[1] = std::min(call.arguments[1], 5ul);
+    return few.ask();
+  };
+  EXPECT_EQ(with_kernel_answers(SYS_getrandom, answer,
+                                [] {
+                                  const auto port = make_port();
+                                  std::array<unsigned char, 16> bytes{};
+                                  calls = 0;
+                                  if (!port->entropy(bytes.data(), bytes.size())) return 1;
+                                  return calls == 8 ? 0 : 2;  // 5 + 5 + 5 + 1
+                                }),
+            0);
+}
+
 TEST(ProcessPort, TellsWhetherTheProcessorHasWideRegisters) {
   EXPECT_EQ(make_port()->has_avx(), __builtin_cpu_supports("avx") != 0);
 }
@@ -370,6 +396,8 @@ TEST_P(ProcessPortHost, ReserveThatCannotBeIsRefused) {
   EXPECT_EQ(port_->host_reserve(std::size_t{1} << 60, kPageBytes).error, ENOMEM);
   const std::size_t before = mapped_bytes();
   EXPECT_EQ(port_->host_reserve(SIZE_MAX & ~(kPageBytes - 1), std::size_t{1} << 30).error, ENOMEM);
+  EXPECT_EQ(port_->host_reserve(0 - (2 * kMiB - kPageBytes), 2 * kMiB).error, ENOMEM)
+      << "with what is spare it comes to nothing";
   EXPECT_EQ(port_->host_reserve(std::size_t{120} << 40, kPageBytes).error, ENOMEM);
   if (!kSanitized) EXPECT_EQ(mapped_bytes(), before) << "and costs nothing";
 }
@@ -499,6 +527,56 @@ TEST_F(SharedOffsets, WhatIsLeftOnEitherSideServesToo) {
   EXPECT_EQ(port_->host_reserve(kPageBytes, kPageBytes).error, ENOMEM);
   release(first, kPageBytes);
   release(rest, 3 * kTiB);
+}
+
+// What the port keeps lists of is as it was.
+TEST(ProcessPortShared, WithoutMemoryForItsListsItSaysSo) {
+  if (kSanitized) GTEST_SKIP() << "the sanitizer itself takes memory";
+  EXPECT_EQ(in_a_child([] {
+              const auto port = make_port({.huge_pages = false, .shared = true});
+              std::array<std::uintptr_t, 100> pages{};
+              for (std::uintptr_t& page : pages)
+                page = port->host_reserve(kPageBytes, kPageBytes).address;
+              if (!use_up_memory()) return 1;
+              // The list of holes has room for as many as it had at first.
+              std::size_t released = 0;
+              while (port->host_release(pages[2 * released], kPageBytes) == 0) ++released;
+              if (released != 20) return 2;
+              const std::uintptr_t refused = pages[2 * released];
+              if (port->host_release(refused, kPageBytes) != ENOMEM) return 3;
+              if (!port->shared_backing(refused).ok()) return 4;
+              *bytes_at(refused) = 1;
+              // None for what is left of a hole that is cut.
+              if (port->host_reserve(kPageBytes, kPageBytes).error != ENOMEM) return 5;
+              return 0;
+            }),
+            0);
+}
+
+// Little memory would only be rounded up.
+TEST(ProcessPort, HugePagesAreAskedForWhereThereIsMuchMemory) {
+  if (kSanitized) GTEST_SKIP() << "a sanitizer stands before the kernel";
+  static int wishes = 0;
+  const auto answer = [](const KernelCall& call) -> long {
+    wishes += call.arguments[2] == MADV_HUGEPAGE;
+    return call.ask();
+  };
+  EXPECT_EQ(
+      with_kernel_answers(SYS_madvise, answer,
+                          [] {
+                            const auto port = make_port();
+                            wishes = 0;
+                            if (port->host_reserve(32 * kMiB - kPageBytes, kPageBytes).error != 0)
+                              return 1;
+                            if (wishes != 0) return 2;
+                            const HostReply much = port->host_reserve(32 * kMiB, kPageBytes);
+                            if (much.error != 0 || much.address % (2 * kMiB) != 0) return 3;
+                            if (wishes != 1) return 4;
+                            const auto plain = make_port({.huge_pages = false});
+                            if (plain->host_reserve(32 * kMiB, kPageBytes).error != 0) return 5;
+                            return wishes == 1 ? 0 : 6;
+                          }),
+      0);
 }
 
 TEST(ProcessPortShared, PrivateMemoryHasNoBacking) {

@@ -4,16 +4,26 @@
 #include <gtest/gtest.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
+#include <climits>
 #include <condition_variable>
+#include <cstdio>
+#include <functional>
 #include <mutex>
 #include <set>
+#include <string>
 #include <thread>
 #include <vector>
 
 #include "base/spin_lock.hpp"
+#include "exclave/process_port.hpp"
+#include "support/kernel_answers.hpp"
+#include "support/sanitizers.hpp"
+#include "support/stepped_call.hpp"
 
 namespace exclave {
 namespace {
@@ -43,6 +53,35 @@ class Gate {
   unsigned arrived_ = 0;
   bool open_ = false;
 };
+
+using testing_support::in_a_child;
+using testing_support::kSanitized;
+using testing_support::SteppedCall;
+
+// A hook that stays until it is let go, and counts how often it runs.
+struct Slow {
+  Gate gate;
+  std::atomic<int> runs{0};
+  std::atomic<bool> finished{false};
+
+  static void hook(void* context, std::uint32_t) noexcept {
+    auto& with = *static_cast<Slow*>(context);
+    ++with.runs;
+    with.gate.arrive_and_wait();
+    with.finished = true;
+  }
+};
+
+// Returns when the thread, which does nothing else, waits for something.
+void wait_until_it_waits(pid_t thread) {
+  const std::string path = "/proc/self/task/" + std::to_string(thread) + "/stat";
+  for (char state = 'R'; state != 'S'; std::this_thread::yield()) {
+    FILE* const stat = fopen(path.c_str(), "r");
+    ASSERT_NE(stat, nullptr);
+    EXPECT_EQ(fscanf(stat, "%*d (%*[^)]) %c", &state), 1);
+    fclose(stat);
+  }
+}
 
 TEST(ThreadSlot, IsTheSameAtEveryQuestion) {
   const std::uint32_t slot = current_thread_slot();
@@ -129,6 +168,15 @@ TEST(ThreadSlot, TheThreadAfterTheLastSlotGetsNoneAndLaterOne) {
   });
   late.wait_for(1);
   EXPECT_EQ(before, kNoThreadSlot);
+  EXPECT_EQ(current_thread_slot(), own) << "who has one keeps it";
+  // Who never had one ends without a hook.
+  std::atomic<int> hooks = 0;
+  const auto hook =
+      +[](void* context, std::uint32_t) noexcept { ++*static_cast<std::atomic<int>*>(context); };
+  ASSERT_TRUE(register_thread_exit(hook, &hooks));
+  std::thread([] { EXPECT_EQ(current_thread_slot(), kNoThreadSlot); }).join();
+  EXPECT_EQ(hooks, 0);
+  unregister_thread_exit(hook, &hooks);
   shared.gate.open();
   for (auto thread : threads) pthread_join(thread, nullptr);
   late.open();
@@ -229,21 +277,15 @@ TEST(ThreadExitHooks, RunAgainWhenALaterDestructorAsksAnew) {
 }
 
 TEST(ThreadExitHooks, UnregisterWaitsForAHookThatRuns) {
-  struct Slow {
-    Gate gate;
-    std::atomic<bool> finished{false};
-  } slow;
-  const auto hook = +[](void* context, std::uint32_t) noexcept {
-    auto& with = *static_cast<Slow*>(context);
-    with.gate.arrive_and_wait();
-    with.finished = true;
-  };
-  ASSERT_TRUE(register_thread_exit(hook, &slow));
+  Slow slow;
+  ASSERT_TRUE(register_thread_exit(Slow::hook, &slow));
   std::thread ending([] { current_thread_slot(); });
   slow.gate.wait_for(1);
   std::atomic<bool> returned{false};
+  std::atomic<pid_t> waiting{0};
   std::thread remover([&] {
-    unregister_thread_exit(hook, &slow);
+    waiting = gettid();
+    unregister_thread_exit(Slow::hook, &slow);
     EXPECT_TRUE(slow.finished);
     returned = true;
   });
@@ -252,11 +294,96 @@ TEST(ThreadExitHooks, UnregisterWaitsForAHookThatRuns) {
   Listener one{&record, 1};
   ASSERT_TRUE(register_thread_exit(note_call, &one));
   unregister_thread_exit(note_call, &one);
+  while (waiting == 0) std::this_thread::yield();
+  wait_until_it_waits(waiting);
   EXPECT_FALSE(returned);
+  // It is nobody's hook any more: it does not run again, and there is nothing to unregister.
+  std::thread([] { current_thread_slot(); }).join();
+  EXPECT_EQ(slow.runs, 1);
+  unregister_thread_exit(Slow::hook, &slow);
+  EXPECT_FALSE(slow.finished);
   slow.gate.open();
   ending.join();
   remover.join();
   EXPECT_TRUE(returned);
+}
+
+// Pages are all that a process has a limited number of.
+TEST(ThreadExitHooks, TakeNoMemoryWhenTheyAreGone) {
+  if (kSanitized) GTEST_SKIP() << "a sanitizer takes memory as it likes";
+  const auto mapped_pages = [] {
+    std::size_t pages = 0;
+    FILE* const statm = fopen("/proc/self/statm", "r");
+    EXPECT_EQ(fscanf(statm, "%zu", &pages), 1);
+    fclose(statm);
+    return pages;
+  };
+  Record record;
+  Listener one{&record, 1};
+  const std::size_t before = mapped_pages();
+  for (int i = 0; i < 100; ++i) {
+    ASSERT_TRUE(register_thread_exit(note_call, &one));
+    unregister_thread_exit(note_call, &one);
+  }
+  EXPECT_LT(mapped_pages(), before + 100);
+}
+
+TEST(ThreadExitHooks, WithoutMemoryForOneItSaysSo) {
+  if (kSanitized) GTEST_SKIP() << "the sanitizer itself takes memory";
+  EXPECT_EQ(in_a_child([] {
+              if (!testing_support::hold_memory()) return 1;
+              Record record;
+              Listener one{&record, 1};
+              return register_thread_exit(note_call, &one) ? 2 : 0;
+            }),
+            0);
+}
+
+// ---- After fork ----
+
+// The child has one thread: what others were in the middle of does not end there.
+TEST(ThreadSlotAfterFork, AHookThatRanElsewhereIsNotWaitedFor) {
+  if (kSanitized) GTEST_SKIP() << "a sanitizer's own threads do not come along";
+  static Slow* slow = nullptr;
+  Slow here;
+  slow = &here;
+  ASSERT_TRUE(register_thread_exit(Slow::hook, slow));
+  std::thread ending([] { current_thread_slot(); });
+  here.gate.wait_for(1);
+  EXPECT_EQ(in_a_child([] {
+              ProcessPort::forget_other_threads();
+              unregister_thread_exit(Slow::hook, slow);
+              return 0;
+            }),
+            0);
+  here.gate.open();
+  ending.join();
+  unregister_thread_exit(Slow::hook, slow);
+}
+
+std::size_t count_free_slots() {
+  std::size_t count = 0;
+  while (detail::claim_thread_slot() != kNoThreadSlot) ++count;
+  return count;
+}
+
+TEST(ThreadSlotAfterFork, OnlyTheChildsOwnSlotIsTaken) {
+  ASSERT_LT(current_thread_slot(), kMaxThreadSlots);
+  EXPECT_EQ(in_a_child([] {
+              (void)count_free_slots();
+              ProcessPort::forget_other_threads();
+              return count_free_slots() == kMaxThreadSlots - 1 ? 0 : 1;
+            }),
+            0);
+  // Of a thread that has none.
+  std::thread([] {
+    EXPECT_EQ(in_a_child([] {
+                (void)count_free_slots();
+                ProcessPort::forget_other_threads();
+                return count_free_slots() == kMaxThreadSlots ? 0 : 1;
+              }),
+              0);
+  }).join();
 }
 
 TEST(ThreadExitHooks, SurviveThreadsAndRegistrationsAtOnce) {
@@ -316,6 +443,80 @@ TEST(Threat56_SignalInTheMiddle, TheThreadEndsUpWithOneSlot) {
   std::thread([&] { after = current_thread_slot(); }).join();
   EXPECT_EQ(after, lowest) << "a slot leaked";
   sigaction(SIGUSR1, &before, nullptr);
+}
+
+// Stops a thread's first question. False: it has fewer instructions.
+bool stopped_in_first_question(std::uint64_t n, const std::function<void()>& inside,
+                               std::uint32_t* slot) {
+  const SteppedCall stepper;
+  return SteppedCall::stopped_at(
+      n, [&] { *slot = current_thread_slot(); }, inside);
+}
+
+// There is no slot left; then there are some, and the handler gets one: it is the thread's, and the
+// only one that is taken. In a child, whose first thread has none.
+TEST(Threat56_SignalInTheMiddle, WhoIsRefusedGivesNothingBack) {
+  if (kSanitized) GTEST_SKIP() << "a sanitizer puts signals off";
+  std::thread([] {
+    EXPECT_EQ(in_a_child([] {
+                bool more = true;
+                int wrong = 0;
+                std::uint64_t n = 1;
+                for (; more && wrong == 0; ++n) {
+                  (void)count_free_slots();
+                  std::thread([&] {
+                    std::uint32_t slot = 0;
+                    std::uint32_t in_handler = kNoThreadSlot;
+                    const auto inside = [&] {
+                      ProcessPort::forget_other_threads();
+                      in_handler = current_thread_slot();
+                    };
+                    more = stopped_in_first_question(n, inside, &slot);
+                    if (!more) return;
+                    if (in_handler != 0 || current_thread_slot() != 0) wrong = 1;
+                    if (slot != 0 && slot != kNoThreadSlot) wrong = 2;
+                    if (count_free_slots() != kMaxThreadSlots - 1) wrong = 3;
+                  }).join();
+                  ProcessPort::forget_other_threads();
+                }
+                return n > 20 ? wrong : 4;
+              }),
+              0);
+  }).join();
+}
+
+std::size_t count_free_keys() {
+  std::vector<pthread_key_t> keys;
+  for (pthread_key_t key; pthread_key_create(&key, nullptr) == 0;) keys.push_back(key);
+  for (const pthread_key_t key : keys) pthread_key_delete(key);
+  return keys.size();
+}
+
+// The process' very first question: the handler's makes the key for the ends of threads, too. One
+// of the two is given back.
+TEST(Threat56_SignalInTheMiddle, TheProcessEndsUpWithOneKey) {
+  if (kSanitized) GTEST_SKIP() << "a sanitizer puts signals off";
+  GTEST_FLAG_SET(death_test_style, "threadsafe");  // a process of its own, in which nobody asked
+  static std::uint64_t n;
+  const auto ask_first = [] {
+    int code = 0;
+    // What the question calls is bound by now.
+    (void)count_free_keys();
+    (void)pthread_setspecific(PTHREAD_KEYS_MAX, nullptr);
+    for (n = 1; code == 0; ++n) {
+      code = in_a_child([] {
+        const std::size_t keys = count_free_keys();
+        std::uint32_t slot = 0;
+        std::uint32_t in_handler = 0;
+        const bool stopped = stopped_in_first_question(
+            n, [&] { in_handler = current_thread_slot(); }, &slot);
+        if (count_free_keys() != keys - 1) return 1;
+        return stopped ? 0 : 100;
+      });
+    }
+    testing_support::end_child(code == 100 && n > 20 ? 0 : code);
+  };
+  EXPECT_EXIT(ask_first(), testing::ExitedWithCode(0), "");
 }
 
 }  // namespace

@@ -1,8 +1,10 @@
 // A Port whose untrusted addresses are never mapped: whoever touches one dies. Fast and
 // deterministic.
 //
-// Trusted memory is real. host_reserve hands out addresses from kFirstAddress up, by first fit, so
-// the same calls get the same answers in every run. All methods are thread-safe.
+// Trusted memory is real; the first page of its window is never given out, nor can it be touched,
+// so that whoever follows the reference 0 dies, too. host_reserve hands out addresses from
+// kFirstAddress up, by first fit, so the same calls get the same answers in every run. All methods
+// are thread-safe.
 #pragma once
 
 #include <sys/mman.h>
@@ -25,12 +27,13 @@ class FakePort {
   // Where tests attach memory of their own: never answered by host_reserve.
   static constexpr std::uintptr_t kAttachBase = 0x200000000000;
 
-  explicit FakePort(std::size_t book_bytes = std::size_t{4} << 30) : window_{0, book_bytes} {
-    void* const memory = mmap(nullptr, book_bytes, PROT_READ | PROT_WRITE,
+  explicit FakePort(std::size_t book_bytes = std::size_t{4} << 30)
+      : window_{0, kPageBytes + book_bytes} {
+    void* const memory = mmap(nullptr, window_.size, PROT_READ | PROT_WRITE,
                               MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) std::abort();
+    if (memory == MAP_FAILED || mprotect(memory, kPageBytes, PROT_NONE) != 0) std::abort();
     window_.base = reinterpret_cast<std::uintptr_t>(memory);
-    top_ = window_.base;
+    top_ = window_.base + kPageBytes;
   }
   ~FakePort() { munmap(reinterpret_cast<void*>(window_.base), window_.size); }
   FakePort(const FakePort&) = delete;
