@@ -72,28 +72,30 @@ void advise(ManagerWalk& walk, std::size_t first, std::size_t count, int argumen
 }
 
 TEST(FaultsInside, AreasComeChangeAndGo) {
-  survive_every_page_fault({Point::kCommit, Point::kProtect, Point::kDrop}, [](ManagerWalk& walk) {
-    map(walk, 4, 8, kPrivate | MAP_FIXED);
-    if (testing::Test::HasFailure()) return;
-    walk.pages().write(ManagerWalk::page(5), 7);
-    protect(walk, 6, 2, PROT_READ);
-    protect(walk, 4, 8, PROT_NONE, Keeps::kHalf);
-    protect(walk, 4, 8, kReadWrite, Keeps::kHalf);
-    unmap(walk, 7, 2);
-    // Over two areas, a hole, and free ground.
-    map(walk, 6, 8, kPrivate | MAP_FIXED, PROT_READ);
-    map(walk, 20, 4, kShared | MAP_FIXED_NOREPLACE);
-    map(walk, 24, 4, kShared | MAP_FIXED);
-    map(walk, 22, 4, kPrivate | MAP_FIXED | MAP_LOCKED, kReadWrite, -1, Keeps::kPages);
-    const std::size_t anywhere = map(walk, 0, 2, kPrivate);
-    unmap(walk, anywhere, 2);
-    unmap(walk, 0, ManagerWalk::kPages);
-  });
+  // What cannot be locked is mapped all the same.
+  survive_every_page_fault(
+      {Point::kCommit, Point::kProtect, Point::kDrop, Point::kAdvise}, [](ManagerWalk& walk) {
+        map(walk, 4, 8, kPrivate | MAP_FIXED);
+        if (testing::Test::HasFailure()) return;
+        walk.pages().write(ManagerWalk::page(5), 7);
+        protect(walk, 6, 2, PROT_READ);
+        protect(walk, 4, 8, PROT_NONE, Keeps::kHalf);
+        protect(walk, 4, 8, kReadWrite, Keeps::kHalf);
+        unmap(walk, 7, 2);
+        // Over two areas, a hole, and free ground.
+        map(walk, 6, 8, kPrivate | MAP_FIXED, PROT_READ);
+        map(walk, 20, 4, kShared | MAP_FIXED_NOREPLACE);
+        map(walk, 24, 4, kShared | MAP_FIXED);
+        map(walk, 22, 4, kPrivate | MAP_FIXED | MAP_LOCKED, kReadWrite, -1, Keeps::kPages);
+        const std::size_t anywhere = map(walk, 0, 2, kPrivate);
+        unmap(walk, anywhere, 2);
+        unmap(walk, 0, ManagerWalk::kPages);
+      });
 }
 
 TEST(FaultsInside, FilesAreCopiedInAllOrNothing) {
   survive_every_page_fault(
-      {Point::kCommit, Point::kProtect, Point::kDrop, Point::kMove, Point::kFill},
+      {Point::kCommit, Point::kProtect, Point::kDrop, Point::kMove, Point::kFill, Point::kAdvise},
       [](ManagerWalk& walk) {
         map(walk, 2, 6, MAP_PRIVATE | MAP_FIXED, PROT_READ, 3);
         if (testing::Test::HasFailure()) return;
