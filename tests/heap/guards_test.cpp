@@ -230,6 +230,9 @@ TEST_F(GuardsTest, SlabsOfSmallPools) {
   const RunInfo little = first_run(range_at(0, kMiBytes), 0, 64);
   EXPECT_EQ(little.kind, RunInfo::Kind::kSlab);
   EXPECT_EQ(little.extent.size, kUnitBytes);
+  // One sixty-fourth is no more than may be given.
+  EXPECT_EQ(first_run(range_at(0, 64 * 4 * kUnitBytes), 0, 64).extent.size, 4 * kUnitBytes);
+  EXPECT_EQ(first_run(range_at(0, 63 * 4 * kUnitBytes), 0, 64).extent.size, 2 * kUnitBytes);
   const RunInfo whole = first_run(range_at(0, kUnitBytes), 0, kUnitBytes);
   EXPECT_EQ(whole.kind, RunInfo::Kind::kSlab);
   EXPECT_EQ(whole.slots, 1u);
