@@ -470,6 +470,7 @@ TEST_F(GuardsTest, WithoutBooksNoSlabIsAdopted) {
   while (allocator_->attach(range_at(mappings * 2 * kPageBytes, kPageBytes), mapping).ok())
     ++mappings;
   EXPECT_EQ(allocate_error(64), Error::kOutOfTrustedMemory);
+  EXPECT_EQ(run_of(stays).owner, 0u) << "who has a stack may use it";
   port_.set_trusted_left(SIZE_MAX / 2);
   const std::uintptr_t next = allocate(64);
   EXPECT_EQ(run_of(next).extent.base, run_of(stays).extent.base);
