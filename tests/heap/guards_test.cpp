@@ -751,6 +751,27 @@ TEST_F(GuardsTest, Threat41ABatchMayNameWhatIsGone) {
   EXPECT_EQ(misuses_[0].address, block);
 }
 
+// The handler's free came between the look and the store of the call that it interrupted, and the
+// slab went.
+TEST_F(GuardsTest, Threat41ANestedFreeMayNameWhatIsGone) {
+  std::vector<std::uintptr_t> blocks;
+  for (int i = 0; i < 100; ++i) blocks.push_back(allocate(kMaxSmallBytes));
+  const std::uintptr_t block = blocks[50];
+  {
+    const core::AllocatorCore::Gate inside(*allocator_->core());
+    EXPECT_EQ(free(block), Error::kNone);
+  }
+  Slab& slab = slab_around(block);
+  slab.states()[slab.slot_at(block)].store(SlotState::kLive);
+  for (const std::uintptr_t one : blocks) EXPECT_EQ(free(one), Error::kNone);
+  ASSERT_NE(run_of(block).kind, RunInfo::Kind::kSlab);
+  EXPECT_TRUE(misuses_.empty()) << "nobody has looked yet";
+  allocator_->flush_thread();
+  ASSERT_EQ(misuses_.size(), 1u);
+  EXPECT_EQ(misuses_[0].error, Error::kDoubleFree);
+  EXPECT_EQ(misuses_[0].address, block);
+}
+
 // Its owner freed it at the same moment, its slab went, and the owner ended.
 TEST_F(GuardsTest, Threat41ABatchForAnEndedThreadMayNameWhatIsGone) {
   std::uintptr_t block = 0;
