@@ -115,5 +115,22 @@ TEST(PageRangeTest, OnlyWholePagesOfTheLowerHalf) {
   EXPECT_FALSE(is_page_range({0x1000, SIZE_MAX - 0xfff})) << "wraps";
 }
 
+// A memory call may be about page zero, and as far as the lower half goes.
+TEST(PageRangeTest, TheRangeOfAMemoryCall) {
+  Extent range{1, 2};
+  for (const Extent bad : {Extent{0x1001, 0x1000}, Extent{0x1000, 0}, Extent{0x1000, SIZE_MAX},
+                           Extent{0x1000, kAddressLimit}, Extent{kAddressLimit, 1},
+                           Extent{0, kAddressLimit + 1}, Extent{UINTPTR_MAX - 0xfff, 0x2000}}) {
+    EXPECT_FALSE(decode_pages(bad.base, bad.size, &range)) << bad.base << " " << bad.size;
+    EXPECT_EQ(range, (Extent{1, 2}));
+  }
+  EXPECT_TRUE(decode_pages(0, kAddressLimit, &range));
+  EXPECT_EQ(range, (Extent{0, kAddressLimit}));
+  EXPECT_TRUE(decode_pages(0x1000, 1, &range));
+  EXPECT_EQ(range, (Extent{0x1000, 0x1000}));
+  EXPECT_TRUE(decode_pages(kAddressLimit - 0x1000, 0x1000, &range));
+  EXPECT_EQ(range, (Extent{kAddressLimit - 0x1000, 0x1000}));
+}
+
 }  // namespace
 }  // namespace exclave

@@ -230,6 +230,9 @@ TEST_F(GuardsTest, SlabsOfSmallPools) {
   const RunInfo little = first_run(range_at(0, kMiBytes), 0, 64);
   EXPECT_EQ(little.kind, RunInfo::Kind::kSlab);
   EXPECT_EQ(little.extent.size, kUnitBytes);
+  // One sixty-fourth is no more than may be given.
+  EXPECT_EQ(first_run(range_at(0, 64 * 4 * kUnitBytes), 0, 64).extent.size, 4 * kUnitBytes);
+  EXPECT_EQ(first_run(range_at(0, 63 * 4 * kUnitBytes), 0, 64).extent.size, 2 * kUnitBytes);
   const RunInfo whole = first_run(range_at(0, kUnitBytes), 0, kUnitBytes);
   EXPECT_EQ(whole.kind, RunInfo::Kind::kSlab);
   EXPECT_EQ(whole.slots, 1u);
@@ -467,6 +470,7 @@ TEST_F(GuardsTest, WithoutBooksNoSlabIsAdopted) {
   while (allocator_->attach(range_at(mappings * 2 * kPageBytes, kPageBytes), mapping).ok())
     ++mappings;
   EXPECT_EQ(allocate_error(64), Error::kOutOfTrustedMemory);
+  EXPECT_EQ(run_of(stays).owner, 0u) << "who has a stack may use it";
   port_.set_trusted_left(SIZE_MAX / 2);
   const std::uintptr_t next = allocate(64);
   EXPECT_EQ(run_of(next).extent.base, run_of(stays).extent.base);
@@ -741,6 +745,27 @@ TEST_F(GuardsTest, Threat41ABatchMayNameWhatIsGone) {
   turn = 2;
   other.join();
   EXPECT_TRUE(misuses_.empty()) << "nobody can know yet";
+  allocator_->flush_thread();
+  ASSERT_EQ(misuses_.size(), 1u);
+  EXPECT_EQ(misuses_[0].error, Error::kDoubleFree);
+  EXPECT_EQ(misuses_[0].address, block);
+}
+
+// The handler's free came between the look and the store of the call that it interrupted, and the
+// slab went.
+TEST_F(GuardsTest, Threat41ANestedFreeMayNameWhatIsGone) {
+  std::vector<std::uintptr_t> blocks;
+  for (int i = 0; i < 100; ++i) blocks.push_back(allocate(kMaxSmallBytes));
+  const std::uintptr_t block = blocks[50];
+  {
+    const core::AllocatorCore::Gate inside(*allocator_->core());
+    EXPECT_EQ(free(block), Error::kNone);
+  }
+  Slab& slab = slab_around(block);
+  slab.states()[slab.slot_at(block)].store(SlotState::kLive);
+  for (const std::uintptr_t one : blocks) EXPECT_EQ(free(one), Error::kNone);
+  ASSERT_NE(run_of(block).kind, RunInfo::Kind::kSlab);
+  EXPECT_TRUE(misuses_.empty()) << "nobody has looked yet";
   allocator_->flush_thread();
   ASSERT_EQ(misuses_.size(), 1u);
   EXPECT_EQ(misuses_[0].error, Error::kDoubleFree);

@@ -218,6 +218,10 @@ TEST_F(EnclaveMemoryTest, AnOldErrnoIsNoAnswer) {
   errno = EBUSY;
   EXPECT_EQ(memory_->resident(page, kPageBytes, &resident), 0);
   EXPECT_EQ(resident, 0);
+  *bytes_at(page) = 1;
+  errno = EBUSY;
+  EXPECT_EQ(memory_->advise(EXCLAVE_MADVISE, page, kPageBytes, MADV_DONTNEED), 0);
+  EXPECT_EQ(*bytes_at(page), 0);
 }
 
 // ---- What the kernel may answer ----

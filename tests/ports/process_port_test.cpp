@@ -431,6 +431,24 @@ TEST_P(ProcessPortHost, MapUnmapProtectArePassedOn) {
   EXPECT_EQ(port_->host_map(bad).error, EBADF);
 }
 
+TEST_P(ProcessPortHost, RemapAdviceAndResidenceArePassedOn) {
+  const MapRequest request{
+      0, 2 * kPageBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0};
+  const std::uintptr_t at = port_->host_map(request).address;
+  unsigned char resident[2] = {2, 2};
+  errno = EBUSY;  // of an earlier call
+  EXPECT_EQ(port_->host_advise(EXCLAVE_MADVISE, at, 2 * kPageBytes, MADV_RANDOM), 0);
+  EXPECT_EQ(port_->host_advise(EXCLAVE_MADVISE, at + 1, kPageBytes, MADV_RANDOM), EINVAL);
+  EXPECT_EQ(port_->host_resident(at, 2 * kPageBytes, resident), 0);
+  EXPECT_EQ(resident[1], 0);
+  EXPECT_EQ(port_->host_resident(at + 1, kPageBytes, resident), EINVAL);
+  const HostReply moved = port_->host_remap(at, 2 * kPageBytes, 3 * kPageBytes, MREMAP_MAYMOVE, 0);
+  ASSERT_EQ(moved.error, 0);
+  *bytes_at(moved.address + 2 * kPageBytes) = 1;
+  EXPECT_EQ(port_->host_unmap(moved.address, 3 * kPageBytes), 0);
+  EXPECT_EQ(port_->host_remap(at + 1, kPageBytes, kPageBytes, 0, 0).error, EINVAL);
+}
+
 TEST(ProcessPortShared, BackingLeadsToTheSameBytes) {
   const auto port = make_port({.shared = true});
   std::mt19937_64 random(7);
