@@ -8,7 +8,7 @@
                           what `make test` left in OBJECTS (build/dev)
   mutants.py --self-test  shows that the tool finds what it should
 
-A mutant is one change to one expression of src/ or ports/process/: a guard that never (or always) holds, an operand of &&
+A mutant is one change to one expression of src/, ports/process/ or ports/kernel/: a guard that never (or always) holds, an operand of &&
 or || left out, a comparison flipped, a 1 that becomes 0 in a bound, a check dropped, a verifier that always says yes, a state
 that is stored without being compared. All of them are compiled at once into a copy of the tree, and EXCLAVE_MUTANT chooses
 one when a program starts (cut.py, mutates.hpp); so a mutant costs no compilation. Each test is run once to see
@@ -47,7 +47,7 @@ import cut  # noqa: E402
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 COPIED = ["CMakeLists.txt", "cmake", "include", "src", "ports", "sim", "tests", "scripts", "malloc"]
-MUTATED = ["src", "ports/process"]
+MUTATED = ["src", "ports/process", "ports/kernel"]
 ROOMS = ["base", "port", "region", "page", "slab", "access", "capi", "ports", "heap", "memcall", "sim", "threats"]
 # They read machine code, which has the mutants' switches in it.
 LEFT_OUT = re.compile(r"ObjectCode|MachineCode")

@@ -140,6 +140,12 @@ TEST_F(BackedTest, ReplacesInPlace) {
   EXPECT_EQ(areas(), 2u);
 }
 
+TEST_F(BackedTest, NeedsNoOtherPlaceToReplaceWhatStandsThere) {
+  ASSERT_EQ(map(0, 64), answer(0));
+  EXPECT_EQ(back(2, 2), answer(2));
+  EXPECT_EQ(content(5), "--01-");
+}
+
 TEST_F(BackedTest, GrowsWhereItStandsOrElsewhere) {
   ASSERT_EQ(back(1, 2, 3), answer(1));
   EXPECT_EQ(remap(1, 2, 4), answer(1));

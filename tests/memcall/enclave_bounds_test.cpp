@@ -227,5 +227,14 @@ TEST_F(EnclaveWalksTest, LocksOnFaultAreAskedForAsSuch) {
   EXPECT_THAT(arguments, testing::ElementsAre(0, MLOCK_ONFAULT));
 }
 
+TEST_F(EnclaveBoundsTest, ACopyThatWasNotBegunLeavesNothing) {
+  pages_.fail(Op::kCommit, -ENOMEM);
+  pages_.fail(Op::kDrop, -EIO);
+  EXPECT_EQ(map_file(2, 2), -ENOMEM);
+  EXPECT_EQ(areas(), 0u) << "not even pages that would not go, for there are none";
+  ASSERT_EQ(map(2, 2), answer(2));
+  EXPECT_EQ(unmap(2, 2), -EIO) << "nothing was dropped before";
+}
+
 }  // namespace
 }  // namespace exclave

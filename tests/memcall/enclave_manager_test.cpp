@@ -731,6 +731,9 @@ TEST_F(EnclaveManagerTest, AThreadWithoutASlotIsTold) {
     unsigned char vector = 0;
     EXPECT_EQ(manager_->resident(page(0), kPage, &vector), -EAGAIN);
     EXPECT_EQ(manager_->lock_all(0), -EAGAIN);
+    EXPECT_EQ(manager_->visit(
+                  {page(0), kPage}, [](void*, Extent, int) { return 7; }, nullptr),
+              -EAGAIN);
     EXPECT_EQ(manager_->start_break(page(1)), -EAGAIN);
     EXPECT_EQ(manager_->set_break(page(1)), kBase);
     EXPECT_EQ(manager_->before_fork().error(), Error::kTooManyThreads);
