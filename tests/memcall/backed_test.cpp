@@ -168,6 +168,10 @@ TEST_F(BackedTest, WhatCannotGrowStaysAsItWas) {
   backing_.stretch_error = -EAGAIN;
   EXPECT_EQ(remap(1, 2, 3, MREMAP_MAYMOVE | MREMAP_FIXED, 8), -EAGAIN);
   EXPECT_EQ(content(13), ".01........-.") << "as on Linux the new place is unmapped first";
+  ASSERT_EQ(map(8, 4), answer(8));
+  backing_.fail(Op::kDrop, -EIO);
+  EXPECT_EQ(remap(1, 2, 3, MREMAP_MAYMOVE | MREMAP_FIXED, 8), -EIO);
+  EXPECT_EQ(content(13), ".01.....----.") << "what will not go keeps its place";
   EnclavePagesTable without = backing_.table();
   without.stretch = nullptr;
   ASSERT_EQ(unmap(0, 64), 0);
