@@ -1,5 +1,7 @@
 #include "loader/port.hpp"
 
+#include <sys/resource.h>
+
 #include "loader/inside_pages.hpp"
 #include "loader/layout.hpp"
 #include "loader/linux_abi.hpp"
@@ -28,11 +30,12 @@ bool LoaderPort::open(std::size_t bytes) noexcept {
     base *= 2;
   }
   (void)system_call(__NR_munmap, base, kPage);
+  // Of a limited address space the program needs the most.
+  std::uint64_t limits[2] = {UINT64_MAX, 0};
+  (void)system_call(__NR_prlimit64, 0, RLIMIT_AS, 0, limits);
   std::size_t book_bytes = bytes / 8 < kBooksMost ? bytes / 8 : kBooksMost;
-  while (!map_at(bytes - book_bytes, book_bytes, PROT_READ | PROT_WRITE)) {
-    book_bytes /= 2;
-    if (book_bytes < kBooksLeast) return false;
-  }
+  while (book_bytes > limits[0] / 8 && book_bytes > kBooksLeast) book_bytes /= 2;
+  if (!map_at(bytes - book_bytes, book_bytes, PROT_READ | PROT_WRITE)) return false;
   range_ = {base, bytes - base};
   books_ = {bytes - book_bytes, book_bytes};
   top_.store(books_.base, std::memory_order_relaxed);

@@ -10,9 +10,9 @@ namespace exclave::loader {
 
 class LoaderPort {
  public:
-  // The range is [kRangeBase, bytes). Only the books are mapped, halved while the system refuses so
-  // much: the rest is the program's, which sees no more than it mapped, and the kernel places
-  // nothing of its own so low. False: no room for the books.
+  // The range is [kRangeBase, bytes). Only the books are mapped: the rest is the program's, which
+  // sees no more than it mapped, and the kernel places nothing of its own so low. False: no room
+  // for the books.
   bool open(std::size_t bytes) noexcept;
 
   Extent enclave() noexcept { return range_; }

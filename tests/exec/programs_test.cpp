@@ -54,6 +54,22 @@ TEST_F(ProgramsTest, TheMapsOfAProgramAreItsOwn) {
   EXPECT_LT(below, std::uintmax_t{1} << 30) << inside.out;
 }
 
+TEST_F(ProgramsTest, LimitsOfTheAddressSpace) {
+  for (const char* kib : {"200000", "1000000", "8000000"}) {
+    const std::string script =
+        std::string("ulimit -v ") + kib + "; exec " + tool() + " exec -- /bin/echo fits";
+    EXPECT_EQ(run({"/bin/sh", "-c", script}).out, "fits\n") << kib;
+  }
+  const RunResult none =
+      run({"/bin/sh", "-c", "ulimit -v 60000; exec " + tool() + " exec -- /bin/echo fits"});
+  EXPECT_EQ(none.code, 1);
+  EXPECT_NE(none.err.find("exclave: exec: out of memory"), std::string::npos) << none.err;
+  // The kernel then places mappings from below.
+  EXPECT_EQ(
+      run({"/bin/sh", "-c", "ulimit -s unlimited; exec " + tool() + " exec -- /bin/echo up"}).out,
+      "up\n");
+}
+
 TEST_F(ProgramsTest, SignalsThatEndAProgramEndIt) {
   const RunResult inside = run_inside({"/bin/sh", "-c", "kill -TERM $$"});
   EXPECT_EQ(inside.code, -1);
