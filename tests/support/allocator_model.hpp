@@ -433,7 +433,9 @@ class AllocatorModel {
     EXPECT_FALSE(model.allocator_.query(base, size).ok());
     if (model.options_.host_is_generous) {
       const Result<untrusted_bytes> block = model.allocator_.allocate(24);
-      EXPECT_TRUE(block.ok());
+      // The books of huge regions may have taken what there was.
+      if (block.error() == Error::kOutOfTrustedMemory) return;
+      EXPECT_TRUE(block.ok()) << error_text(block.error());
       EXPECT_TRUE(model.allocator_.deallocate(*block).ok());
     }
   }
