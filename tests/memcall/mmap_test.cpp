@@ -126,6 +126,17 @@ TEST_F(MmapTest, ThePolicyKeepsDescriptorsInside) {
   EXPECT_THAT(host_->take_calls(), IsEmpty());
 }
 
+TEST_F(MmapTest, AMappingOfNoKindIsRefusedBeforeItsPlaceIsLookedAt) {
+  constexpr int kPlaced = MAP_ANONYMOUS | MAP_FIXED;
+  for (const int type : {0, MAP_SHARED_VALIDATE, 4, 0xf}) {
+    EXPECT_EQ(calls_->mmap(kPage, kPage, kReadWrite, type | kPlaced, -1, 0), -EINVAL) << type;
+  }
+  EXPECT_EQ(calls_->mmap(kPage, kPage, kReadWrite, MAP_PRIVATE | kPlaced, -1, 0), -ENOMEM);
+  EXPECT_EQ(calls_->mmap(0, kPage, kReadWrite, 4, kDevice, 0), -EINVAL);
+  EXPECT_THAT(host_->take_calls(), IsEmpty());
+  EXPECT_THAT(enclave_.calls, IsEmpty());
+}
+
 TEST_F(MmapTest, WithoutAPolicyAllStaysInside) {
   EnclaveMemoryTable table = enclave_.table();
   table.lies_outside = nullptr;
