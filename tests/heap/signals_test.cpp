@@ -93,6 +93,14 @@ void on_signal(int) {
     case 7:
       if (!allocator.query(state.pinned_pages, 100).ok()) ++state.unexpected;
       break;
+    case 8: {
+      // More than is there: the port is asked, and gets it back.
+      const Result<untrusted_bytes> huge = allocator.allocate(256 * kMiBytes);
+      expect(huge.error());
+      if (huge.ok()) expect(allocator.deallocate(*huge).error());
+      allocator.trim();
+      break;
+    }
     default:
       break;
   }

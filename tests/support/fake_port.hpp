@@ -4,17 +4,21 @@
 // Trusted memory is real; the first page of its window is never given out, nor can it be touched,
 // so that whoever follows the reference 0 dies, too. host_reserve hands out addresses from
 // kFirstAddress up, by first fit, so the same calls get the same answers in every run. All methods
-// are thread-safe.
+// are thread-safe. Its books have memory of their own: a signal handler whose call comes to ask the
+// port enters no malloc, until some hundred ranges are out.
 #pragma once
 
 #include <sys/mman.h>
 
+#include <array>
 #include <cerrno>
+#include <cstddef>
 #include <cstdint>
 #include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <map>
+#include <memory_resource>
 #include <mutex>
 
 #include "exclave/port.hpp"
@@ -158,14 +162,17 @@ class FakePort {
   }
 
   mutable std::mutex mutex_;
+  alignas(std::max_align_t) std::array<std::byte, 64 * 1024> room_;
+  std::pmr::monotonic_buffer_resource fresh_{room_.data(), room_.size()};
+  std::pmr::unsynchronized_pool_resource books_{&fresh_};
   Extent window_;
   std::uintptr_t top_ = 0;
-  std::multimap<std::size_t, std::uintptr_t> trusted_free_;
+  std::pmr::multimap<std::size_t, std::uintptr_t> trusted_free_{&books_};
   std::size_t trusted_left_ = SIZE_MAX / 2;
   std::size_t trusted_held_ = 0;
   std::uint64_t trusted_calls_ = 0;
   std::uint64_t fail_trusted_at_ = 0;
-  std::map<std::uintptr_t, std::size_t> out_;
+  std::pmr::map<std::uintptr_t, std::size_t> out_{&books_};
   std::size_t host_left_ = SIZE_MAX / 2;
   bool refuse_ = false;
   bool refuse_release_ = false;
