@@ -1,7 +1,7 @@
 /* A slab changes hands while others free its blocks: thread ends, orphans, adoption, a heap used by the next thread.
  *
  * Code: AllocatorCore::retire_heap_slow, take_heap_slow (src/heap/core.cpp), adopt_orphan, free_block, free_shared,
- * free_remote, send, settle_abandoned (src/heap/core_blocks.cpp); Heap::hand_over_slow, adopt_slow, fold_slow, take_back,
+ * free_remote, send, settle_abandoned (src/heap/core_frees.cpp); Heap::hand_over_slow, adopt_slow, fold_slow, take_back,
  * sweep, defer (src/heap/heap.cpp).
  *
  * One slab with two blocks that callers hold and one that is always free, so the slab can be adopted at any time. Thread A

@@ -1,6 +1,6 @@
 /* An attached pool drains or is revoked while threads allocate, free, free in signal handlers, pin and unpin.
  *
- * Code: AllocatorCore::allocate_in, free_shared, count_folded_locked, deallocate_nested (src/heap/core_blocks.cpp);
+ * Code: AllocatorCore::allocate_in (src/heap/core_blocks.cpp), free_shared, count_folded_locked, deallocate_nested (core_frees.cpp);
  * detach_pool, close_pool_locked, finish_drain, settle_drains, pin, mark_pinned, unpin (src/heap/core_regions.cpp);
  * ~Gate (src/heap/core.hpp).
  *

@@ -2,7 +2,7 @@
  * attach, and frees from signal handlers.
  *
  * Code: AllocatorCore::unpin (src/heap/core_regions.cpp); free_unpinned_slot, free_shared, free_unless_live, deallocate_nested
- * (src/heap/core_blocks.cpp).
+ * (src/heap/core_frees.cpp).
  *
  * One slot of an attached pool, kPinnedFreed. One thread unpins: under the registry's lock the pin goes and the slot becomes
  * kRemote; then, under the pool's lock, it goes back to the pool, if this is still the pool that the pin was in. One thread frees

@@ -2,8 +2,9 @@
 // attached pools, growth and give-back, pins, and the look-ups that the public face answers with.
 //
 // Read core_blocks.cpp for the life of a block: allocate and deallocate come first there, and end
-// in heap.hpp's pop and push. core_regions.cpp has regions and pins, core_looking.cpp statistics,
-// iteration and validation.
+// in heap.hpp's pop and push; core_frees.cpp for its end, where a free is more than a push.
+// core_growth.cpp asks the host for regions, core_regions.cpp has those that are attached, and
+// pins, core_looking.cpp what stands at an address, statistics, iteration and validation.
 #pragma once
 
 #include <atomic>
@@ -18,11 +19,16 @@
 
 namespace exclave::core {
 
+constexpr std::size_t kDefaultAlignment = 16;
+
 // How a request of some size and alignment is served; a sized free must arrive at the same plan.
 struct SizePlan {
   SizeClass size_class = kSizeClasses;  // kSizeClasses: a run of pages
   std::uint64_t pages = 0;
   unsigned align_order = 0;  // log2 of pages
+
+  // Errors: kInvalidArgument.
+  static Result<SizePlan> of(std::size_t size, std::size_t alignment) noexcept;
 };
 
 class AllocatorCore {
@@ -30,7 +36,7 @@ class AllocatorCore {
   static Result<AllocatorCore*> create(const PortTable& port, const Config& config) noexcept;
   static void destroy(AllocatorCore* core) noexcept;
 
-  // ---- Blocks (core_blocks.cpp); see Allocator ----
+  // ---- Blocks (core_blocks.cpp, core_frees.cpp); see Allocator ----
   Result<untrusted_bytes> allocate(std::size_t size) noexcept;
   Result<untrusted_bytes> allocate(std::size_t size, std::size_t alignment,
                                    Placement where) noexcept;

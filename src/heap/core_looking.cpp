@@ -1,8 +1,76 @@
-// Statistics, iteration and validation: everything is counted from the books when somebody asks, so
-// that the fast paths count nothing.
+// What stands at an address; then statistics, iteration and validation, where everything is counted
+// from the books when somebody asks, so that the fast paths count nothing.
 #include "heap/core.hpp"
 
 namespace exclave::core {
+
+// ---- What stands at an address ----
+
+Result<AllocatorCore::Found> AllocatorCore::live_slot(Region& region,
+                                                      const SlotRef& found) noexcept {
+  if (found.slot == Slab::kNoSlot) return Error::kInteriorFree;
+  const SlotState state = found.slab->states()[found.slot].load(std::memory_order_acquire);
+  if (state != SlotState::kLive && state != SlotState::kPinned) return Error::kDoubleFree;
+  return Found{found.slab->slot_bytes.load(std::memory_order_relaxed), false, &region};
+}
+
+Result<AllocatorCore::Found> AllocatorCore::live_pages(Region& region,
+                                                       std::uintptr_t block) noexcept {
+  PagePool* const pages = static_cast<PagePool*>(region.page_pool.load(std::memory_order_acquire));
+  if (pages == nullptr) return Error::kForeignFree;
+  const Result<PageBlock> run = pages->find_block(region, block);
+  if (!run.ok()) return run.error();
+  return Found{run->extent.size, !run->pinned, &region};
+}
+
+Result<AllocatorCore::Found> AllocatorCore::find_live(std::uintptr_t block) const noexcept {
+  Region* const region = registry_.find(block);
+  if (region == nullptr || region->unit_of(block) == nullptr) return Error::kForeignFree;
+  const SlotRef found = find_slot(block);
+  return found.slab != nullptr ? live_slot(*region, found) : live_pages(*region, block);
+}
+
+// Outside any gate: pages are looked up under a lock, so a nested call must be kept out; slots are
+// not.
+Result<AllocatorCore::Found> AllocatorCore::look_up(std::uintptr_t block) noexcept {
+  Region* const region = registry_.find(block);
+  if (region == nullptr || region->unit_of(block) == nullptr) return Error::kForeignFree;
+  const SlotRef found = find_slot(block);
+  if (found.slab != nullptr) return live_slot(*region, found);
+  Gate gate(*this);
+  if (!gate.status().ok()) return gate.status().error();
+  return live_pages(*region, block);
+}
+
+// Is this what a request of the plan would have been given here?
+bool AllocatorCore::fits_plan(const Found& found, const SizePlan& plan) const noexcept {
+  if (plan.size_class == kSizeClasses) {
+    const bool grown = found.region->traits().grown;
+    return is_aligned(found.usable, kPageBytes) &&
+           (grown ? may_serve_run(found.usable / kPageBytes, plan.pages)
+                  : found.usable == plan.pages * kPageBytes);
+  }
+  const std::size_t bytes = size_class_bytes(plan.size_class);
+  if (found.usable == bytes) return true;
+  // Attached pools: powers of two under a boundary, or whole pages where no slab had room.
+  if (found.region->traits().grown) return false;
+  return (found.region->boundary != 0 && found.usable == std::size_t{1} << ceil_log2(bytes)) ||
+         found.usable == pages_for(bytes) * kPageBytes;
+}
+
+Result<std::size_t> AllocatorCore::usable_size(std::uintptr_t block) noexcept {
+  const Result<Found> found = look_up(block);
+  if (!found.ok()) return found.error();
+  return found->usable;
+}
+
+Result<RegionId> AllocatorCore::region_of(std::uintptr_t block) noexcept {
+  const Result<Found> found = look_up(block);
+  if (!found.ok()) return found.error();
+  return found->region->region_id();
+}
+
+// ---- All that stands anywhere ----
 
 Result<RegionInfo> AllocatorCore::next_region(std::uintptr_t address) noexcept {
   Gate gate(*this);

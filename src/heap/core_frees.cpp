@@ -1,0 +1,453 @@
+// The end of a block: what the fast path of deallocate (core_blocks.cpp) leaves over, in its most
+// frequent forms first.
+#include "access/copy.hpp"
+#include "base/check.hpp"
+#include "heap/core.hpp"
+
+namespace exclave::core {
+
+Status AllocatorCore::deallocate_slow(std::uintptr_t block) noexcept {
+  if (block == 0) return {};
+  std::atomic<Heap*>& mine = this->mine();
+  Heap* const heap = enter(mine);
+  bool done = false;
+  // A nested call may take no lock and touch no heap.
+  if (is_own(heap) && !scrub_) {
+    if (const BookRef mapped = grown_.slab_at(block); mapped != 0) {
+      done = free_slot_live(*heap, *books_.at<Slab>(mapped), block);
+    } else if (Region* const region = registry_.find(block); region != nullptr) {
+      Slab* const slab = Heap::find_slab_in(books_, *region, block);
+      done = slab != nullptr ? free_slot_live(*heap, *slab, block)
+                             : is_aligned(block, kPageBytes) && grown_.keep_block(*region, block);
+    }
+  }
+  leave(mine, heap);
+  if (!done) return deallocate_told(block, nullptr, kDefaultAlignment);
+  if (EXCLAVE_UNLIKELY(grown_.has_idle(config_.keep_free_bytes))) trim_to_config();
+  return {};
+}
+
+// A live block of a thread's heap: of this one where it lies in a small slab, or finds the stack
+// full; or of another.
+bool AllocatorCore::free_slot_live(Heap& mine, Slab& slab, std::uintptr_t block) noexcept {
+  const SlotRef found{&slab, slab.slot_at(block)};
+  const BookRef owner = slab.owner.load(std::memory_order_acquire);
+  if (found.slot == Slab::kNoSlot || owner == 0 ||
+      slab.states()[found.slot].load(std::memory_order_relaxed) != SlotState::kLive) {
+    return false;
+  }
+  if (owner == mine.self()) return free_own(mine, found, block).ok();
+  Heap& theirs = *books_.at<Heap>(owner);
+  if (theirs.shared() != nullptr) return false;
+  return free_remote(mine, theirs, found, block).ok();
+}
+
+Status AllocatorCore::deallocate_sized(std::uintptr_t block, std::size_t size,
+                                       std::size_t alignment) noexcept {
+  return deallocate_told(block, &size, alignment);
+}
+
+// size: null when the caller did not tell it.
+Status AllocatorCore::deallocate_told(std::uintptr_t block, const std::size_t* size,
+                                      std::size_t alignment) noexcept {
+  if (block == 0) return {};
+  const std::size_t told_size = size != nullptr ? *size : 0;
+  SizePlan plan;
+  if (size != nullptr) {
+    const Result<SizePlan> made = SizePlan::of(*size, alignment);
+    if (!made.ok() || !is_aligned(block, alignment))
+      return report(Error::kWrongSize, block, told_size);
+    plan = *made;
+  }
+  Status freed;
+  {
+    Gate gate(*this);
+    if (gate.status().error() == Error::kReentered) {
+      freed = deallocate_nested(block, size != nullptr ? &plan : nullptr);
+      return freed.ok() ? freed : report(freed.error(), block, told_size);
+    }
+    if (!gate.status().ok()) return gate.status();
+    freed = free_block(gate, block, size != nullptr ? &plan : nullptr);
+    if (grown_.has_idle(config_.keep_free_bytes)) give_idle_back(gate, config_.keep_free_bytes);
+  }
+  return freed.ok() ? freed : report(freed.error(), block, told_size);
+}
+
+Status AllocatorCore::free_block(Gate& gate, std::uintptr_t block, const SizePlan* plan) noexcept {
+  for (;;) {
+    if (plan != nullptr) {
+      const Result<Found> live = find_live(block);
+      if (!live.ok()) return live.error();
+      if (!fits_plan(*live, *plan)) return Error::kWrongSize;
+    }
+    const SlotRef found = find_slot(block);
+    if (found.slab == nullptr) return free_pages(gate, block);
+    if (found.slot == Slab::kNoSlot) return Error::kInteriorFree;
+    const BookRef owner_ref = found.slab->owner.load(std::memory_order_acquire);
+    if (owner_ref == 0) return Error::kForeignFree;
+    if (owner_ref == gate.heap().self()) return free_own(gate.heap(), found, block);
+    Heap& owner = *books_.at<Heap>(owner_ref);
+    if (owner.shared() == nullptr) return free_remote(gate.heap(), owner, found, block);
+    bool moved = false;
+    const Status freed = free_shared(gate, *owner.shared(), block, &moved);
+    if (!moved) return freed;
+  }
+}
+
+// A pinned block is kept until the last pin goes; anything else that is not live was free already.
+Status AllocatorCore::free_unless_live(std::atomic<SlotState>* state) noexcept {
+  SlotState expected = SlotState::kPinned;
+  if (state->compare_exchange_strong(expected, SlotState::kPinnedFreed, std::memory_order_acq_rel))
+    return {};
+  return Error::kDoubleFree;
+}
+
+Status AllocatorCore::free_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept {
+  std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
+  if (scrub_) {
+    // Taken first, so that a second free at this moment is told, and scrubs nothing.
+    SlotState expected = SlotState::kLive;
+    if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel))
+      return free_unless_live(state);
+    scrub_slot(found, block);
+  } else if (state->load(std::memory_order_relaxed) != SlotState::kLive) {
+    return free_unless_live(state);
+  }
+  take_own(heap, found, block);
+  return {};
+}
+
+// Once the slot is taken from its caller, and before it can be anybody else's.
+void AllocatorCore::scrub_slot(const SlotRef& found, std::uintptr_t block) const noexcept {
+  if (scrub_)
+    detail::fill_zero_bytes(block, found.slab->slot_bytes.load(std::memory_order_relaxed));
+}
+
+// A slot that was kLive, or is kRemote by now, from its caller to its owner.
+void AllocatorCore::take_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept {
+  std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
+  const SizeClass c = found.slab->size_class.load(std::memory_order_relaxed);
+  if (heap.push(c, block, state)) return;
+  // Making room may give slabs back, but not this one: its slot is not free yet.
+  heap.make_room_slow(c);
+  if (!heap.push(c, block, state)) heap.give_back(*found.slab, state);
+}
+
+// What nested calls freed must not keep a draining pool.
+void AllocatorCore::count_folded_locked(Pool& pool, Heap& heap) noexcept {
+  if (pool.draining && heap.wants_sweep()) heap.fold_slow();
+  pool.live -= heap.take_folded();
+}
+
+RegionId AllocatorCore::drained_locked(Pool& pool, Heap& heap) noexcept {
+  count_folded_locked(pool, heap);
+  return pool.draining && pool.live == 0 ? pool.id : RegionId{};
+}
+
+Status AllocatorCore::free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t block,
+                                  bool* moved) noexcept {
+  Status freed;
+  RegionId drained{};
+  {
+    LockGuard guard(shared.lock);
+    // Verified again under the lock: the slab may have gone or changed hands.
+    const SlotRef found = find_slot(block);
+    // GCOVR_EXCL_BR_START: a race
+    if (found.slot == Slab::kNoSlot ||
+        // GCOVR_EXCL_BR_STOP
+        found.slab->owner.load(std::memory_order_acquire) != shared.heap.self()) {
+      *moved = true;
+      return {};
+    }
+    freed = free_slot_locked(shared, found, block);
+    if (shared.pool != nullptr) drained = drained_locked(*shared.pool, shared.heap);
+  }
+  if (drained) finish_drain(gate, *shared.pool, drained);
+  return freed;
+}
+
+Status AllocatorCore::free_slot_locked(SharedHeap& shared, const SlotRef& found,
+                                       std::uintptr_t block) noexcept {
+  std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
+  // A nested free or a pin, which take no lock here, may come at any moment: who is first has it.
+  SlotState expected = SlotState::kLive;
+  if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel))
+    return free_unless_live(state);
+  scrub_slot(found, block);
+  if (shared.pool == nullptr) {
+    // Orphaned slabs are adopted slab by slab, so none of their slots may stand on a stack.
+    shared.heap.give_back(*found.slab, state);
+  } else {
+    take_own(shared.heap, found, block);
+    shared.pool->live -= 1;
+  }
+  return {};
+}
+
+// Whoever frees a block that is free already may find its slab given back and cut anew before the
+// state is marked. The mark holds the slab in place, so this second look is final. False: the mark,
+// which stands on another block, is off again; unless the holder's own free came over it.
+bool AllocatorCore::confirm_mark(const SlotRef& found, std::uintptr_t block) const noexcept {
+  const SlotRef now = find_slot(block);
+  // GCOVR_EXCL_BR_START: a race
+  if (now.slab == found.slab && now.slot == found.slot) return true;
+  // GCOVR_EXCL_BR_STOP
+  // GCOVR_EXCL_START: as above
+  SlotState expected = SlotState::kRemote;
+  (void)found.slab->states()[found.slot].compare_exchange_strong(
+      expected, SlotState::kLive, std::memory_order_acq_rel, std::memory_order_relaxed);
+  return false;
+  // GCOVR_EXCL_STOP
+}
+
+Status AllocatorCore::free_remote(Heap& mine, Heap& owner, const SlotRef& found,
+                                  std::uintptr_t block) noexcept {
+  std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
+  SlotState expected = SlotState::kLive;
+  // Release pairs with the acquire in take_back: what the caller wrote about the block came before.
+  // From here on the slot holds its slab in place.
+  if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel)) {
+    return free_unless_live(state);
+  }
+  if (!confirm_mark(found, block)) return Error::kDoubleFree;  // GCOVR_EXCL_BR_LINE: a race
+  scrub_slot(found, block);
+  Heap::Outbox& box = mine.outbox_for(owner.self());
+  if (box.batch != nullptr && box.owner != owner.self()) {
+    send(mine, *books_.at<Heap>(box.owner), *box.batch);
+    box.batch = nullptr;
+  }
+  if (box.batch == nullptr) {
+    box.batch = static_cast<Batch*>(books_.allocate(BookKind::kPlain, sizeof(Batch)));
+    box.owner = owner.self();
+    if (box.batch == nullptr)
+      // GCOVR_EXCL_BR_START: a race
+      return Heap::defer(books_, *found.slab, state) ? Error::kNone : Error::kDoubleFree;
+    // GCOVR_EXCL_BR_STOP
+  }
+  box.batch->blocks[box.batch->count++] = block;
+  if (box.batch->count == Batch::kBlocks) {
+    send(mine, owner, *box.batch);
+    box.batch = nullptr;
+  }
+  return {};
+}
+
+void AllocatorCore::send(Heap& mine, Heap& owner, Batch& batch) noexcept {
+  owner.post(batch, batch);
+  // The owner's thread may have ended meanwhile; then whoever sees it settles what lies there.
+  if (!owner.active()) settle_abandoned(mine, owner);
+}
+
+void AllocatorCore::send_outboxes(Heap& heap) noexcept {
+  for (unsigned i = 0; i < Heap::kOutboxes; ++i) {
+    Heap::Outbox& box = heap.outboxes()[i];
+    if (box.batch != nullptr) send(heap, *books_.at<Heap>(box.owner), *box.batch);
+    box = {};
+  }
+}
+
+// What was posted to a heap without a thread: its slabs have other owners by now, who find the
+// slots by sweeping. A slot that is not kRemote any more was freed by its owner at the same moment.
+void AllocatorCore::settle_abandoned(Heap& mine, Heap& abandoned) noexcept {
+  for (Batch* batch = abandoned.take_inbox(); batch != nullptr;) {
+    Batch* const next = batch->next;
+    for (std::uint32_t i = 0; i < batch->count; ++i) {
+      const SlotRef found = find_slot(batch->blocks[i]);
+      // GCOVR_EXCL_BR_START: a race
+      if (found.slot == Slab::kNoSlot ||
+          !Heap::defer(books_, *found.slab, &found.slab->states()[found.slot])) {
+        mine.count_double_free(batch->blocks[i]);
+      }
+      // GCOVR_EXCL_BR_STOP
+    }
+    books_.release(BookKind::kPlain, batch, sizeof(Batch));
+    batch = next;
+  }
+}
+
+// In a signal handler, inside another call of this thread: no lock, no list, only the state byte.
+Status AllocatorCore::deallocate_nested(std::uintptr_t block, const SizePlan* plan) noexcept {
+  Region* const region = registry_.find(block);
+  const SlotRef found = find_slot(block);
+  if (region == nullptr || found.slab == nullptr) return Error::kReentered;
+  if (found.slot == Slab::kNoSlot) return Error::kInteriorFree;
+  if (plan != nullptr &&
+      !fits_plan({found.slab->slot_bytes.load(std::memory_order_relaxed), false, region}, *plan)) {
+    return Error::kWrongSize;
+  }
+  std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
+  SlotState expected = SlotState::kLive;
+  if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel)) {
+    return free_unless_live(state);
+  }
+  if (!confirm_mark(found, block)) return Error::kDoubleFree;  // GCOVR_EXCL_BR_LINE: a race
+  scrub_slot(found, block);
+  // GCOVR_EXCL_BR_START: a race
+  if (!Heap::defer(books_, *found.slab, state)) return Error::kDoubleFree;
+  // GCOVR_EXCL_BR_STOP
+  Heap* const home = homes_[assigned_thread_slot()];
+  if (home != nullptr && found.slab->owner.load(std::memory_order_relaxed) == home->self())
+    home->note_nested_free(block);
+  if (region->pool.load(std::memory_order_relaxed) != nullptr)
+    nested_pool_frees_.store(true, std::memory_order_release);
+  return {};
+}
+
+Status AllocatorCore::free_pages(Gate& gate, std::uintptr_t block) noexcept {
+  Region* const region = registry_.find(block);
+  if (region == nullptr || region->traits().role != Role::kPool) return Error::kForeignFree;
+  Pool* const pool = static_cast<Pool*>(region->pool.load(std::memory_order_acquire));
+  if (pool == nullptr) return free_grown_pages(*region, block);
+  Status freed;
+  RegionId drained{};
+  {
+    LockGuard guard(pool->shared.lock);
+    if (pool->region != region) return Error::kForeignFree;  // GCOVR_EXCL_BR_LINE: a race
+    freed = free_pages_locked(*pool, block);
+    drained = drained_locked(*pool, pool->shared.heap);
+  }
+  if (drained) finish_drain(gate, *pool, drained);
+  return freed;
+}
+
+Status AllocatorCore::free_grown_pages(Region& region, std::uintptr_t block) noexcept {
+  bool kept = false;
+  if (!scrub_) return grown_.free_block(region, block, &kept);
+  // As long as it is scrubbed, it stands like one that a pin keeps: nobody has it.
+  const Result<PageBlock> taken = grown_.take_block(region, block);
+  if (!taken.ok()) return taken.error();
+  if (taken->pinned) return {};  // the last unpin scrubs it
+  detail::fill_zero_bytes(block, taken->extent.size);
+  return grown_.free_unpinned_block(region, block);
+}
+
+Status AllocatorCore::free_pages_locked(Pool& pool, std::uintptr_t block) noexcept {
+  bool kept = false;
+  if (scrub_) {
+    // It stands as long as the lock is held.
+    const Result<PageBlock> live = pool.pages.find_block(*pool.region, block);
+    if (!live.ok()) return live.error();
+    if (!live->pinned) detail::fill_zero_bytes(block, live->extent.size);
+  }
+  const Status freed = pool.pages.free_block(*pool.region, block, &kept);
+  if (freed.ok() && !kept) pool.live -= 1;
+  return freed;
+}
+
+// A block of the pool that has this id, and of no other that stands in its place by now.
+Status AllocatorCore::free_in_pool(Gate& gate, std::uintptr_t block, RegionId id) noexcept {
+  // GCOVR_EXCL_START: a race
+  Region* const region = registry_.find(block);
+  Pool* const pool = region != nullptr
+                         ? static_cast<Pool*>(region->pool.load(std::memory_order_acquire))
+                         : nullptr;
+  if (pool == nullptr) return Error::kStale;
+  // GCOVR_EXCL_STOP
+  Status freed;
+  RegionId drained{};
+  {
+    LockGuard guard(pool->shared.lock);
+    if (pool->id != id) return Error::kStale;  // GCOVR_EXCL_LINE: a race
+    const SlotRef found = find_slot(block);
+    if (found.slab != nullptr && found.slot == Slab::kNoSlot) return Error::kInteriorFree;
+    freed = found.slab != nullptr ? free_slot_locked(pool->shared, found, block)
+                                  : free_pages_locked(*pool, block);
+    drained = drained_locked(*pool, pool->shared.heap);
+  }
+  if (drained) finish_drain(gate, *pool, drained);
+  return freed;
+}
+
+void AllocatorCore::free_unpinned_slot(Gate& gate, Pool* pool, RegionId pool_id,
+                                       std::uintptr_t block) noexcept {
+  for (;;) {
+    const SlotRef found = find_slot(block);
+    if (found.slot == Slab::kNoSlot) return;  // GCOVR_EXCL_BR_LINE: a race
+    const BookRef owner_ref = found.slab->owner.load(std::memory_order_acquire);
+    if (owner_ref == 0) return;
+    Heap& owner = *books_.at<Heap>(owner_ref);
+    std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
+    SharedHeap* const shared = owner.shared();
+    if ((shared != nullptr ? shared->pool : nullptr) != pool) return;  // GCOVR_EXCL_BR_LINE: a race
+    if (shared == nullptr) {  // a thread's: the slot holds the slab in place
+      if (owner_ref == gate.heap().self()) {
+        owner.give_back(*found.slab, state);
+      } else {
+        (void)Heap::defer(books_, *found.slab, state);
+      }
+      return;
+    }
+    LockGuard guard(shared->lock);
+    const SlotRef now = find_slot(block);
+    // GCOVR_EXCL_BR_START: races
+    if (now.slot == Slab::kNoSlot ||
+        now.slab->owner.load(std::memory_order_acquire) != shared->heap.self()) {
+      continue;  // GCOVR_EXCL_LINE: a race
+    }
+    // Not what stands there since the pool was revoked and the place attached again.
+    if ((pool != nullptr && pool->id != pool_id) ||
+        now.slab->states()[now.slot].load(std::memory_order_relaxed) != SlotState::kRemote) {
+      return;  // GCOVR_EXCL_LINE: a race
+    }
+    // GCOVR_EXCL_BR_STOP
+    shared->heap.give_back(*now.slab, &now.slab->states()[now.slot]);
+    if (pool != nullptr) {
+      pool->live -= 1;
+      count_folded_locked(*pool, shared->heap);
+    }
+    return;
+  }
+}
+
+void AllocatorCore::free_unpinned_pages(Pool* pool, RegionId pool_id,
+                                        std::uintptr_t block) noexcept {
+  Region* const region = registry_.find(block);
+  if (region == nullptr) return;  // GCOVR_EXCL_BR_LINE: a race
+  if (pool == nullptr) {
+    (void)grown_.free_unpinned_block(*region, block);
+    return;
+  }
+  LockGuard guard(pool->shared.lock);
+  if (pool->region != region || pool->id != pool_id) return;          // GCOVR_EXCL_BR_LINE: a race
+  if (!pool->pages.free_unpinned_block(*region, block).ok()) return;  // GCOVR_EXCL_BR_LINE: a race
+  pool->live -= 1;
+  count_folded_locked(*pool, pool->shared.heap);
+}
+
+Status AllocatorCore::deallocate_handle(std::uintptr_t block, RegionId region) noexcept {
+  const Result<RegionInfo> info = query(block, 1);
+  if (info.error() == Error::kReentered) return Error::kReentered;
+  if (!info.ok() || info->id != region) return Error::kStale;
+  if (info->grown || info->role != Role::kPool) return deallocate(block);
+  Status freed;
+  {
+    Gate gate(*this);
+    if (gate.status().error() == Error::kReentered) {
+      freed = deallocate_nested(block, nullptr);
+    } else if (gate.status().ok()) {
+      freed = free_in_pool(gate, block, region);
+    } else {
+      freed = gate.status();
+    }
+  }
+  return freed.ok() ? freed : report(freed.error(), block, 0);
+}
+
+Status AllocatorCore::report(Error error, std::uintptr_t block, std::size_t size) noexcept {
+  switch (error) {
+    case Error::kDoubleFree:
+    case Error::kInteriorFree:
+    case Error::kForeignFree:
+    case Error::kWrongSize:
+      misuses_.fetch_add(1, std::memory_order_relaxed);
+      if (config_.misuse != nullptr) {
+        config_.misuse(config_.misuse_context, static_cast<std::int32_t>(error), block, size);
+      }
+      break;
+    default:
+      break;
+  }
+  return error;
+}
+
+}  // namespace exclave::core
