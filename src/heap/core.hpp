@@ -182,6 +182,9 @@ class AllocatorCore {
                                          const SizePlan& plan) noexcept
       EXCLAVE_REQUIRES(pool_lists_);
   bool adopt_orphan(Heap& heap, SizeClass c) noexcept;
+  bool shrink_pages(Region& region, std::uintptr_t block, std::uint64_t pages) noexcept;
+  bool cut_pages(PagePool& from, Region& region, std::uintptr_t block,
+                 std::uint64_t pages) const noexcept;
 
   // One host call: counted, under no lock, and with the gate open, for the host may call back in.
   class HostCall {

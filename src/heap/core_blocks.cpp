@@ -325,20 +325,7 @@ Result<untrusted_bytes> AllocatorCore::reallocate(std::uintptr_t block, std::siz
       // Memory was short when it was given, to the page (allocate_pages); so it stays.
       if (found->usable < pages * kPageBytes) pages = plan->pages;
       if (found->usable == pages * kPageBytes) return pointer(block);
-      if (found->can_shrink) {
-        Gate gate(*this);
-        EXCLAVE_DCHECK(gate.status().ok());  // as a moment ago, in look_up
-        PagePool* const pool =
-            static_cast<PagePool*>(found->region->page_pool.load(std::memory_order_acquire));
-        if (scrub_) {
-          const std::size_t kept = pages * kPageBytes;
-          detail::fill_zero_bytes(block + kept, found->usable - kept);
-        }
-        // GCOVR_EXCL_BR_START: a race
-        if (pool != nullptr && pool->shrink_block(*found->region, block, pages).ok())
-          return pointer(block);
-        // GCOVR_EXCL_BR_STOP
-      }
+      if (found->can_shrink && shrink_pages(*found->region, block, pages)) return pointer(block);
     }
   }
   // A block of an attached pool stays there unless another place is asked for.
@@ -354,6 +341,28 @@ Result<untrusted_bytes> AllocatorCore::reallocate(std::uintptr_t block, std::siz
     return freed.error();
   }
   return moved;
+}
+
+// False: somebody pinned it a moment ago, or frees it, which the caller is told of when it moves.
+bool AllocatorCore::shrink_pages(Region& region, std::uintptr_t block,
+                                 std::uint64_t pages) noexcept {
+  Gate gate(*this);
+  EXCLAVE_DCHECK(gate.status().ok());  // as a moment ago, in look_up
+  Pool* const pool = static_cast<Pool*>(region.pool.load(std::memory_order_acquire));
+  if (pool == nullptr) return cut_pages(grown_, region, block, pages);
+  LockGuard guard(pool->shared.lock);
+  // GCOVR_EXCL_BR_START: a race
+  return pool->region == &region && cut_pages(pool->pages, region, block, pages);
+  // GCOVR_EXCL_BR_STOP
+}
+
+bool AllocatorCore::cut_pages(PagePool& from, Region& region, std::uintptr_t block,
+                              std::uint64_t pages) const noexcept {
+  const Result<Extent> tail = from.take_tail(region, block, pages);
+  if (!tail.ok()) return false;  // GCOVR_EXCL_BR_LINE: a race
+  if (scrub_) detail::fill_zero_bytes(tail->base, tail->size);
+  from.cut_tail(region, block, pages);
+  return true;
 }
 
 }  // namespace exclave::core

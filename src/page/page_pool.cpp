@@ -216,6 +216,13 @@ void PagePool::mark_freed(std::atomic<UnitEntry>& unit, std::uint64_t page, bool
   store_runs(unit, runs);
 }
 
+void PagePool::mark_taken(std::atomic<UnitEntry>& unit, std::uint64_t page) noexcept {
+  UnitRuns runs = runs_in(unit);
+  runs.set_pinned(page_in_unit(page), true);
+  store_runs(unit, runs);
+  mark_freed(unit, page, true);
+}
+
 // False, with nothing changed: the run is not one to keep, or there is no room.
 bool PagePool::keep_locked(Region& region, std::uint64_t page, std::uint64_t pages) noexcept {
   const std::size_t bytes = pages * kPageBytes;
@@ -403,30 +410,32 @@ Result<PageBlock> PagePool::take_block(Region& region, std::uintptr_t address) n
   const Result<PageBlock> block = block_at_locked(region, address);
   if (!block.ok()) return block.error();
   if (block->freed) return Error::kDoubleFree;
-  std::atomic<UnitEntry>* const unit = region.unit_of(address);
-  const std::uint64_t page = address >> kPageShift;
-  UnitRuns runs = runs_in(*unit);
-  runs.set_pinned(page_in_unit(page), true);
-  store_runs(*unit, runs);
-  mark_freed(*unit, page, true);
+  mark_taken(*region.unit_of(address), address >> kPageShift);
   return block;
 }
 
-Status PagePool::shrink_block(Region& region, std::uintptr_t address,
-                              std::uint64_t pages) noexcept {
+Result<Extent> PagePool::take_tail(Region& region, std::uintptr_t address,
+                                   std::uint64_t pages) noexcept {
   LockGuard guard(lock_);
   const Result<PageBlock> block = block_at_locked(region, address);
   if (!block.ok()) return block.error();
   if (block->freed) return Error::kDoubleFree;
+  if (block->pinned) return Error::kPinned;
+  if (pages == 0 || pages >= block->extent.size / kPageBytes) return Error::kInvalidArgument;
+  mark_taken(*region.unit_of(address), address >> kPageShift);
+  const std::size_t kept = pages * kPageBytes;
+  return Extent{address + kept, block->extent.size - kept};
+}
+
+void PagePool::cut_tail(Region& region, std::uintptr_t address, std::uint64_t pages) noexcept {
+  LockGuard guard(lock_);
+  const Result<PageBlock> block = block_at_locked(region, address);
+  EXCLAVE_DCHECK(block.ok() && block->freed && block->pinned);  // by take_tail
   const std::uint64_t page = address >> kPageShift;
   const std::uint64_t before = block->extent.size / kPageBytes;
-  if (pages == 0 || pages > before) return Error::kInvalidArgument;
-  if (pages == before) return {};
-  if (block->pinned) return Error::kPinned;
   erase_block(region, page, before);
   write_block(region, page, pages);
   free_locked(region, page + pages, before - pages);
-  return {};
 }
 
 Result<PageBlock> PagePool::find_block(Region& region, std::uintptr_t address) noexcept {

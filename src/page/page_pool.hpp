@@ -70,8 +70,13 @@ class PagePool {
   // free_block.
   Result<PageBlock> take_block(Region& region, std::uintptr_t address) noexcept
       EXCLAVE_EXCLUDES(lock_);
-  // Gives the tail of a block back. Errors: as free_block, kPinned.
-  Status shrink_block(Region& region, std::uintptr_t address, std::uint64_t pages) noexcept
+  // A block becomes shorter in two steps. The first takes it, as take_block does, and returns its
+  // tail, for who must do something with it before it is anybody's. Errors, without change: as
+  // free_block, kPinned, kInvalidArgument (pages: 0, or not less than there are).
+  Result<Extent> take_tail(Region& region, std::uintptr_t address, std::uint64_t pages) noexcept
+      EXCLAVE_EXCLUDES(lock_);
+  // The second gives the tail back, and what is left to its holder.
+  void cut_tail(Region& region, std::uintptr_t address, std::uint64_t pages) noexcept
       EXCLAVE_EXCLUDES(lock_);
   // The live block that starts at the address. Errors: kDoubleFree, kInteriorFree, kForeignFree.
   Result<PageBlock> find_block(Region& region, std::uintptr_t address) noexcept
@@ -156,6 +161,8 @@ class PagePool {
   void join_kept_locked() noexcept EXCLAVE_REQUIRES(lock_);
   bool kept_holds_locked(std::uint64_t* count) noexcept EXCLAVE_REQUIRES(lock_);
   static void mark_freed(std::atomic<UnitEntry>& unit, std::uint64_t page, bool freed) noexcept;
+  // As if freed and pinned: only who did this does anything to the block from now on.
+  static void mark_taken(std::atomic<UnitEntry>& unit, std::uint64_t page) noexcept;
   void place(Book& book) noexcept EXCLAVE_REQUIRES(lock_);
   void displace(Book& book) noexcept EXCLAVE_REQUIRES(lock_);
   void note_idle(Book& book) noexcept EXCLAVE_REQUIRES(lock_);

@@ -258,26 +258,47 @@ TEST_F(PagePoolTest, ShrinkGivesTheTailBack) {
   for (const std::uint64_t before : {2u, 14u, 15u, 16u, 40u}) {
     for (std::uint64_t after = 1; after < before; ++after) {
       const Extent block = pool_.allocate_block(before, 0)->extent;
-      EXPECT_TRUE(pool_.shrink_block(region, block.base, after).ok());
-      EXPECT_EQ(pool_.find_block(region, block.base)->extent.size, after * kPageBytes);
-      EXPECT_EQ(free(region, block.base + after * kPageBytes), Error::kDoubleFree);
+      const std::size_t kept = after * kPageBytes;
+      const Result<Extent> tail = pool_.take_tail(region, block.base, after);
+      ASSERT_TRUE(tail.ok());
+      EXPECT_EQ(*tail, (Extent{block.base + kept, block.size - kept}));
       ASSERT_TRUE(pool_.validate());
-      EXPECT_EQ(pool_.shrink_block(region, block.base, after + 1).error(), Error::kInvalidArgument);
-      EXPECT_EQ(pool_.shrink_block(region, block.base, 0).error(), Error::kInvalidArgument);
+      pool_.cut_tail(region, block.base, after);
+      EXPECT_EQ(pool_.find_block(region, block.base)->extent.size, kept);
+      EXPECT_EQ(free(region, tail->base), Error::kDoubleFree);
+      ASSERT_TRUE(pool_.validate());
+      for (const std::uint64_t pages : {std::uint64_t{0}, after, after + 1})
+        EXPECT_EQ(pool_.take_tail(region, block.base, pages).error(), Error::kInvalidArgument);
       EXPECT_EQ(free(region, block.base), Error::kNone);
     }
   }
   const Extent pinned = pool_.allocate_block(4, 0)->extent;
-  EXPECT_EQ(pool_.shrink_block(region, pinned.base, 4).error(), Error::kNone) << "it is so long";
-  EXPECT_EQ(pool_.shrink_block(region, kBase - kPageBytes, 1).error(), Error::kForeignFree);
-  EXPECT_EQ(pool_.shrink_block(region, pinned.base + kPageBytes, 1).error(), Error::kInteriorFree);
-  EXPECT_EQ(pool_.shrink_block(region, pinned.end(), 1).error(), Error::kDoubleFree);
+  EXPECT_EQ(pool_.take_tail(region, kBase - kPageBytes, 1).error(), Error::kForeignFree);
+  EXPECT_EQ(pool_.take_tail(region, pinned.base + kPageBytes, 1).error(), Error::kInteriorFree);
+  EXPECT_EQ(pool_.take_tail(region, pinned.end(), 1).error(), Error::kDoubleFree);
   EXPECT_EQ(pool_.unpin_block(region, pinned.base + kPageBytes).error(), Error::kNotFound);
   EXPECT_EQ(pool_.unpin_block(region, kBase - kPageBytes).error(), Error::kNotFound);
   EXPECT_TRUE(pool_.pin_block(region, pinned).ok());
-  EXPECT_EQ(pool_.shrink_block(region, pinned.base, 4).error(), Error::kNone);
-  EXPECT_EQ(pool_.shrink_block(region, pinned.base, 1).error(), Error::kPinned);
+  EXPECT_EQ(pool_.take_tail(region, pinned.base, 1).error(), Error::kPinned);
   EXPECT_TRUE(pool_.unpin_block(region, pinned.base).ok());
+  EXPECT_EQ(free(region, pinned.base), Error::kNone);
+}
+
+TEST_F(PagePoolTest, Threat41WhileItsTailIsTakenABlockIsNobodys) {
+  Region& region = add({kBase, 4 * kPageBytes});
+  const Extent block = pool_.allocate_block(4, 0)->extent;
+  ASSERT_TRUE(pool_.take_tail(region, block.base, 1).ok());
+  EXPECT_EQ(free(region, block.base), Error::kDoubleFree);
+  EXPECT_EQ(pool_.take_block(region, block.base).error(), Error::kDoubleFree);
+  EXPECT_EQ(pool_.take_tail(region, block.base, 2).error(), Error::kDoubleFree);
+  EXPECT_EQ(pool_.pin_block(region, {block.base, 8}).error(), Error::kNotFound);
+  EXPECT_FALSE(pool_.keep_block(region, block.base));
+  EXPECT_FALSE(pool_.allocate_block(1, 0).ok());
+  pool_.cut_tail(region, block.base, 1);
+  EXPECT_EQ(pool_.allocate_block(1, 0)->extent.base, block.base + kPageBytes);
+  EXPECT_TRUE(pool_.pin_block(region, {block.base, 8}).ok()) << "its holder has it again";
+  EXPECT_FALSE(pool_.unpin_block(region, block.base)->freed);
+  EXPECT_EQ(free(region, block.base), Error::kNone);
 }
 
 // ---- Kept runs ----
@@ -322,7 +343,7 @@ TEST_F(KeptRunsTest, AKeptRunIsFreeToEverybodyWhoAsks) {
     }
     EXPECT_EQ(pool_.find_block(region, run.base).error(), Error::kDoubleFree);
     EXPECT_EQ(pool_.block_around(region, run.base + 5000).error(), Error::kNotFound);
-    EXPECT_EQ(pool_.shrink_block(region, run.base, 17).error(), Error::kDoubleFree);
+    EXPECT_EQ(pool_.take_tail(region, run.base, 17).error(), Error::kDoubleFree);
     EXPECT_EQ(pool_.pin_block(region, {run.base + 8, 8}).error(), Error::kNotFound);
     const PagePool::Piece piece = pool_.piece_at(region, run.base + 4 * kPageBytes);
     EXPECT_TRUE(piece.free);
