@@ -52,6 +52,7 @@ int open_program(int folder, const char* path, int flags, ProgramFile* file) noe
   }
   if (!failed(result) && would_gain_rights(status)) result = -EPERM;
   if (!failed(result)) {
+    memset(file->head, 0, kHeadBytes);
     result = system_call(__NR_pread64, opened, file->head, kHeadBytes, 0);
     if (!failed(result)) file->head_bytes = static_cast<std::size_t>(result);
   }
@@ -96,26 +97,27 @@ int open_interpreter(const ProgramFile& file, ProgramFile* interpreter) noexcept
 }
 
 int parse_script(const ProgramFile& file, ScriptLine* line) noexcept {
+  const char* const head = file.head;
   std::size_t end = 2;
-  while (end < file.head_bytes && file.head[end] != '\n') ++end;
+  while (end < kHeadBytes && head[end] != '\n' && head[end] != 0) ++end;
+  const bool whole = end < kHeadBytes && head[end] == '\n';
+  // Of a line that does not end, Linux takes all it read but a byte.
+  if (!whole) end = kHeadBytes - 1;
+  while (is_blank(head[end - 1])) --end;
   std::size_t at = 2;
-  const auto skip = [&](bool blanks) {
-    while (at < end && file.head[at] != 0 && is_blank(file.head[at]) == blanks) ++at;
-  };
-  skip(true);
+  while (at < end && is_blank(head[at])) ++at;
   const std::size_t name = at;
-  skip(false);
+  while (at < end && head[at] != 0 && !is_blank(head[at])) ++at;
   const std::size_t name_bytes = at - name;
   // A name that goes on behind what was read could be another one.
-  if (name_bytes == 0 || (at == kHeadBytes && end == kHeadBytes)) return -ENOEXEC;
-  memcpy(line->interpreter, file.head + name, name_bytes);
+  const bool cut = !whole && at == kHeadBytes - 1 && !is_blank(head[at]) && head[at] != 0;
+  if (name_bytes == 0 || cut) return -ENOEXEC;
+  memcpy(line->interpreter, head + name, name_bytes);
   line->interpreter[name_bytes] = 0;
-  skip(true);
-  std::size_t argument_end = end;
-  while (argument_end > at && is_blank(file.head[argument_end - 1])) --argument_end;
-  const std::size_t argument_bytes = argument_end - at;
-  memcpy(line->argument, file.head + at, argument_bytes);
-  line->argument[argument_bytes] = 0;
+  line->has_argument = at < end && head[at] != 0;
+  while (at < end && is_blank(head[at])) ++at;
+  memcpy(line->argument, head + at, end - at);
+  line->argument[end - at] = 0;
   return 0;
 }
 
