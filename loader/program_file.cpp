@@ -31,6 +31,8 @@ int open_program(int folder, const char* path, int flags, ProgramFile* file) noe
   const int nofollow = (flags & AT_SYMLINK_NOFOLLOW) != 0 ? O_NOFOLLOW : 0;
   long opened = 0;
   if (path[0] == 0) {
+    if (folder == AT_FDCWD) return -EACCES;
+    if (failed(system_call(__NR_fcntl, folder, F_GETFD))) return -EBADF;
     // A descriptor may be open for its path only: opened again by its name.
     Line<64> link;
     link.text("/proc/self/fd/").decimal(folder);
@@ -121,19 +123,19 @@ int parse_script(const ProgramFile& file, ScriptLine* line) noexcept {
   return 0;
 }
 
-int check_program(int folder, const char* path, int flags, bool* is_loader) noexcept {
-  *is_loader = false;
+int check_program(int folder, const char* path, int flags, ProgramKind* kind) noexcept {
   ScriptLine line;
   for (int depth = 0; depth <= kMaxScriptDepth; ++depth) {
     ProgramFile file;
     int result = open_program(folder, path, flags, &file);
     if (result != 0) return result;
-    FileStatus status{};
-    if (!failed(system_call(__NR_fstat, file.descriptor, &status))) {
-      *is_loader = depth == 0 && status.device == g_process.loader_device &&
-                   status.inode == g_process.loader_inode;
-    }
     const bool script = file.is_script();
+    FileStatus status{};
+    if (depth == 0 && !failed(system_call(__NR_fstat, file.descriptor, &status))) {
+      kind->is_loader =
+          status.device == g_process.loader_device && status.inode == g_process.loader_inode;
+      kind->is_script = script;
+    }
     result = script ? parse_script(file, &line) : check_elf(file);
     if (!script && result == 0) {
       ProgramFile interpreter;

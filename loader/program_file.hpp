@@ -39,8 +39,11 @@ struct ScriptLine {
 };
 int parse_script(const ProgramFile& file, ScriptLine* line) noexcept;
 
+struct ProgramKind {
+  bool is_loader = false;  // this very loader
+  bool is_script = false;
+};
 // Would execve of it succeed? Follows scripts to their interpreters. 0 or the negative errno.
-// *is_loader: it is this very loader.
-int check_program(int folder, const char* path, int flags, bool* is_loader) noexcept;
+int check_program(int folder, const char* path, int flags, ProgramKind* kind) noexcept;
 
 }  // namespace exclave::loader

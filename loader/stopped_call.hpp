@@ -37,6 +37,7 @@ struct StoppedCall {
   Then then = Then::kReturn;
   std::size_t arguments = 0;  // kExecute: how many there are
   int descriptor = -1;        // kExecute: of a program that has no path
+  bool in_folder = false;     // kExecute: a script by its folder's descriptor, or by its own
   bool is_loader = false;     // kExecute: as it is
 };
 

@@ -51,6 +51,13 @@ TEST_F(ProcessesTest, ScriptsAndTheirInterpreters) {
   EXPECT_NE(run_inside({"/bin/bash", "-c", "./loop; echo $?"}).out, "0\n");
 }
 
+TEST_F(ProcessesTest, ProgramsAndScriptsByDescriptor) {
+  const std::string script = write("script", "#!/bin/sh\necho \"$0 $#\"\n", 0755);
+  std::filesystem::create_symlink(script, path("link"));
+  const RunResult inside = expect_same({built("by_descriptor"), script, path("")});
+  EXPECT_NE(inside.out.find("/dev/fd/3 1\na script: 0\n"), std::string::npos) << inside.out;
+}
+
 // Of a script's first line Linux reads 255 bytes.
 TEST_F(ProcessesTest, ScriptsWithLongFirstLines) {
   const std::string argument = write("argument", "#!/bin/echo " + std::string(400, 'a'), 0755);
