@@ -69,7 +69,7 @@ void tell_kernel(std::uintptr_t first_argument, std::uintptr_t first_variable, s
                  std::uintptr_t stack, const ElfImage& program, const Elf64_auxv_t* auxiliary,
                  std::size_t auxiliary_bytes) noexcept {
   prctl_mm_map map{};
-  map.start_code = map.start_data = program.bias != 0 ? program.bias : kRangeBase;
+  map.start_code = map.start_data = program.start;
   map.end_code = map.end_data = map.start_brk = map.brk = program.end;
   map.start_brk += kPage;
   map.brk += kPage;
