@@ -70,6 +70,10 @@ TEST_F(ProgramsTest, LimitsOfTheAddressSpace) {
       "up\n");
 }
 
+TEST_F(ProgramsTest, AStackThatOverflowsHurtsNothingElse) {
+  EXPECT_EQ(expect_same({built("static_overflow")}).out, "deep: 1, changed: 0\n");
+}
+
 TEST_F(ProgramsTest, SignalsThatEndAProgramEndIt) {
   const RunResult inside = run_inside({"/bin/sh", "-c", "kill -TERM $$"});
   EXPECT_EQ(inside.code, -1);
