@@ -206,7 +206,7 @@ void load(Job& job) noexcept {
   (void)system_call(__NR_rt_sigaction, SIGSYS, 0, &action, sizeof before);
   inherit_signals(options.sigsys_ignored || action.handler == kIgnored,
                   options.sigsys_blocked || (before & kSigsysBit) != 0);
-  if (failed(install_trap())) die(kOwnFault, "", "SIGSYS cannot be handled");
+  if (failed(install_trap(sigsys_is_ignored()))) die(kOwnFault, "", "SIGSYS cannot be handled");
   if (!filter_is_installed()) {
     if (failed(install_filter())) die(kOwnFault, "", "the system refuses system call filters");
   }
