@@ -202,7 +202,9 @@ void prepare_execute(StoppedCall& stop) noexcept {
   stop.arguments = static_cast<std::size_t>(arguments);
   const char* const path = is_own_exe(given) ? g_process.program_path : given;
   ProgramKind kind;
-  if (const int bad = check_program(folder, path, flags, &kind); bad != 0) return stop.answer(bad);
+  const int bad = check_program(folder, path, flags, &kind);
+  // Where no descriptor is left to look with, the next loader will see: execve closes some.
+  if (bad != 0 && bad != -EMFILE) return stop.answer(bad);
   stop.is_loader = kind.is_loader;
   const bool in_folder = given[0] != '/' && folder != AT_FDCWD;
   if (kind.is_script && in_folder) {

@@ -5,6 +5,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -51,5 +52,13 @@ int main(int argc, char** argv) {
   try("no descriptor", 999, "", AT_EMPTY_PATH);
   try("in no folder", 999, name, 0);
   try("flags that nobody knows", AT_FDCWD, name, 0x40000000);
+  // All of them are closed before the program needs one.
+  const struct rlimit few = {16, 16};
+  setrlimit(RLIMIT_NOFILE, &few);
+  while (fcntl(1, F_DUPFD_CLOEXEC, 3) >= 0) continue;
+  try("no descriptor is left", AT_FDCWD, "/bin/echo", 0);
+  try("no descriptor is left for a script", AT_FDCWD, name, 0);
+  close(15);
+  try("one is left", AT_FDCWD, "/bin/echo", 0);
   return 0;
 }
