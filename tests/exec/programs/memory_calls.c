@@ -38,6 +38,7 @@ static void unmapping(void) {
   told("munmap of nothing mapped", munmap(p, 8 * PAGE));
   told("munmap unaligned", munmap(p + 1, PAGE));
   told("munmap of no length", munmap(p, 0));
+  told("munmap by a number with more bits", syscall(SYS_munmap | 1L << 32, p, PAGE));
   told("munmap that wraps", munmap(p, (size_t)-PAGE));
 }
 
