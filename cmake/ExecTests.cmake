@@ -1,5 +1,5 @@
-# Programs that tests/exec runs natively and under `exclave exec`. static_*.c are linked statically. They are ordinary
-# programs: no flags of ours but warnings.
+# Programs that tests/exec runs natively and under `exclave exec`. static_*.c are linked statically, high_*.c to a high
+# address. They are ordinary programs: no flags of ours but warnings.
 if(NOT TARGET exclave_loader OR NOT TARGET exclave_cli OR EXCLAVE_SANITIZE OR EXCLAVE_COVERAGE)
   return()
 endif()
@@ -16,6 +16,9 @@ foreach(source ${exec_programs})
   target_link_options(exec_program_${name} PRIVATE -pthread)
   if(name MATCHES "^static_")
     target_link_options(exec_program_${name} PRIVATE -static)
+  elseif(name MATCHES "^high_")
+    target_compile_options(exec_program_${name} PRIVATE -fPIE)
+    target_link_options(exec_program_${name} PRIVATE -pie LINKER:-Ttext-segment=0x555500000000)
   endif()
   list(APPEND exec_program_targets exec_program_${name})
 endforeach()

@@ -95,9 +95,9 @@ long do_mlockall(const Call& call) noexcept {
 long do_mmap(const Call& call, int protection) noexcept {
   auto flags = static_cast<int>(call.a[3]);
   const auto descriptor = static_cast<int>(call.a[4]);
-  // Linux looks at the descriptor before the length.
+  // Linux looks at the descriptor before all but the offset.
   if ((flags & MAP_ANONYMOUS) == 0 && is_page_aligned(call.a[5]) &&
-      (descriptor < 0 || (call.a[1] == 0 && failed(RawCalls::status_flags(descriptor))))) {
+      failed(RawCalls::status_flags(descriptor))) {
     return -EBADF;
   }
   // What would grow downwards has its whole size from the start.

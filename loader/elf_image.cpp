@@ -55,19 +55,20 @@ int read_parts(const ProgramFile& file, Parts* parts) noexcept {
   return parts->high > parts->low ? 0 : -ENOEXEC;
 }
 
-// A place for all of it, as its distance from the addresses in the file.
-std::intptr_t find_bias(const Parts& parts, std::uintptr_t low) noexcept {
+// A place for all of it, as its distance from the addresses in the file, which may lie above.
+int find_bias(const Parts& parts, std::uintptr_t low, std::uintptr_t* bias) noexcept {
   const std::size_t size = parts.high - parts.low;
   EnclaveManager& inside = *g_process.inside;
   const std::size_t asked = size + parts.alignment;
   // Mapped and given up again: no other thread runs yet.
   const std::intptr_t place =
       inside.map(low, asked, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (place < 0) return place;
+  if (place < 0) return static_cast<int>(place);
   (void)inside.unmap(static_cast<std::uintptr_t>(place), asked);
   const std::uintptr_t aligned =
       (static_cast<std::uintptr_t>(place) + parts.alignment - 1) & ~(parts.alignment - 1);
-  return static_cast<std::intptr_t>(aligned - (parts.low & ~(parts.alignment - 1)));
+  *bias = aligned - (parts.low & ~(parts.alignment - 1));
+  return 0;
 }
 
 int map_part(const ProgramFile& file, const Elf64_Phdr& part, std::uintptr_t bias) noexcept {
@@ -83,6 +84,11 @@ int map_part(const ProgramFile& file, const Elf64_Phdr& part, std::uintptr_t bia
     // The rest of the last page is the program's zeroes, unless nobody may write there.
     if (part.p_memsz > part.p_filesz && (protection & PROT_WRITE) != 0 &&
         file_end != page_up(file_end)) {
+      FileStatus status{};
+      (void)system_call(__NR_fstat, file.descriptor, &status);
+      // Not there, where the file has been cut off.
+      const std::uint64_t last_page = page_down(part.p_offset + part.p_filesz);
+      if (last_page >= static_cast<std::uint64_t>(status.size)) return -ENOEXEC;
       memset(reinterpret_cast<void*>(file_end), 0, page_up(file_end) - file_end);
     }
   }
@@ -100,12 +106,11 @@ int map_elf(const ProgramFile& file, std::uintptr_t low, ElfImage* image) noexce
   if (const int bad = read_parts(file, &parts); bad != 0) return bad;
   const Elf64_Ehdr& header = file.header();
   if (header.e_type == ET_DYN) {
-    const std::intptr_t bias = find_bias(parts, low);
-    if (bias < 0) return static_cast<int>(bias);
-    image->bias = static_cast<std::uintptr_t>(bias);
+    if (const int bad = find_bias(parts, low, &image->bias); bad != 0) return bad;
   }
   image->entry = image->bias + header.e_entry;
   image->header_count = parts.count;
+  image->start = image->bias + parts.low;
   image->end = image->bias + parts.high;
   image->executable_stack = true;  // Linux' default for programs that do not say
   for (unsigned i = 0; i < parts.count; ++i) {

@@ -10,7 +10,8 @@ struct ElfImage {
   std::uintptr_t entry = 0;
   std::uintptr_t headers = 0;  // of the program headers in memory; 0: not mapped
   std::size_t header_count = 0;
-  std::uintptr_t end = 0;  // the first byte behind it
+  std::uintptr_t start = 0;  // of its first page
+  std::uintptr_t end = 0;    // the first byte behind it
   bool executable_stack = false;
 };
 

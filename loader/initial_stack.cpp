@@ -12,6 +12,8 @@ namespace {
 
 constexpr std::size_t kStackUsual = std::size_t{8} << 20;
 constexpr std::size_t kStackMost = std::size_t{256} << 20;
+// Below it lies nothing: whoever runs out of it faults, and does not write over others' memory.
+constexpr std::size_t kStackGuard = std::size_t{1} << 20;
 constexpr int kLimitStack = 3;
 
 // As large as the limit allows: it does not grow, for nothing in the range is left to the kernel.
@@ -69,7 +71,7 @@ void tell_kernel(std::uintptr_t first_argument, std::uintptr_t first_variable, s
                  std::uintptr_t stack, const ElfImage& program, const Elf64_auxv_t* auxiliary,
                  std::size_t auxiliary_bytes) noexcept {
   prctl_mm_map map{};
-  map.start_code = map.start_data = program.bias != 0 ? program.bias : kRangeBase;
+  map.start_code = map.start_data = program.start;
   map.end_code = map.end_data = map.start_brk = map.brk = program.end;
   map.start_brk += kPage;
   map.brk += kPage;
@@ -89,9 +91,12 @@ std::intptr_t build_initial_stack(const KernelStack& kernel, const Start& start)
   const std::size_t size = stack_bytes();
   const int protection = PROT_READ | PROT_WRITE | (start.program->executable_stack ? PROT_EXEC : 0);
   constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_STACK;
-  const std::intptr_t base = g_process.inside->map(0, size, protection, kFlags, -1, 0);
-  if (base < 0) return base;
-  const std::uintptr_t bottom = static_cast<std::uintptr_t>(base), top = bottom + size;
+  EnclaveManager& inside = *g_process.inside;
+  const std::intptr_t guard = inside.map(0, kStackGuard + size, PROT_NONE, kFlags, -1, 0);
+  if (guard < 0) return guard;
+  const std::uintptr_t bottom = static_cast<std::uintptr_t>(guard) + kStackGuard;
+  const std::uintptr_t top = bottom + size;
+  if (const int bad = inside.protect(bottom, size, protection); bad != 0) return bad;
   g_process.stack = {bottom, size};
   StackBuilder stack(bottom, top - 8);  // Linux ends it with a null word
 

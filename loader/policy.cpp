@@ -23,7 +23,7 @@ bool Policy::allows(int descriptor) const noexcept {
   if (allowed_.empty() || descriptor < 0) return false;
   Line<64> link;
   link.text("/proc/self/fd/").decimal(descriptor);
-  char name[1024];
+  char name[4096];
   const long length = system_call(__NR_readlink, link.c_string(), name, sizeof name);
   const std::string_view known(name, failed(length) ? 0 : static_cast<std::size_t>(length));
   FileStatus status{};

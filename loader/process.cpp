@@ -2,7 +2,6 @@
 
 #include <new>
 
-#include "loader/layout.hpp"
 #include "loader/text.hpp"
 
 namespace exclave::loader {
@@ -31,7 +30,7 @@ bool Process::open(const Options& asked, const char* allowed_paths) noexcept {
   allowed = allowed_paths;
   policy.open(allowed);
   pid = system_call(__NR_getpid);
-  if (!port.open(asked.range_bytes != 0 ? asked.range_bytes : kRangeUsual)) return false;
+  if (!port.open(asked.range_bytes)) return false;
   const PortTable table = bind_port(port);
   Result<Allocator> outside_books = Allocator::create(table);
   EnclaveManager::Options manager;

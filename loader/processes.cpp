@@ -55,10 +55,13 @@ long count_vector(std::uintptr_t vector) noexcept {
 // A vector too long for whatever stack the program is on. Lost if execve succeeds in a vfork child.
 constexpr std::size_t kMostOnStack = 2048;
 
-long execute_loader(const StoppedCall& stop, const char** vector) noexcept {
+const char* path_of(const Call& call) noexcept {
+  return reinterpret_cast<const char*>(call.number == __NR_execveat ? call.a[1] : call.a[0]);
+}
+
+long execute_loader(const StoppedCall& stop, const char** vector, const char* path) noexcept {
   const Call& call = stop.call;
   const bool at = call.number == __NR_execveat;
-  const auto path = reinterpret_cast<const char*>(at ? call.a[1] : call.a[0]);
   const std::uintptr_t arguments = at ? call.a[2] : call.a[1];
   const std::uintptr_t environment = at ? call.a[3] : call.a[2];
   Line<64> link;
@@ -86,6 +89,21 @@ long execute_loader(const StoppedCall& stop, const char** vector) noexcept {
   // Without /proc, by its name.
   if (result != -ENOENT && result != -EACCES) return result;
   return system_call(__NR_execve, g_process.loader_path, vector, environment);
+}
+
+// By the name that Linux tells the interpreter.
+[[gnu::noinline]] long execute_in_folder(const StoppedCall& stop, const char** vector) noexcept {
+  const char* const path = path_of(stop.call);
+  Line<kPathBytes + 32> name;
+  name.text("/dev/fd/").decimal(static_cast<int>(stop.call.a[0]));
+  if (*path != 0) name.put('/').text(path);
+  return execute_loader(stop, vector, name.c_string());
+}
+
+long execute_with(const StoppedCall& stop, std::uintptr_t memory) noexcept {
+  const auto vector = reinterpret_cast<const char**>(memory);
+  return stop.in_folder ? execute_in_folder(stop, vector)
+                        : execute_loader(stop, vector, path_of(stop.call));
 }
 
 // What clone3 takes; kernels to come may take more of it, which must be zero for this one.
@@ -183,13 +201,19 @@ void prepare_execute(StoppedCall& stop) noexcept {
   if (failed(arguments)) return stop.answer(arguments);
   stop.arguments = static_cast<std::size_t>(arguments);
   const char* const path = is_own_exe(given) ? g_process.program_path : given;
-  if (const int bad = check_program(folder, path, flags, &stop.is_loader); bad != 0) {
-    return stop.answer(bad);
-  }
-  // Whatever the next loader could not find by the program's own string gets a descriptor.
-  const bool by_path = path == given && (given[0] == '/' || folder == AT_FDCWD) && given[0] != 0 &&
-                       (flags & AT_SYMLINK_NOFOLLOW) == 0;
-  if (!by_path && !stop.is_loader) {
+  ProgramKind kind;
+  const int bad = check_program(folder, path, flags, &kind);
+  // Where no descriptor is left to look with, the next loader will see: execve closes some.
+  if (bad != 0 && bad != -EMFILE) return stop.answer(bad);
+  stop.is_loader = kind.is_loader;
+  const bool in_folder = given[0] != '/' && folder != AT_FDCWD;
+  if (kind.is_script && in_folder) {
+    // Its interpreter has to find it there.
+    const long descriptor_flags = system_call(__NR_fcntl, folder, F_GETFD);
+    if ((descriptor_flags & FD_CLOEXEC) != 0) return stop.answer(-ENOENT);
+    stop.in_folder = true;
+  } else if ((in_folder || path != given) && !stop.is_loader) {
+    // What the next loader could not find by the program's own string gets a descriptor.
     const long opened = given[0] == 0 ? system_call(__NR_fcntl, folder, F_DUPFD, 3)
                                       : system_call(__NR_openat, folder, path, O_PATH);
     if (failed(opened)) return stop.answer(opened);
@@ -211,7 +235,7 @@ void execute(StoppedCall& stop) noexcept {
   if (words <= kMostOnStack) {
     auto vector = reinterpret_cast<std::uintptr_t>(__builtin_alloca(words * sizeof(char*)));
     __asm__("" : "+r"(vector));  // clang-tidy 14 ends with a fault where it knows what this is
-    stop.answer(execute_loader(stop, reinterpret_cast<const char**>(vector)));
+    stop.answer(execute_with(stop, vector));
   } else {
     const std::size_t bytes = (words * sizeof(char*) + kPage - 1) & ~(kPage - 1);
     const long memory = system_call(__NR_mmap, 0, bytes, PROT_READ | PROT_WRITE,
@@ -219,7 +243,7 @@ void execute(StoppedCall& stop) noexcept {
     if (failed(memory)) {
       stop.answer(memory);
     } else {
-      stop.answer(execute_loader(stop, reinterpret_cast<const char**>(memory)));
+      stop.answer(execute_with(stop, static_cast<std::uintptr_t>(memory)));
       (void)system_call(__NR_munmap, memory, bytes);
     }
   }

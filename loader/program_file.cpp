@@ -31,6 +31,8 @@ int open_program(int folder, const char* path, int flags, ProgramFile* file) noe
   const int nofollow = (flags & AT_SYMLINK_NOFOLLOW) != 0 ? O_NOFOLLOW : 0;
   long opened = 0;
   if (path[0] == 0) {
+    if (folder == AT_FDCWD) return -EACCES;
+    if (failed(system_call(__NR_fcntl, folder, F_GETFD))) return -EBADF;
     // A descriptor may be open for its path only: opened again by its name.
     Line<64> link;
     link.text("/proc/self/fd/").decimal(folder);
@@ -52,6 +54,7 @@ int open_program(int folder, const char* path, int flags, ProgramFile* file) noe
   }
   if (!failed(result) && would_gain_rights(status)) result = -EPERM;
   if (!failed(result)) {
+    memset(file->head, 0, kHeadBytes);
     result = system_call(__NR_pread64, opened, file->head, kHeadBytes, 0);
     if (!failed(result)) file->head_bytes = static_cast<std::size_t>(result);
   }
@@ -96,42 +99,43 @@ int open_interpreter(const ProgramFile& file, ProgramFile* interpreter) noexcept
 }
 
 int parse_script(const ProgramFile& file, ScriptLine* line) noexcept {
+  const char* const head = file.head;
   std::size_t end = 2;
-  while (end < file.head_bytes && file.head[end] != '\n') ++end;
+  while (end < kHeadBytes && head[end] != '\n' && head[end] != 0) ++end;
+  const bool whole = end < kHeadBytes && head[end] == '\n';
+  // Of a line that does not end, Linux takes all it read but a byte.
+  if (!whole) end = kHeadBytes - 1;
+  while (is_blank(head[end - 1])) --end;
   std::size_t at = 2;
-  const auto skip = [&](bool blanks) {
-    while (at < end && file.head[at] != 0 && is_blank(file.head[at]) == blanks) ++at;
-  };
-  skip(true);
+  while (at < end && is_blank(head[at])) ++at;
   const std::size_t name = at;
-  skip(false);
+  while (at < end && head[at] != 0 && !is_blank(head[at])) ++at;
   const std::size_t name_bytes = at - name;
   // A name that goes on behind what was read could be another one.
-  if (name_bytes == 0 || (at == kHeadBytes && end == kHeadBytes)) return -ENOEXEC;
-  memcpy(line->interpreter, file.head + name, name_bytes);
+  const bool cut = !whole && at == kHeadBytes - 1 && !is_blank(head[at]) && head[at] != 0;
+  if (name_bytes == 0 || cut) return -ENOEXEC;
+  memcpy(line->interpreter, head + name, name_bytes);
   line->interpreter[name_bytes] = 0;
-  skip(true);
-  std::size_t argument_end = end;
-  while (argument_end > at && is_blank(file.head[argument_end - 1])) --argument_end;
-  const std::size_t argument_bytes = argument_end - at;
-  memcpy(line->argument, file.head + at, argument_bytes);
-  line->argument[argument_bytes] = 0;
+  line->has_argument = at < end && head[at] != 0;
+  while (at < end && is_blank(head[at])) ++at;
+  memcpy(line->argument, head + at, end - at);
+  line->argument[end - at] = 0;
   return 0;
 }
 
-int check_program(int folder, const char* path, int flags, bool* is_loader) noexcept {
-  *is_loader = false;
+int check_program(int folder, const char* path, int flags, ProgramKind* kind) noexcept {
   ScriptLine line;
   for (int depth = 0; depth <= kMaxScriptDepth; ++depth) {
     ProgramFile file;
     int result = open_program(folder, path, flags, &file);
     if (result != 0) return result;
-    FileStatus status{};
-    if (!failed(system_call(__NR_fstat, file.descriptor, &status))) {
-      *is_loader = depth == 0 && status.device == g_process.loader_device &&
-                   status.inode == g_process.loader_inode;
-    }
     const bool script = file.is_script();
+    FileStatus status{};
+    if (depth == 0 && !failed(system_call(__NR_fstat, file.descriptor, &status))) {
+      kind->is_loader =
+          status.device == g_process.loader_device && status.inode == g_process.loader_inode;
+      kind->is_script = script;
+    }
     result = script ? parse_script(file, &line) : check_elf(file);
     if (!script && result == 0) {
       ProgramFile interpreter;

@@ -14,7 +14,7 @@ inline constexpr int kMaxScriptDepth = 5;
 // An executable file, open for reading.
 struct ProgramFile {
   int descriptor = -1;
-  char head[kHeadBytes] = {};
+  char head[kHeadBytes] = {};  // zeroes behind the file's end
   std::size_t head_bytes = 0;
 
   bool is_script() const noexcept { return head_bytes >= 2 && head[0] == '#' && head[1] == '!'; }
@@ -31,16 +31,19 @@ int check_elf(const ProgramFile& file) noexcept;
 // negative errno. interpreter->descriptor stays -1 if there is none.
 int open_interpreter(const ProgramFile& file, ProgramFile* interpreter) noexcept;
 
-// The two parts of a script's first line, zero-terminated; argument is empty if there is none.
-// -ENOEXEC: there is no interpreter in it.
+// The two parts of a script's first line, zero-terminated. -ENOEXEC: there is no interpreter in it.
 struct ScriptLine {
   char interpreter[kHeadBytes];
   char argument[kHeadBytes];
+  bool has_argument;
 };
 int parse_script(const ProgramFile& file, ScriptLine* line) noexcept;
 
+struct ProgramKind {
+  bool is_loader = false;  // this very loader
+  bool is_script = false;
+};
 // Would execve of it succeed? Follows scripts to their interpreters. 0 or the negative errno.
-// *is_loader: it is this very loader.
-int check_program(int folder, const char* path, int flags, bool* is_loader) noexcept;
+int check_program(int folder, const char* path, int flags, ProgramKind* kind) noexcept;
 
 }  // namespace exclave::loader

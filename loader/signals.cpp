@@ -7,6 +7,7 @@
 #include "loader/program_memory.hpp"
 #include "loader/syscalls.hpp"
 #include "loader/text.hpp"
+#include "loader/trap.hpp"
 
 namespace exclave::loader {
 namespace {
@@ -81,6 +82,11 @@ class BlockedThreads {
 };
 constinit BlockedThreads g_blocked;
 
+// Does a call that was interrupted go on when the signal has been dealt with?
+bool goes_on_waiting(const KernelAction& action) noexcept {
+  return action.handler == kIgnored || (action.flags & SA_RESTART) != 0;
+}
+
 void set_blocked(bool blocked) noexcept {
   const long thread = system_call(__NR_gettid);
   if (blocked) {
@@ -122,6 +128,19 @@ class InternedMasks {
 };
 constinit InternedMasks g_masks;
 
+// By a filter of the program's own: a call that was not made, so nothing can wait.
+bool is_forced(const SignalInfo& info) noexcept {
+  return info.si_code == kStoppedByFilter;
+}
+
+void end_by_default() noexcept {
+  KernelAction by_default{};
+  const SignalMask only = kSigsysBit;
+  (void)system_call(__NR_rt_sigaction, SIGSYS, &by_default, 0, kMaskBytes);
+  (void)system_call(__NR_tgkill, system_call(__NR_getpid), system_call(__NR_gettid), SIGSYS);
+  (void)system_call(__NR_rt_sigprocmask, SIG_UNBLOCK, &only, 0, kMaskBytes);
+}
+
 // Carries out the program's action, on its stack.
 void deliver(const SignalInfo& info, SignalContext& context) noexcept {
   KernelAction action{};
@@ -130,20 +149,17 @@ void deliver(const SignalInfo& info, SignalContext& context) noexcept {
     action = g_action;
     if ((action.flags & SA_RESETHAND) != 0) g_action.handler = kByDefault;
   }
-  if (action.handler == kIgnored) return;
-  if (action.handler == kByDefault) {
-    KernelAction by_default{};
-    const SignalMask only = kSigsysBit;
-    (void)system_call(__NR_rt_sigaction, SIGSYS, &by_default, 0, kMaskBytes);
-    (void)system_call(__NR_tgkill, system_call(__NR_getpid), system_call(__NR_gettid), SIGSYS);
-    (void)system_call(__NR_rt_sigprocmask, SIG_UNBLOCK, &only, 0, kMaskBytes);
-    return;
-  }
+  if (action.handler == kIgnored && !is_forced(info)) return;
+  if (action.handler == kIgnored || action.handler == kByDefault) return end_by_default();
+  // While its handler runs it is blocked, if the action does not say otherwise.
+  const bool blocks_it = (action.flags & SA_NODEFER) == 0 || (action.mask & kSigsysBit) != 0;
+  if (blocks_it) set_blocked(true);
   const SignalMask mask = (mask_of(context) | action.mask) & ~kSigsysBit;
   (void)system_call(__NR_rt_sigprocmask, SIG_SETMASK, &mask, 0, kMaskBytes);
   SignalInfo copy = info;
   reinterpret_cast<void (*)(int, SignalInfo*, SignalContext*)>(action.handler)(SIGSYS, &copy,
                                                                                &context);
+  set_blocked(false);
 }
 
 }  // namespace
@@ -173,7 +189,10 @@ long change_action(const Call& call) noexcept {
     const Locked guard(g_lock);
     old = g_action;
     // A vfork child's signal actions are its own, but this memory is its parent's.
-    if (set && g_process.is_own()) g_action = action;
+    if (set && g_process.is_own()) {
+      g_action = action;
+      (void)install_trap(goes_on_waiting(action));
+    }
   } else {
     action.mask &= ~kSigsysBit;
     const long result =
@@ -263,21 +282,27 @@ void wait_with_mask(StoppedCall& stop) noexcept {
 }
 
 void receive_sigsys(const SignalInfo& info, SignalContext& context) noexcept {
-  if (!sigsys_is_blocked()) return deliver(info, context);
+  if (!sigsys_is_blocked()) {
+    deliver(info, context);
+    return deliver_pending(context);
+  }
+  if (is_forced(info)) return end_by_default();
   const Locked guard(g_lock);
   g_pending = true;
   g_pending_info = info;
 }
 
 void deliver_pending(SignalContext& context) noexcept {
-  SignalInfo info{};
-  {
-    const Locked guard(g_lock);
-    if (!g_pending) return;
-    g_pending = false;
-    info = g_pending_info;
+  for (;;) {
+    SignalInfo info{};
+    {
+      const Locked guard(g_lock);
+      if (!g_pending) return;
+      g_pending = false;
+      info = g_pending_info;
+    }
+    deliver(info, context);
   }
-  deliver(info, context);
 }
 
 void signals_before_fork() noexcept {

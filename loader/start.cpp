@@ -90,17 +90,17 @@ class Arguments {
   }
   void run_script(const ScriptLine& line, const char* script) noexcept {
     *first_ = script;
-    if (line.argument[0] != 0) *--first_ = line.argument;
+    if (line.has_argument) *--first_ = line.argument;
     *--first_ = line.interpreter;
   }
   const char* const* get() const noexcept { return first_; }
 
  private:
-  static constexpr std::size_t kSpare = std::size_t{2} * (kMaxScriptDepth + 1);
+  static constexpr std::size_t kSpare = std::size_t{2} * kMaxScriptDepth;
   const char** first_ = nullptr;
 };
 
-ScriptLine g_scripts[kMaxScriptDepth + 1];
+ScriptLine g_scripts[kMaxScriptDepth];
 
 // Opens the program, through scripts if need be.
 void find_program(const char* path, Arguments& arguments, ProgramFile* file) noexcept {
@@ -108,7 +108,7 @@ void find_program(const char* path, Arguments& arguments, ProgramFile* file) noe
   for (int depth = 0;; ++depth) {
     int bad = open_program(AT_FDCWD, current, 0, file);
     if (bad == 0 && file->is_script()) {
-      bad = depth > kMaxScriptDepth ? -ELOOP : parse_script(*file, &g_scripts[depth]);
+      bad = depth == kMaxScriptDepth ? -ELOOP : parse_script(*file, &g_scripts[depth]);
       if (bad == 0) {
         arguments.run_script(g_scripts[depth], current);
         current = g_scripts[depth].interpreter;
@@ -206,7 +206,7 @@ void load(Job& job) noexcept {
   (void)system_call(__NR_rt_sigaction, SIGSYS, 0, &action, sizeof before);
   inherit_signals(options.sigsys_ignored || action.handler == kIgnored,
                   options.sigsys_blocked || (before & kSigsysBit) != 0);
-  if (failed(install_trap())) die(kOwnFault, "", "SIGSYS cannot be handled");
+  if (failed(install_trap(sigsys_is_ignored()))) die(kOwnFault, "", "SIGSYS cannot be handled");
   if (!filter_is_installed()) {
     if (failed(install_filter())) die(kOwnFault, "", "the system refuses system call filters");
   }

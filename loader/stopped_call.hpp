@@ -9,7 +9,7 @@ namespace exclave::loader {
 
 struct StoppedCall {
   explicit StoppedCall(SignalContext& where) noexcept : context(where) {
-    call.number = static_cast<long>(register_of(where, REG_RAX));
+    call.number = static_cast<int>(register_of(where, REG_RAX));  // as the kernel takes it
     constexpr int kRegisters[] = {REG_RDI, REG_RSI, REG_RDX, REG_R10, REG_R8, REG_R9};
     for (int i = 0; i < 6; ++i) call.a[i] = register_of(where, kRegisters[i]);
   }
@@ -37,6 +37,7 @@ struct StoppedCall {
   Then then = Then::kReturn;
   std::size_t arguments = 0;  // kExecute: how many there are
   int descriptor = -1;        // kExecute: of a program that has no path
+  bool in_folder = false;     // kExecute: a script by its folder's descriptor, or by its own
   bool is_loader = false;     // kExecute: as it is
 };
 

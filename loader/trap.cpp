@@ -117,10 +117,10 @@ void on_sigsys(int, SignalInfo* info, SignalContext* context) noexcept {
 
 }  // namespace
 
-long install_trap() noexcept {
+long install_trap(bool restart) noexcept {
   KernelAction action{};
   action.handler = reinterpret_cast<std::uintptr_t>(&on_sigsys);
-  action.flags = SA_SIGINFO | SA_ONSTACK | kHasRestorer;
+  action.flags = SA_SIGINFO | SA_ONSTACK | kHasRestorer | (restart ? SA_RESTART : 0u);
   action.restorer = exclave_loader_signal_return;
   action.mask = ~SignalMask{0};
   return system_call(__NR_rt_sigaction, SIGSYS, &action, 0, sizeof action.mask);

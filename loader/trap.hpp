@@ -3,7 +3,7 @@
 
 namespace exclave::loader {
 
-// 0 or a negative errno.
-long install_trap() noexcept;
+// restart: calls that a SIGSYS of the program's interrupts are made again. 0 or a negative errno.
+long install_trap(bool restart) noexcept;
 
 }  // namespace exclave::loader

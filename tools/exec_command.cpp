@@ -10,7 +10,6 @@
 #include <cstdlib>
 #include <string_view>
 
-#include "loader/layout.hpp"
 #include "loader/options.hpp"
 
 namespace exclave::tools {
@@ -34,7 +33,7 @@ bool is_executable_file(const std::string& path) {
 // As a shell looks for it. Empty: nowhere; *refused: something of that name may not be run.
 std::string find_program(const std::string& name, bool* refused) {
   *refused = false;
-  if (name.find('/') != std::string::npos) return name;
+  if (name.empty() || name.find('/') != std::string::npos) return name;
   const char* const variable = std::getenv("PATH");
   std::string_view rest = variable != nullptr ? variable : "/usr/local/bin:/usr/bin:/bin";
   for (;;) {
@@ -66,14 +65,19 @@ std::string find_loader() {
 // Where trace and summary go: a descriptor that the program does not know of, and what it is open
 // on, so that the loader can tell when it is not ours any more.
 bool open_output(const ExecOptions& options, loader::Options* told) {
+  const bool to_file = !options.trace.empty() && options.trace != "-";
   int opened = 2;
-  if (!options.trace.empty() && options.trace != "-") {
+  if (to_file) {
     opened = ::open(options.trace.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0666);
     if (opened < 0) return false;
+  } else if (::fcntl(opened, F_GETFD) < 0) {
+    // Nobody listens, and what the program opens under that number is its own.
+    told->trace = told->stats = false;
+    return true;
   }
   int high = ::fcntl(opened, F_DUPFD, kOutputDescriptor);
   if (high < 0) high = ::fcntl(opened, F_DUPFD, 10);
-  if (opened != 2) ::close(opened);
+  if (to_file) ::close(opened);
   struct stat status {};
   if (high < 0 || ::fstat(high, &status) != 0) return true;  // then standard error it is
   told->output = high;
@@ -94,9 +98,8 @@ struct StringSink {
 
 int run_exec(const ExecOptions& options) {
   loader::Options told;
-  if (options.range_bytes != 0 &&
-      (!std::has_single_bit(options.range_bytes) || options.range_bytes < loader::kRangeLeast ||
-       options.range_bytes > loader::kRangeMost)) {
+  if (!std::has_single_bit(options.range_bytes) || options.range_bytes < loader::kRangeLeast ||
+      options.range_bytes > loader::kRangeMost) {
     return fail(kUsage, "--elrange", "a power of two from 256M to 16T");
   }
   told.range_bytes = options.range_bytes;

@@ -5,10 +5,12 @@
 #include <string>
 #include <vector>
 
+#include "loader/layout.hpp"
+
 namespace exclave::tools {
 
 struct ExecOptions {
-  std::uint64_t range_bytes = 0;  // 0: as the loader likes
+  std::uint64_t range_bytes = loader::kRangeUsual;
   std::vector<std::string> allowed;
   std::string trace;  // empty: none; "-": standard error; else a file
   bool stats = false;

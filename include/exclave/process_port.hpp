@@ -19,7 +19,7 @@ class EXCLAVE_API ProcessPort {
     std::size_t enclave_bytes = std::size_t{16} << 30;
     bool huge_pages = true;  // ask for huge pages in untrusted regions of at least 32 MiB
     // Back what host_reserve gives with one memfd, so that another process can map it:
-    // shared_backing().
+    // shared_backing(). At most 4 TiB, and what a limit to the size of files (ulimit -f) allows.
     bool shared = false;
     // Where the window is to lie if that place is free; 0: anywhere.
     std::uintptr_t base_hint = 0;

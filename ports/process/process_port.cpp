@@ -5,6 +5,7 @@
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/random.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -135,8 +136,12 @@ class SharedFile {
   }
 
   bool open() noexcept {
+    // Beyond the limit the kernel sends SIGXFSZ.
+    rlimit limit{};
+    (void)getrlimit(RLIMIT_FSIZE, &limit);
+    bytes_ = std::min(limit.rlim_cur / kPageBytes * kPageBytes, kSharedFileBytes);
     descriptor_ = memfd_create("exclave-untrusted", MFD_CLOEXEC);
-    return descriptor_ >= 0 && ftruncate(descriptor_, static_cast<off_t>(kSharedFileBytes)) == 0;
+    return descriptor_ >= 0 && ftruncate(descriptor_, static_cast<off_t>(bytes_)) == 0;
   }
   bool is_open() const noexcept { return descriptor_ >= 0; }
 
@@ -215,7 +220,7 @@ class SharedFile {
       return offset;
     }
     const std::uint64_t offset = align_up(top_);
-    if (offset > kSharedFileBytes || bytes > kSharedFileBytes - offset) return kNoOffset;
+    if (offset > bytes_ || bytes > bytes_ - offset) return kNoOffset;
     top_ = offset + bytes;
     return offset;
   }
@@ -237,6 +242,7 @@ class SharedFile {
   }
 
   int descriptor_ = -1;
+  std::uint64_t bytes_ = 0;
   pthread_mutex_t lock_ = PTHREAD_MUTEX_INITIALIZER;
   PieceList<Mapped> mapped_;     // guarded by lock_
   PieceList<FreeOffsets> free_;  // guarded by lock_

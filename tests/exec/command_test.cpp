@@ -20,6 +20,7 @@ class ExecCommandTest : public ExecTest {
 TEST_F(ExecCommandTest, WhatCannotBeRun) {
   expect_refused(run({tool(), "exec"}), 2, "PROGRAM");
   expect_refused(run_inside({"no-such-program"}), 127, "exec: no-such-program: not found");
+  expect_refused(run_inside({""}), 127, "not found");
   expect_refused(run_inside({"/no/such/program"}), 127, "exec: /no/such/program: no such file");
   expect_refused(run_inside({"/"}), 126, "exec: /: not executable");
   expect_refused(run_inside({write("plain", "text", 0644)}), 126, "not executable");
@@ -44,6 +45,7 @@ TEST_F(ExecCommandTest, OptionsThatMakeNoSense) {
   expect_refused(run_inside({"/bin/true"}, {"--elrange", "128M"}), 2, "--elrange");
   expect_refused(run_inside({"/bin/true"}, {"--elrange", "64T"}), 2, "--elrange");
   expect_refused(run_inside({"/bin/true"}, {"--elrange", "much"}), 2, "--elrange");
+  expect_refused(run_inside({"/bin/true"}, {"--elrange", "0"}), 2, "--elrange");
   expect_refused(run_inside({"/bin/true"}, {"--bogus"}), 2, "--bogus");
   expect_refused(run_inside({"/bin/true"}, {"--allow-device", ""}), 2, "--allow-device");
   expect_refused(run_inside({"/bin/true"}, {"--trace=/no/such/folder/file"}), 1,
@@ -112,6 +114,21 @@ TEST_F(ExecCommandTest, TraceToAFileAlsoWhenTheProgramClosesEverything) {
   EXPECT_NE(text("trace").find("brk(NULL)"), std::string::npos);
   EXPECT_EQ(text("trace").find("77777"), std::string::npos);
   EXPECT_NE(inside.err.find("77777"), std::string::npos);
+}
+
+// The first file that the program opens gets the number of standard error.
+TEST_F(ExecCommandTest, WithoutStandardErrorTheProgramsFilesAreItsOwn) {
+  const std::string script = write("script",
+                                   "import os\nos.write(os.open('mine', os.O_RDWR | "
+                                   "os.O_CREAT), b'its own')\nbytearray(1 << 24)\n");
+  for (const char* options : {"--trace", "--stats", "--trace=trace"}) {
+    const std::string command =
+        "exec " + tool() + " exec " + options + " -- /usr/bin/python3 " + script + " 2>&-";
+    EXPECT_EQ(run({"/bin/sh", "-c", command}).code, 0) << options;
+    EXPECT_EQ(text("mine"), "its own") << options;
+    std::filesystem::remove(path("mine"));
+  }
+  EXPECT_NE(text("trace").find("brk(NULL)"), std::string::npos);
 }
 
 TEST_F(ExecCommandTest, ThreadsAndProcessesDoNotMixTheirLines) {

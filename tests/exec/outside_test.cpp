@@ -91,6 +91,24 @@ TEST_F(OutsideTest, DevicesByNameAndByNumber) {
   EXPECT_EQ(maps(path("link")), 1);
 }
 
+TEST_F(OutsideTest, LongNames) {
+  std::string folder = path("");
+  while (folder.size() < 1100) folder += std::string(200, 'a') + '/';
+  std::filesystem::create_directories(folder);
+  const std::string cut = (folder + std::string(200, 'a')).substr(0, 1024);
+  const std::string file = folder + "file";
+  std::ofstream(file) << std::string(4096, 'x');
+  const Words program{"/usr/bin/python3", "-c",
+                      "import mmap, sys\n"
+                      "with open(sys.argv[1], 'r+b') as f: print(len(mmap.mmap(f.fileno(), 4096)))",
+                      file};
+  for (const std::string& allowed : {file, cut}) {
+    const RunResult inside = run_inside(program, {"--trace", "--allow-device", allowed});
+    EXPECT_EQ(inside.out, "4096\n") << inside.err;
+    EXPECT_EQ(has_line(inside.err, "MAP_SHARED.* <outside>"), allowed == file);
+  }
+}
+
 TEST_F(OutsideTest, RingsOfPerformanceEvents) {
   const Words program{built("perf_ring")};
   const RunResult native = run(program);

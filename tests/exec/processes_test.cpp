@@ -51,6 +51,40 @@ TEST_F(ProcessesTest, ScriptsAndTheirInterpreters) {
   EXPECT_NE(run_inside({"/bin/bash", "-c", "./loop; echo $?"}).out, "0\n");
 }
 
+TEST_F(ProcessesTest, ProgramsAndScriptsByDescriptor) {
+  const std::string script = write("script", "#!/bin/sh\necho \"$0 $#\"\n", 0755);
+  std::filesystem::create_symlink(script, path("link"));
+  const RunResult inside = expect_same({built("by_descriptor"), script, path("")});
+  EXPECT_NE(inside.out.find("/dev/fd/3 1\na script: 0\n"), std::string::npos) << inside.out;
+}
+
+// Of a script's first line Linux reads 255 bytes.
+TEST_F(ProcessesTest, ScriptsWithLongFirstLines) {
+  const std::string argument = write("argument", "#!/bin/echo " + std::string(400, 'a'), 0755);
+  expect_same({argument, "b"});
+  for (std::size_t length = 252; length <= 257; ++length) {
+    const std::string name = std::string(length - 10, '/') + "bin/echo";
+    for (const char* rest : {"\n", " x\n", "\t", ""}) {
+      write("long", "#!" + name + rest, 0755);
+      expect_same({"/bin/bash", "-c", "./long y; echo $?"});
+    }
+  }
+}
+
+TEST_F(ProcessesTest, ScriptsThatAreRunByScripts) {
+  // The shorter one's line ends with its file.
+  const std::string shorter = write("shorter", "#!/bin/echo", 0755);
+  expect_same({write("longer", "#!" + shorter + " and more\n# and more", 0755)});
+
+  std::string interpreter = "/bin/echo";
+  for (int i = 1; i <= 6; ++i) {
+    interpreter = write("script" + std::to_string(i), "#!" + interpreter + "\n", 0755);
+  }
+  expect_same({path("script5"), "five are enough"});
+  EXPECT_EQ(run_inside({path("script6"), "six are too many"}).code, 126);
+  expect_same({"/bin/bash", "-c", "./script5; ./script6; echo $?"});
+}
+
 TEST_F(ProcessesTest, ChildrenAreRunInsideToo) {
   const RunResult inside =
       run_inside({"/bin/sh", "-c", built("static_where") + " & wait; " + built("static_where")},

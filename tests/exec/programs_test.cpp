@@ -28,7 +28,7 @@ TEST_F(ProgramsTest, EveryKindOfMemoryLiesInside) {
 
 TEST_F(ProgramsTest, MemoryCallsAnswerAsLinux) {
   const RunResult inside = expect_same({built("memory_calls")});
-  EXPECT_EQ(std::count(inside.out.begin(), inside.out.end(), '\n'), 128) << inside.out;
+  EXPECT_EQ(std::count(inside.out.begin(), inside.out.end(), '\n'), 133) << inside.out;
 }
 
 TEST_F(ProgramsTest, DynamicProgramsOfTheSystem) {
@@ -68,6 +68,10 @@ TEST_F(ProgramsTest, LimitsOfTheAddressSpace) {
   EXPECT_EQ(
       run({"/bin/sh", "-c", "ulimit -s unlimited; exec " + tool() + " exec -- /bin/echo up"}).out,
       "up\n");
+}
+
+TEST_F(ProgramsTest, AStackThatOverflowsHurtsNothingElse) {
+  EXPECT_EQ(expect_same({built("static_overflow")}).out, "deep: 1, changed: 0\n");
 }
 
 TEST_F(ProgramsTest, SignalsThatEndAProgramEndIt) {

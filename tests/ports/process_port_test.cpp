@@ -547,6 +547,21 @@ TEST_F(SharedOffsets, WhatIsLeftOnEitherSideServesToo) {
   release(rest, 3 * kTiB);
 }
 
+// A file beyond it is answered with a signal that ends the process.
+TEST(ProcessPortShared, AsMuchAsALimitToTheSizeOfFilesAllows) {
+  EXPECT_EQ(in_a_child([] {
+              const rlimit limit{kMiB + 1, kMiB + 1};
+              if (setrlimit(RLIMIT_FSIZE, &limit) != 0) return 1;
+              const auto port = make_port({.huge_pages = false, .shared = true});
+              const HostReply all = port->host_reserve(kMiB, kPageBytes);
+              if (all.error != 0) return 2;
+              std::memset(bytes_at(all.address), 1, kMiB);
+              if (port->host_reserve(kPageBytes, kPageBytes).error != ENOMEM) return 3;
+              return port->host_release(all.address, kMiB);
+            }),
+            0);
+}
+
 // What the port keeps lists of is as it was.
 TEST(ProcessPortShared, WithoutMemoryForItsListsItSaysSo) {
   if (kSanitized) GTEST_SKIP() << "the sanitizer itself takes memory";

@@ -38,6 +38,7 @@ static void unmapping(void) {
   told("munmap of nothing mapped", munmap(p, 8 * PAGE));
   told("munmap unaligned", munmap(p + 1, PAGE));
   told("munmap of no length", munmap(p, 0));
+  told("munmap by a number with more bits", syscall(SYS_munmap | 1L << 32, p, PAGE));
   told("munmap that wraps", munmap(p, (size_t)-PAGE));
 }
 
@@ -56,6 +57,11 @@ static void fixed(void) {
   told("no type", mapped(mmap(NULL, PAGE, PROT_READ, MAP_ANONYMOUS, -1, 0)));
   told("no length, no file", mapped(mmap(NULL, 0, PROT_READ, MAP_PRIVATE, -1, 0)));
   told("no length, no file, crooked offset", mapped(mmap(NULL, 0, PROT_READ, MAP_PRIVATE, -1, 1)));
+  told("too long, crooked offset", mapped(mmap(NULL, (size_t)1 << 62, PROT_READ, flags, -1, 1)));
+  told("too long, no file", mapped(mmap(NULL, (size_t)1 << 62, PROT_READ, MAP_PRIVATE, 999, 0)));
+  told("nowhere, no file",
+       mapped(mmap((void*)1, PAGE, PROT_READ, MAP_PRIVATE | MAP_FIXED, 999, 0)));
+  told("no type, no file", mapped(mmap(NULL, PAGE, PROT_READ, 0, 999, 0)));
   told("all flags", mapped(mmap(NULL, PAGE, PROT_READ, ~0, -1, 0)));
   told("too long", mapped(mmap(NULL, (size_t)1 << 62, PROT_READ, flags, -1, 0)));
   char* const hint = map(4, PROT_READ);

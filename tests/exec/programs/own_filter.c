@@ -11,6 +11,7 @@
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -18,6 +19,32 @@ static void on_sigsys(int signal, siginfo_t* info, void* context) {
   (void)signal;
   ucontext_t* const registers = context;
   if (info->si_syscall == SYS_getppid) registers->uc_mcontext.gregs[REG_RAX] = 4321;
+}
+
+static void call_again(int signal) {
+  (void)signal;
+  syscall(SYS_getppid);
+}
+
+// A stop that cannot be handled ends the process: blocked, ignored, in the handler of another.
+static void cannot_be_handled(void) {
+  sigset_t only;
+  sigemptyset(&only);
+  sigaddset(&only, SIGSYS);
+  for (int i = 0; i < 3; ++i) {
+    fflush(stdout);
+    const pid_t child = fork();
+    if (child == 0) {
+      if (i == 0) sigprocmask(SIG_BLOCK, &only, NULL);
+      if (i == 1) signal(SIGSYS, SIG_IGN);
+      if (i == 2) signal(SIGSYS, call_again);
+      syscall(SYS_getppid);
+      _exit(1);
+    }
+    int status;
+    waitpid(child, &status, 0);
+    printf("cannot be handled: %x\n", status & 0x7f);
+  }
 }
 
 int main(void) {
@@ -46,6 +73,7 @@ int main(void) {
   sigfillset(&all);
   sigprocmask(SIG_BLOCK, &all, &old);
   printf("mask: %d %d\n", sigprocmask(SIG_SETMASK, &old, &all), sigismember(&all, SIGUSR1));
+  cannot_be_handled();
   fflush(stdout);
   return system("exit 3") >> 8;
 }

@@ -2,6 +2,7 @@
 // memory calls while every signal is blocked.
 #define _GNU_SOURCE
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
 #include <setjmp.h>
@@ -58,6 +59,96 @@ static void* in_thread(void* unused) {
   sigset_t mask;
   pthread_sigmask(SIG_SETMASK, NULL, &mask);
   return (void*)(long)(memory_works() + 2 * sigismember(&mask, SIGUSR1));
+}
+
+static volatile int calls, depth, deepest, masked;
+static void on_nested(int signal) {
+  ++calls;
+  if (++depth > deepest) deepest = depth;
+  sigset_t now;
+  sigprocmask(SIG_BLOCK, NULL, &now);
+  masked = sigismember(&now, SIGSYS);
+  if (calls < 3) raise(signal);
+  --depth;
+}
+static void jump_out(int signal) {
+  (void)signal;
+  siglongjmp(back, 1);
+}
+static struct sigaction simple(void (*handler)(int), int flags) {
+  struct sigaction action;
+  memset(&action, 0, sizeof action);
+  action.sa_handler = handler;
+  action.sa_flags = flags;
+  return action;
+}
+
+// A handler's own signal is blocked while it runs.
+static void in_its_own_handler(void) {
+  for (int deferred = 1; deferred >= 0; --deferred) {
+    struct sigaction action = simple(on_nested, deferred ? 0 : SA_NODEFER);
+    for (int with_mask = 0; with_mask < 2; ++with_mask) {
+      if (with_mask) sigaddset(&action.sa_mask, SIGSYS);
+      sigaction(SIGSYS, &action, NULL);
+      calls = depth = deepest = 0;
+      raise(SIGSYS);
+      sigset_t now;
+      sigprocmask(SIG_BLOCK, NULL, &now);
+      printf("nested %d %d: %d calls, %d deep, masked: %d, after: %d\n", deferred, with_mask, calls,
+             deepest, masked, sigismember(&now, SIGSYS));
+    }
+  }
+  const struct sigaction leave = simple(jump_out, 0);
+  sigaction(SIGSYS, &leave, NULL);
+  for (volatile int with_mask = 1; with_mask >= 0; --with_mask) {
+    if (sigsetjmp(back, with_mask) == 0) raise(SIGSYS);
+    sigset_t now;
+    sigprocmask(SIG_BLOCK, NULL, &now);
+    printf("jumped out of it: %d\n", sigismember(&now, SIGSYS));
+  }
+  sigset_t only;
+  sigemptyset(&only);
+  sigaddset(&only, SIGSYS);
+  sigprocmask(SIG_UNBLOCK, &only, NULL);
+}
+
+struct Reader {
+  pthread_t thread;
+  pid_t number;
+  int in;
+};
+// Sends it to the reader when that waits, and then a byte.
+static void* interrupt(void* argument) {
+  const struct Reader* const reader = argument;
+  char name[64], text[16] = "";
+  snprintf(name, sizeof name, "/proc/self/task/%d/syscall", reader->number);
+  while (strncmp(text, "0 ", 2) != 0) {
+    const int file = open(name, O_RDONLY);
+    if (pread(file, text, sizeof text, 0) < 0) text[0] = 0;
+    close(file);
+    usleep(1000);
+  }
+  pthread_kill(reader->thread, SIGSYS);
+  usleep(20000);
+  return (void*)(long)write(reader->in, "x", 1);
+}
+static void while_it_waits(void) {
+  const struct sigaction actions[] = {simple(on_nested, SA_RESTART), simple(on_nested, 0),
+                                      simple(SIG_IGN, 0)};
+  for (int i = 0; i < 3; ++i) {
+    sigaction(SIGSYS, &actions[i], NULL);
+    int ends[2];
+    if (pipe(ends) != 0) return;
+    struct Reader reader = {pthread_self(), (pid_t)syscall(SYS_gettid), ends[1]};
+    calls = 3;
+    pthread_t thread;
+    pthread_create(&thread, NULL, interrupt, &reader);
+    char byte;
+    printf("read %d: %s", i, answer(read(ends[0], &byte, 1)));
+    printf(", handled: %d\n", calls - 3);
+    pthread_join(thread, NULL);
+    close(ends[0]), close(ends[1]);
+  }
 }
 
 int main(void) {
@@ -163,5 +254,7 @@ int main(void) {
     }
     printf("jumped out of a wait: %d\n", memory_works());
   }
+  in_its_own_handler();
+  while_it_waits();
   return 0;
 }
