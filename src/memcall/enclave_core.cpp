@@ -190,8 +190,8 @@ int EnclaveCore::decode(std::uintptr_t address, std::size_t size, int protection
   if (!is_aligned(offset, kPageBytes) || size == 0) return -kEINVAL;
   if (!checked_align_up(size, kPageBytes, &bytes) || bytes > options_.range.size) return -kENOMEM;
   if (wanted->fixed && !is_aligned(address, kPageBytes)) return -kEINVAL;
-  // A hint is rounded up, and one that cannot be met is none.
-  const Extent place{align_up(address, kPageBytes), bytes};
+  // A hint is the page that it lies in, and one that cannot be met is none.
+  const Extent place{align_down(address, kPageBytes), bytes};
   const bool possible = options_.range.covers(place);
   if (!is_map_type(flags)) return -kEINVAL;
   if (wanted->fixed && !possible) return -kENOMEM;
@@ -385,12 +385,12 @@ int EnclaveCore::unmap_run(Mark me, PageStretch run) noexcept {
 int EnclaveCore::protect(std::uintptr_t address, std::size_t size, int protection) noexcept {
   if (!is_aligned(address, kPageBytes)) return -kEINVAL;
   if (size == 0) return 0;
-  Extent range;
-  if (!decode_pages(address, size, &range)) return -kENOMEM;
+  const std::size_t bytes = align_up(size, kPageBytes);
+  if (address + bytes <= address) return -kENOMEM;
   protection &= ~kProtSem;
   if ((protection & ~kProtAll) != 0) return -kEINVAL;
   bool hole = false;
-  const PageStretch run = clip(range.base, range.size, Holes::kStop, &hole);
+  const PageStretch run = clip(address, bytes, Holes::kStop, &hole);
   Mark me = 0;
   if (const int bad = enter(&me); bad != 0) return bad;
   const auto wanted = [protection](AreaKind kind) noexcept {

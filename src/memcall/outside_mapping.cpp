@@ -142,8 +142,8 @@ std::intptr_t map_outside(AllocatorCore& core, const MapRequest& asked) noexcept
   constexpr int kBadFlags = kMapAnonymous | kMapGrowsDown;
   if (asked.flags & kBadFlags || !is_map_type(asked.flags)) return -kEINVAL;
   if (asked.protection & kProtExec) return -kEACCES;
-  if (asked.protection & ~kProtAll) return -kEINVAL;
   MapRequest request = asked;
+  request.protection &= kProtAll;  // as on Linux, other bits mean nothing
   Registry& registry = core.registry();
   const bool fixed = (asked.flags & (kMapFixed | kMapFixedNoReplace)) != 0;
   AllocatorCore::Gate gate(core);

@@ -69,6 +69,13 @@ class Conformance : public ProcessFixture, public testing::WithParamInterface<Ca
     // The offset is the call's seventh argument, on the stack: all of its word must be zero.
     return linux_answer(syscall(SYS_mmap, page(first), count * kPage, protection, flags, file, 0L));
   }
+  // Near an address, where it is not fixed.
+  std::intptr_t map_near(std::uintptr_t hint, std::size_t count) {
+    const int flags = shared() ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
+    const int file = shared() ? file_.get() : -1;
+    if (!native()) return calls_->mmap(hint, count * kPage, kReadWrite, flags, file, 0);
+    return linux_answer(syscall(SYS_mmap, hint, count * kPage, kReadWrite, flags, file, 0L));
+  }
   std::intptr_t unmap(std::size_t first, std::size_t count) {
     if (!native()) return calls_->munmap(page(first), count * kPage);
     return linux_answer(syscall(SYS_munmap, page(first), count * kPage));
@@ -149,7 +156,31 @@ class Conformance : public ProcessFixture, public testing::WithParamInterface<Ca
   std::uintptr_t base_ = 0;
 };
 
-// ---- mremap(2) ----
+// ---- mmap(2) and mprotect(2) ----
+
+TEST_P(Conformance, MmapTakesAHintForThePageThatItLiesIn) {
+  for (const std::uintptr_t within : {std::uintptr_t{0}, std::uintptr_t{1}, kPage - 1}) {
+    EXPECT_EQ(map_near(page(3) + within, 2), answer(3)) << within;
+    EXPECT_EQ(unmap(3, 2), 0);
+  }
+}
+
+TEST_P(Conformance, MmapLooksAtNoOtherBitsOfItsProtection) {
+  constexpr int kUnknown = 0x1018;
+  EXPECT_EQ(map(2, 1, PROT_READ | kUnknown), answer(2));
+  EXPECT_EQ(picture(4), "..r.");
+}
+
+TEST_P(Conformance, MprotectGoesUpToTheFirstHoleHoweverFarItReaches) {
+  ASSERT_EQ(map(2, 2), answer(2));
+  EXPECT_EQ(protect_bytes(page(2), std::size_t{1} << 47, PROT_READ), -ENOMEM);
+  EXPECT_EQ(picture(5), "..rr.");
+  EXPECT_EQ(protect_bytes(page(2), std::size_t{1} << 63, kReadWrite), -ENOMEM);
+  EXPECT_EQ(picture(5), "..bb.");
+  EXPECT_EQ(protect_bytes(page(2), ~page(2) + 1, PROT_READ), -ENOMEM) << "the end wraps to 0";
+  EXPECT_EQ(protect_bytes(page(2), SIZE_MAX, PROT_READ), -ENOMEM) << "the length does";
+  EXPECT_EQ(picture(5), "..bb.");
+}
 
 TEST_P(Conformance, MprotectLooksAtTheRangeFirst) {
   constexpr int kUnknown = 16;
@@ -173,6 +204,8 @@ TEST_P(Conformance, MremapShrinks) {
   byte(page(3)) = 7;
   EXPECT_EQ(remap(2, 4, 2), answer(2));
   EXPECT_EQ(picture(8), "..bb....");
+// ---- mremap(2) ----
+
   EXPECT_EQ(byte(page(3)), 7);
   EXPECT_EQ(remap(2, 2, 2), answer(2));
 }

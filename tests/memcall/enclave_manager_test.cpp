@@ -249,6 +249,8 @@ TEST_F(EnclaveManagerTest, ProtectGoesUpToTheFirstHole) {
   ASSERT_EQ(map(62, 2), answer(62));
   EXPECT_EQ(protect(62, 4, PROT_READ), -ENOMEM) << "the end of the range is a hole";
   EXPECT_EQ(pages_.picture(page(62), 3), "rr.");
+  EXPECT_EQ(manager_->protect(page(62), std::size_t{1} << 47, kReadWrite), -ENOMEM);
+  EXPECT_EQ(pages_.picture(page(62), 3), "bb.");
   EXPECT_EQ(manager_->protect(kBase + 1, kPage, PROT_READ), -EINVAL);
   EXPECT_EQ(manager_->protect(kBase, kPage, 0x40), -EINVAL);
   EXPECT_EQ(manager_->protect(kBase, 0, PROT_READ), 0);
