@@ -149,7 +149,8 @@ int EnclaveCore::commit(Extent place, AreaKind kind) noexcept {
 }
 // As on Linux, what cannot be locked or populated now is no failure of the call that maps it.
 void EnclaveCore::lock_if_asked(Extent place, AreaKind kind) noexcept {
-  if (kind.has(AreaKind::kLocked)) (void)hint(EXCLAVE_MLOCK, place, 0);
+  if (!kind.has(AreaKind::kLocked)) return;
+  (void)hint(EXCLAVE_MLOCK, place, kind.has(AreaKind::kOnFault) ? kMlockOnFault : 0);
 }
 void EnclaveCore::populate(Extent place, AreaKind kind) noexcept {
   const bool writable = (kind.protection & kProtWrite) != 0;
@@ -202,7 +203,7 @@ int EnclaveCore::decode(std::uintptr_t address, std::size_t size, int protection
   if (backed && pages_.back == nullptr) return -kENODEV;
   wanted->run = possible ? run_of(place) : PageStretch{kNoPage, run_of({0, bytes}).count};
   std::uint8_t traits = future_traits_.load(std::memory_order_relaxed);
-  if ((flags & kMapLocked) != 0) traits = AreaKind::kLocked;
+  if ((flags & kMapLocked) != 0) traits |= AreaKind::kLocked;
   if (!anonymous && !backed) traits |= AreaKind::kFromFile;
   if (type != kMapPrivate) traits |= AreaKind::kShared;
   if (backed) traits |= AreaKind::kBacked;
@@ -397,9 +398,10 @@ int EnclaveCore::protect(std::uintptr_t address, std::size_t size, int protectio
     kind.protection = static_cast<std::uint8_t>(protection);
     return kind;
   };
-  const int error = change_kinds(me, run, Holes::kStop, &hole, wanted, [&](Extent place) noexcept {
+  const auto work = [&](Extent place) noexcept {
     return pages_.protect(pages_.context, place.base, place.size, protection);
-  });
+  };
+  const int error = change_kinds(me, run, Holes::kStop, &hole, wanted, false, work);
   return error == 0 && hole ? -kENOMEM : error;
 }
 

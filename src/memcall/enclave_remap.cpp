@@ -163,7 +163,8 @@ std::intptr_t EnclaveCore::carry_over(Mark me, const Move& move) noexcept {
   if (error == 0 && !move.keep) {
     areas_.remove(*move.source);
   } else {
-    (void)areas_.settle(*move.source, move.kind);
+    // As on Linux, a lock goes with the pages.
+    (void)areas_.settle(*move.source, error == 0 ? move.kind.unlocked() : move.kind);
   }
   if (error == 0) {
     areas_.discard(move.replaced);

@@ -148,6 +148,11 @@ class Conformance : public ProcessFixture, public testing::WithParamInterface<Ca
     }
     return text;
   }
+  bool is_resident(std::size_t n) {
+    unsigned char byte = 0;
+    EXPECT_EQ(resident(page(n), kPage, &byte), 0);
+    return (byte & 1) != 0;
+  }
   // A locked page refuses to be dropped.
   bool is_locked(std::size_t n) { return advise(n, 1, MADV_DONTNEED) == -EINVAL; }
 
@@ -199,13 +204,13 @@ TEST_P(Conformance, MprotectForSemaphoresIsMprotect) {
   EXPECT_EQ(picture(2), "rb");
 }
 
+// ---- mremap(2) ----
+
 TEST_P(Conformance, MremapShrinks) {
   ASSERT_EQ(map(2, 4), answer(2));
   byte(page(3)) = 7;
   EXPECT_EQ(remap(2, 4, 2), answer(2));
   EXPECT_EQ(picture(8), "..bb....");
-// ---- mremap(2) ----
-
   EXPECT_EQ(byte(page(3)), 7);
   EXPECT_EQ(remap(2, 2, 2), answer(2));
 }
@@ -283,6 +288,14 @@ TEST_P(Conformance, MremapDontunmapLeavesTheOldPlace) {
   EXPECT_EQ(byte(page(9)), 7);
   EXPECT_EQ(byte(page(3)), shared() ? 7 : 0) << "fresh pages; or the file's";
   EXPECT_GT(remap(8, 2, 2, MREMAP_MAYMOVE | MREMAP_DONTUNMAP), 0);
+}
+
+TEST_P(Conformance, MremapDontunmapLeavesNoLockBehind) {
+  ASSERT_EQ(map(2, 1), answer(2));
+  ASSERT_EQ(lock(page(2), kPage), 0);
+  EXPECT_EQ(remap(2, 1, 1, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, 8), answer(8));
+  EXPECT_FALSE(is_locked(2));
+  EXPECT_TRUE(is_locked(8));
 }
 
 TEST_P(Conformance, MremapOfNoLengthIsASecondViewOfSharedPages) {
@@ -541,6 +554,31 @@ TEST_P(Conformance, MlockEinval) {
   EXPECT_EQ(lock2(page(2), kPage, MLOCK_ONFAULT), 0);
   EXPECT_TRUE(is_locked(2));
   EXPECT_EQ(lock2(page(2), kPage, 0), 0);
+}
+
+TEST_P(Conformance, MlockBringsPagesEachTimeItIsAsked) {
+  ASSERT_EQ(map(2, 2), answer(2));
+  ASSERT_EQ(lock2(page(2), 2 * kPage, MLOCK_ONFAULT), 0);
+  EXPECT_FALSE(is_resident(2)) << "nobody has touched it";
+  EXPECT_EQ(remap(2, 2, 4), answer(2));
+  EXPECT_FALSE(is_resident(5)) << "it grew as it was locked";
+  EXPECT_TRUE(is_locked(5));
+  EXPECT_EQ(lock(page(2), 4 * kPage), 0);
+  EXPECT_TRUE(is_resident(2));
+  EXPECT_TRUE(is_resident(5));
+  EXPECT_EQ(advise(2, 4, MADV_DONTNEED_LOCKED), 0);
+  EXPECT_EQ(is_resident(2), shared());
+  EXPECT_EQ(lock(page(2), 4 * kPage), 0);
+  EXPECT_TRUE(is_resident(2)) << "it was locked before";
+}
+
+TEST_P(Conformance, MlockallOnFaultBringsNoPagesLater) {
+  ASSERT_EQ(lockall(MCL_FUTURE | MCL_ONFAULT), 0);
+  ASSERT_EQ(map(2, 2), answer(2));
+  EXPECT_FALSE(is_resident(2));
+  // Ours: for what comes inside.
+  EXPECT_EQ(is_locked(2), native() || !shared());
+  EXPECT_EQ(munlockall(), 0);
 }
 
 TEST_P(Conformance, MlockallErrors) {
