@@ -217,10 +217,11 @@ int EnclaveCore::claim(Mark me, const Wanted& wanted, Claim* claimed) noexcept {
     if (is_full_locked()) return -kENOMEM;
     PageStretch run = wanted.run;
     if (wanted.fixed) {
-      if (!wanted.replace && areas_.first_in(run) != nullptr) return -kEEXIST;
+      // What is held for a call may be a hole again when it ends.
       const AreaTree::Look look = areas_.look(run, me);
       if (look == AreaTree::Look::kMine) return -kEBUSY;
       if (look == AreaTree::Look::kElsewhere) continue;
+      if (!wanted.replace && areas_.first_in(run) != nullptr) return -kEEXIST;
     } else if (run.first == kNoPage || run.end() > wanted.limit ||
                areas_.first_in(run) != nullptr) {
       run.first = find_place(run.count, wanted.limit);

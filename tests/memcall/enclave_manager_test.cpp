@@ -791,6 +791,18 @@ TEST_F(WaitingTest, MapWaitsForUnmap) {
   EXPECT_EQ(picture(5), "b.rb.");
 }
 
+// What is unmapped is held from its first page to its last, holes and all.
+TEST_F(WaitingTest, AHoleInWhatIsUnmappedIsFreeAllTheSame) {
+  ASSERT_EQ(map(0, 1), answer(0));
+  ASSERT_EQ(map(4, 1), answer(4));
+  second_waits([&] { EXPECT_EQ(unmap(0, 5), 0); },
+               [&] {
+                 EXPECT_EQ(map(2, 1, PROT_READ, kPrivate | MAP_FIXED_NOREPLACE), answer(2));
+                 EXPECT_EQ(map(2, 1, PROT_READ, kPrivate | MAP_FIXED_NOREPLACE), -EEXIST);
+               });
+  EXPECT_EQ(picture(5), "..r..");
+}
+
 TEST_F(WaitingTest, RemapWaitsForBothEnds) {
   ASSERT_EQ(map(0, 2), answer(0));
   ASSERT_EQ(map(4, 2), answer(4));
