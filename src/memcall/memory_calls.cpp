@@ -182,6 +182,9 @@ int MemoryCalls::madvise(std::uintptr_t address, std::size_t length, int advice)
   const std::size_t size = align_up(length, kPageBytes);
   if (size < length || address + size < address) return -kEINVAL;
   if (size == 0) return 0;
+  // On both sides of the enclave, before anything is done on either.
+  const Extent range = walk_of(address, size).range;
+  if (const int pinned = memcall::check_pins(*core_, range, advice); pinned != 0) return pinned;
   const bool populates = advice == kMadvPopulateRead || advice == kMadvPopulateWrite;
   return walk(EXCLAVE_MADVISE, address, size, advice, !populates);
 }
