@@ -146,14 +146,14 @@ std::intptr_t map_outside(AllocatorCore& core, const MapRequest& asked) noexcept
   request.protection &= kProtAll;  // as on Linux, other bits mean nothing
   Registry& registry = core.registry();
   const bool fixed = (asked.flags & (kMapFixed | kMapFixedNoReplace)) != 0;
+  const bool replaces = fixed && (asked.flags & kMapFixedNoReplace) == 0;
   AllocatorCore::Gate gate(core);
   if (!gate.status().ok()) return error_number(gate.status().error());
   const Extent target{request.hint, request.size};
   Replacement replacement(core, gate);
   if (fixed) {
-    const bool replace = (asked.flags & kMapFixedNoReplace) == 0;
-    if (const int bad = check_fixed(registry, target, replace); bad != 0) return bad;
-    if (replace) {
+    if (const int bad = check_fixed(registry, target, replaces); bad != 0) return bad;
+    if (replaces) {
       if (const int bad = replacement.begin(target, Replacement::Fill::kIfNeeded); bad != 0)
         return bad;
     }
@@ -171,6 +171,8 @@ std::intptr_t map_outside(AllocatorCore& core, const MapRequest& asked) noexcept
       core.count_lie();
       return -kEPERM;
     }
+    // Something stands there that is in no book. Who asked for MAP_FIXED knows no EEXIST.
+    if (replaces && reply.error == kEEXIST) return -kEBUSY;
     return -allowed_errno(reply.error,
                           {kEACCES, kEAGAIN, kEBADF, kEEXIST, kEINVAL, kENFILE, kENODEV, kENOMEM,
                            kEOVERFLOW, kEPERM, kETXTBSY, kEOPNOTSUPP});

@@ -64,7 +64,8 @@ Result<Extent> Replacement::map_filler(Extent place, int flags, int* error) noex
     core_.count_lie();
     *error = -kEPERM;
   } else if (!range.ok()) {
-    *error = -allowed_errno(reply.error, {kEEXIST, kENOMEM, kEPERM});
+    // Something stands there that is in no book.
+    *error = -(reply.error == kEEXIST ? kEBUSY : allowed_errno(reply.error, {kENOMEM, kEPERM}));
   }
   return range;
 }

@@ -309,10 +309,14 @@ TEST_F(FixedTest, PinnedPagesAreNotReplaced) {
 
 TEST_F(FixedTest, UnknownMemoryIsNeverReplaced) {
   host_->put_foreign({kPlace + kPage, kPage});
-  EXPECT_EQ(mmap_shared(kPlace, 3 * kPage, MAP_FIXED), -EEXIST);
+  EXPECT_EQ(mmap_shared(kPlace, 3 * kPage, MAP_FIXED), -EBUSY);
   EXPECT_EQ(mmap_shared(kPlace, 3 * kPage, MAP_FIXED_NOREPLACE), -EEXIST);
   EXPECT_EQ(book(kPlace, 3), "...");
   EXPECT_TRUE(host_->is_mapped(kPlace + kPage));
+  // Nor in a gap of what is replaced.
+  map(1, kPlace);
+  EXPECT_EQ(mmap_shared(kPlace, 3 * kPage, MAP_FIXED), -EBUSY);
+  EXPECT_EQ(book(kPlace, 3), "b..");
 }
 
 TEST_F(FixedTest, TheEnclaveAndItsEdges) {

@@ -274,7 +274,7 @@ TEST_F(RemapTest, PoolsAreNotMovedAndNotReplaced) {
   EXPECT_THAT(host_->take_calls(), IsEmpty());
   // Nor what no region knows.
   host_->put_foreign(pages(kPlace, 8, 1));
-  EXPECT_EQ(remap(kOther, 2, 2, kTo, kPlace + 7 * kPage), -EEXIST);
+  EXPECT_EQ(remap(kOther, 2, 2, kTo, kPlace + 7 * kPage), -EBUSY);
   EXPECT_EQ(book(kOther, 2), "bb");
 }
 
@@ -385,8 +385,8 @@ TEST_F(RemapTest, RandomRefusalsAndLies) {
     ++lied;
     return HostReply{random() % 2 == 0 ? kOther + 4096 * kPage : random(), 0};
   };
-  const std::set<std::intptr_t> known = {-EAGAIN, -EBUSY,  -EEXIST, -EFAULT, -EINVAL,
-                                         -EIO,    -ENOMEM, -EPERM,  -ENFILE, 0};
+  const std::set<std::intptr_t> known = {-EAGAIN, -EBUSY, -EFAULT, -EINVAL, -EIO,
+                                         -ENOMEM, -EPERM, -ENFILE, 0};
   for (int step = 0; step < 20000; ++step) {
     const std::uintptr_t at = kPlace + random() % 16 * kPage;
     const std::size_t count = 1 + random() % 6;
