@@ -163,10 +163,22 @@ std::intptr_t map_outside(AllocatorCore& core, const MapRequest& asked) noexcept
     request.flags |= replacement.needed() ? kMapFixed : kMapFixedNoReplace;
   }
 
+  AttachOptions options;
+  options.role = Role::kMapping;
+  options.protection = protection_of(request.protection);
+  // What is replaced is given up only for a mapping that stands in the books already.
+  Region* arriving = nullptr;
+  if (replacement.needed()) {
+    const Result<Region*> made = registry.create(target, options, false);
+    if (const int bad = hold_place(core, made); bad != 0) return bad;
+    arriving = *made;
+  }
+
   const HostReply reply = core.host_map(gate, request);
   const Result<Extent> range =
       verify_reply(reply, request.size, kPageBytes, fixed ? request.hint : 0, registry.enclave());
   if (!range.ok()) {
+    if (arriving != nullptr) leave_place(registry, *arriving);
     if (range.error() == Error::kHostLied) {
       core.count_lie();
       return -kEPERM;
@@ -177,10 +189,11 @@ std::intptr_t map_outside(AllocatorCore& core, const MapRequest& asked) noexcept
                           {kEACCES, kEAGAIN, kEBADF, kEEXIST, kEINVAL, kENFILE, kENODEV, kENOMEM,
                            kEOVERFLOW, kEPERM, kETXTBSY, kEOPNOTSUPP});
   }
-  replacement.done();
-  AttachOptions options;
-  options.role = Role::kMapping;
-  options.protection = protection_of(request.protection);
+  if (arriving != nullptr) {
+    replacement.done();
+    arrive(registry, *arriving, options.protection);
+    return static_cast<std::intptr_t>(range->base);
+  }
   const int entered = enter_mapping(core, *range, options);
   if (entered == 0) return static_cast<std::intptr_t>(range->base);
   // A lie points at memory that is not ours to unmap.

@@ -553,6 +553,17 @@ TEST_F(FullPagemapTest, WhatCannotLandDoesNotMove) {
   host_->starve_books_from(0);
 }
 
+// The last page of what is replaced lies where the pagemap has nothing yet.
+TEST_F(FullPagemapTest, AFixedMappingThatCannotBeEnteredReplacesNothing) {
+  const std::uintptr_t far = kPlace + 48 * kSegment - kPage;
+  map(1, far);
+  fill_books();
+  EXPECT_EQ(calls_->mmap(far, 2 * kPage, PROT_READ, MAP_SHARED | MAP_FIXED, kDevice, 0), -ENOMEM);
+  EXPECT_EQ(book(far, 2), "b.");
+  EXPECT_EQ(table(far, 2), "b.");
+  host_->starve_books_from(0);
+}
+
 TEST_F(RemapTest, ALandingPlaceThatIsTakenMeanwhileIsALie) {
   map(2, kPlace);
   AttachOptions options;
