@@ -553,6 +553,62 @@ TEST_F(FullPagemapTest, WhatCannotLandDoesNotMove) {
   host_->starve_books_from(0);
 }
 
+// The new place needs two leaves of the pagemap, and there is one: the old place's.
+TEST_F(FullPagemapTest, WhatCannotLandLeavesTheOldPlaceItsBooks) {
+  const std::uintptr_t source = kPlace + 16 * kSegment + kPage;
+  map(2, source);
+  fill_books();
+  EXPECT_EQ(remap(source, 2, 2, kTo, kPlace + 9 * kSegment - kPage), -ENOMEM);
+  EXPECT_EQ(book(source, 2), "bb");
+  EXPECT_EQ(table(source, 2), "bb");
+  host_->starve_books_from(0);
+}
+
+TEST_F(FullPagemapTest, WhatTheHostKeepsNeedsNoNewBooks) {
+  const std::uintptr_t last = kPlace + 17 * kSegment - 2 * kPage;
+  // In segments of their own, and over the edge between two.
+  map(4, last);
+  fill_books();
+  host_->answer = [&](const PageHost::Call& call) -> std::optional<HostReply> {
+    if (call.kind != Kind::kUnmap) return std::nullopt;
+    // Another takes whatever books there are.
+    AttachOptions options;
+    options.role = Role::kMapping;
+    EXPECT_EQ(allocator_->attach({kPlace + 20 * kSegment + kPage, kPage}, options).error(),
+              Error::kOutOfTrustedMemory);
+    return HostReply{0, EINVAL};
+  };
+  EXPECT_EQ(calls_->munmap(last, 4 * kPage), -EINVAL);
+  EXPECT_EQ(book(last, 4), "bbbb");
+  host_->answer = nullptr;
+  EXPECT_EQ(calls_->munmap(last, 4 * kPage), 0);
+  host_->starve_books_from(0);
+}
+
+// What came to stand over all of a segment meanwhile is whole, also in the old place's leaf.
+TEST_F(FullPagemapTest, WhoTookThePlaceMeanwhileKeepsIt) {
+  const Extent segment{kPlace + 16 * kSegment, kSegment};
+  map(2, segment.base + kPage);
+  AttachOptions options;
+  options.role = Role::kMapping;
+  options.protection = Protection::kRead;
+  host_->answer = [&](const PageHost::Call& call) -> std::optional<HostReply> {
+    if (call.kind != Kind::kUnmap) return std::nullopt;
+    EXPECT_TRUE(allocator_->attach(segment, options).ok());
+    EXPECT_TRUE(allocator_->validate_books());
+    return HostReply{0, EINVAL};
+  };
+  EXPECT_EQ(calls_->munmap(segment.base + kPage, 2 * kPage), -EINVAL);
+  host_->answer = nullptr;
+  EXPECT_EQ(book(segment.base, 4), "rrrr");
+  EXPECT_TRUE(allocator_->query(segment.base, kSegment).ok());
+  const std::size_t used = allocator_->statistics().trusted_used_bytes;
+  EXPECT_TRUE(allocator_->detach(segment).ok());
+  EXPECT_LT(allocator_->statistics().trusted_used_bytes + kSegment / kPage * 4, used + 1)
+      << "the leaf went, too";
+  EXPECT_EQ(regions(), 0u);
+}
+
 // The last page of what is replaced lies where the pagemap has nothing yet.
 TEST_F(FullPagemapTest, AFixedMappingThatCannotBeEnteredReplacesNothing) {
   const std::uintptr_t far = kPlace + 48 * kSegment - kPage;
