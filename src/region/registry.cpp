@@ -311,6 +311,18 @@ void Registry::join_locked(Region& mapping) noexcept {
   }
 }
 
+void Registry::end_calls_of_others(std::uint32_t mine) noexcept {
+  LockGuard guard(lock_);
+  for (std::uintptr_t at = 0;;) {
+    Region* const region = first_in_locked({at, kAddressLimit - at});
+    if (region == nullptr) return;
+    at = region->extent().end();
+    if (region->in_call == 0 || region->in_call == mine) continue;
+    region->in_call = 0;
+    join_locked(*region);
+  }
+}
+
 bool Registry::overlaps(Extent range) noexcept {
   LockGuard guard(lock_);
   return first_in_locked(range) != nullptr;

@@ -256,6 +256,8 @@ TEST_F(WalksTest, APinnedBlockInAPoolIsNotInTheWay) {
   ASSERT_TRUE(pin.ok());
   EXPECT_EQ(calls_->madvise(kPlace, 18 * kPage, MADV_DONTNEED), -ENOMEM) << "a hole";
   EXPECT_EQ(host_->take_calls().size(), 2u);
+  EXPECT_EQ(calls_->madvise(kPlace, 19 * kPage, MADV_DONTNEED), -ENOMEM) << "and one behind all";
+  EXPECT_EQ(host_->take_calls().size(), 2u);
   EXPECT_TRUE(allocator_->unpin(*pin).ok());
   EXPECT_TRUE(allocator_->deallocate(*block).ok());
 }
