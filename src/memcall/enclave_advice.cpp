@@ -74,19 +74,25 @@ int EnclaveCore::advise_area(Extent place, AreaKind kind, int advice) noexcept {
 
 int EnclaveCore::lock_run(Mark me, PageStretch run, Holes holes, bool* hole, RangeCall call,
                           int flags) noexcept {
-  const bool locks = call == EXCLAVE_MLOCK;
-  const std::uint8_t traits = locks ? lock_traits(flags) : std::uint8_t{0};
+  const std::uint8_t traits = call == EXCLAVE_MLOCK ? lock_traits(flags) : std::uint8_t{0};
   const auto wanted = [traits](AreaKind kind) noexcept {
     kind = kind.unlocked();
     kind.traits |= traits;
     return kind;
   };
-  // Of what is locked already some pages may not be there.
-  return change_kinds(me, run, holes, hole, wanted, locks, [&](Extent place) noexcept {
+  // As on Linux, pages that nobody may touch are locked all the same, and mlock says so; mlockall,
+  // which skips holes, does not mind them.
+  bool untouchable = false;
+  const auto work = [&](Extent place, AreaKind kind) noexcept {
     const int error = hint(call, place, flags);
-    // mlockall, which skips holes, does not mind pages that cannot be touched.
-    return holes == Holes::kSkip && error == -kENOMEM ? 0 : error;
-  });
+    if (error != -kENOMEM || (holes == Holes::kStop && kind.protection != 0)) return error;
+    untouchable = true;
+    return 0;
+  };
+  // Of what is locked already some pages may not be there, and what could not be locked may be
+  // locked in part, so all are asked for.
+  const int error = change_kinds(me, run, holes, hole, wanted, true, work);
+  return error == 0 && untouchable && holes == Holes::kStop ? -kENOMEM : error;
 }
 
 int EnclaveCore::advise(RangeCall call, std::uintptr_t address, std::size_t size,

@@ -399,7 +399,7 @@ int EnclaveCore::protect(std::uintptr_t address, std::size_t size, int protectio
     kind.protection = static_cast<std::uint8_t>(protection);
     return kind;
   };
-  const auto work = [&](Extent place) noexcept {
+  const auto work = [&](Extent place, AreaKind) noexcept {
     return pages_.protect(pages_.context, place.base, place.size, protection);
   };
   const int error = change_kinds(me, run, Holes::kStop, &hole, wanted, false, work);

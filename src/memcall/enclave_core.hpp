@@ -292,7 +292,7 @@ int EnclaveCore::change_kinds(Mark me, PageStretch run, Holes holes, bool* hole,
     int error = 0;
     {
       const Work pages(*this, me);
-      error = work(extent_of(part));
+      error = work(extent_of(part), piece->kind);
     }
     const Section section(*this, me);
     --under_way_;

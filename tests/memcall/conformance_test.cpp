@@ -572,6 +572,18 @@ TEST_P(Conformance, MlockBringsPagesEachTimeItIsAsked) {
   EXPECT_TRUE(is_resident(2)) << "it was locked before";
 }
 
+TEST_P(Conformance, MlockOfWhatCannotBeTouchedFailsAndLocksIt) {
+  ASSERT_EQ(map(2, 2, PROT_NONE), answer(2));
+  ASSERT_EQ(map(4, 1), answer(4));
+  EXPECT_EQ(lock(page(2), 3 * kPage), -ENOMEM);
+  EXPECT_TRUE(is_locked(2));
+  // Outside the walk ends where the host refuses.
+  EXPECT_EQ(is_locked(4), native() || !shared());
+  EXPECT_EQ(unlock(page(2), 3 * kPage), 0);
+  EXPECT_FALSE(is_locked(2));
+  EXPECT_FALSE(is_locked(4));
+}
+
 TEST_P(Conformance, MlockallOnFaultBringsNoPagesLater) {
   ASSERT_EQ(lockall(MCL_FUTURE | MCL_ONFAULT), 0);
   ASSERT_EQ(map(2, 2), answer(2));
