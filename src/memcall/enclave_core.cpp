@@ -135,10 +135,9 @@ PageNumber EnclaveCore::find_place(PageNumber pages, PageNumber limit) const noe
 
 // The page below which a mapping must end.
 PageNumber EnclaveCore::limit_of(int flags) const noexcept {
-  constexpr std::uintptr_t kLowEnd = std::uintptr_t{1} << 31;
   const Extent range = options_.range;
-  if ((flags & kMap32Bit) == 0 || range.end() <= kLowEnd) return run_of(range).count;
-  return range.base < kLowEnd ? run_of({range.base, kLowEnd - range.base}).count : 0;
+  if ((flags & kMap32Bit) == 0 || range.end() <= kMap32BitEnd) return run_of(range).count;
+  return range.base < kMap32BitEnd ? run_of({range.base, kMap32BitEnd - range.base}).count : 0;
 }
 
 int EnclaveCore::commit(Extent place, AreaKind kind) noexcept {

@@ -175,8 +175,11 @@ std::intptr_t map_outside(AllocatorCore& core, const MapRequest& asked) noexcept
   }
 
   const HostReply reply = core.host_map(gate, request);
-  const Result<Extent> range =
+  Result<Extent> range =
       verify_reply(reply, request.size, kPageBytes, fixed ? request.hint : 0, registry.enclave());
+  // The program may keep the address in 32 bits.
+  const bool low = !fixed && (asked.flags & kMap32Bit) != 0;
+  if (range.ok() && low && range->end() > kMap32BitEnd) range = Error::kHostLied;
   if (!range.ok()) {
     if (arriving != nullptr) leave_place(registry, *arriving);
     if (range.error() == Error::kHostLied) {

@@ -106,6 +106,28 @@ TEST_F(MmapTest, TheSamePagesStandSeveralTimesWithDifferentProtections) {
   EXPECT_EQ(allows(read, Protection::kRead), Error::kNone);
 }
 
+// A program that asks for low addresses keeps them in 32 bits.
+using Threat13_HighAnswerToMap32Bit = MmapTest;
+TEST_F(Threat13_HighAnswerToMap32Bit, IsRefusedAndNeverReturned) {
+  constexpr std::uintptr_t kEnd = std::uintptr_t{1} << 31;
+  host_->place_next_at(kEnd - 2 * kPage);
+  EXPECT_EQ(mmap_shared(0, 2 * kPage, MAP_32BIT), static_cast<std::intptr_t>(kEnd - 2 * kPage));
+  EXPECT_EQ(allocator_->statistics().lies_refused, 0u);
+  for (const std::uintptr_t high : {kEnd - kPage, kEnd, std::uintptr_t{0x3000} << 32}) {
+    host_->answer = [high](const PageHost::Call&) -> std::optional<HostReply> {
+      return HostReply{high, 0};
+    };
+    const std::uint64_t lies = allocator_->statistics().lies_refused;
+    EXPECT_EQ(mmap_shared(0, 2 * kPage, MAP_32BIT), -EPERM) << std::hex << high;
+    EXPECT_EQ(allocator_->statistics().lies_refused, lies + 1);
+    host_->answer = nullptr;
+  }
+  EXPECT_EQ(regions(), 1u);
+  // As on Linux, a fixed address counts for more.
+  const std::uintptr_t fixed = std::uintptr_t{0x3000} << 32;
+  EXPECT_EQ(mmap_shared(fixed, kPage, MAP_32BIT | MAP_FIXED), static_cast<std::intptr_t>(fixed));
+}
+
 // ---- What stays inside ----
 
 TEST_F(MmapTest, AnonymousMemoryGoesInsideWhateverThePolicySays) {
