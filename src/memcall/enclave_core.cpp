@@ -163,6 +163,7 @@ int EnclaveCore::stretch(Extent from, Extent to) noexcept {
 int EnclaveCore::drop(Extent place) noexcept {
   return pages_.drop(pages_.context, place.base, place.size);
 }
+// Above 0: an error, and what stood at the new place is gone.
 int EnclaveCore::move(Extent from, std::uintptr_t to, int protection, bool keep) noexcept {
   return pages_.move(pages_.context, from.base, to, from.size, protection, keep ? 1 : 0);
 }
@@ -275,14 +276,17 @@ int EnclaveCore::bring_pages(const Wanted& wanted, Claim* claimed) noexcept {
   if (wanted.kind.has(AreaKind::kBacked)) {
     const int error = make_backed(place, wanted);
     claimed->gone = error > 0;
-    return error > 0 ? -error : error;
+    return errno_of(error);
   }
   // What stands at the place stays until the copy is whole.
   const Extent at = claimed->stage != nullptr ? extent_of(claimed->stage->run) : place;
   int error = make_copy(at, wanted, &claimed->made);
   const bool is_made = claimed->made != AreaKind{};
-  if (error == 0 && claimed->stage != nullptr)
-    error = move(at, place.base, wanted.kind.protection, false);
+  if (error == 0 && claimed->stage != nullptr) {
+    const int moved = move(at, place.base, wanted.kind.protection, false);
+    claimed->gone = moved > 0;
+    error = errno_of(moved);
+  }
   claimed->lost = error != 0 && is_made && drop(at) != 0;
   return error;
 }

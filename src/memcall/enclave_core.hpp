@@ -123,6 +123,8 @@ class EnclaveCore {
   void populate(Extent place, AreaKind kind) noexcept;
   int stretch(Extent from, Extent to) noexcept;
   int drop(Extent place) noexcept;
+  // Of a page operation that may say by an answer above 0 that more went than it brought.
+  static constexpr int errno_of(int answer) noexcept { return answer > 0 ? -answer : answer; }
   int move(Extent from, std::uintptr_t to, int protection, bool keep) noexcept;
 
   // ---- map and unmap ----

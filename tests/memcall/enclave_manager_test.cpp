@@ -338,6 +338,19 @@ TEST_F(EnclaveManagerTest, AFileReplacesAllOrNothing) {
   EXPECT_EQ(picture(5), "brrb.");
 }
 
+TEST_F(EnclaveManagerTest, WhereAMoveLostWhatStoodThereIsAHole) {
+  ASSERT_EQ(map(2, 4), answer(2));
+  pages_.fail(Op::kMove, ENOMEM);
+  EXPECT_EQ(map_file(3, 2), -ENOMEM);
+  ASSERT_EQ(pages_.drop(page(3), 2 * kPage), 0);  // as the answer above 0 says
+  EXPECT_EQ(picture(7), "..b..b.");
+  EXPECT_EQ(protect(3, 1, PROT_READ), -ENOMEM);
+  // Where mremap goes nothing stands any more.
+  pages_.fail(Op::kMove, ENOMEM);
+  EXPECT_EQ(remap(2, 1, 1, MREMAP_MAYMOVE | MREMAP_FIXED, 5), -ENOMEM);
+  EXPECT_EQ(picture(7), "..b....");
+}
+
 TEST_F(EnclaveManagerTest, AFailedFileLeavesNoPages) {
   for (const Op op : {Op::kCommit, Op::kFill, Op::kProtect}) {
     pages_.fail(op, -EIO);
