@@ -60,8 +60,8 @@ class EXCLAVE_API EnclaveManager {
   // descriptor's own pages. -EINVAL (length 0, type, offset or fixed address
   // not aligned), -ENOMEM (no room, fixed outside the range, MAP_HUGETLB), -EEXIST
   // (MAP_FIXED_NOREPLACE), -EOPNOTSUPP (MAP_GROWSDOWN, MAP_SYNC), -ENODEV (MAP_SHARED of a
-  // descriptor, without `back`). MAP_FIXED replaces all or nothing, but for
-  // what the runtime's `back` lost on its way.
+  // descriptor, without `back`). MAP_FIXED replaces all or nothing, but for what the runtime's
+  // `back` or `move` lost on its way.
   std::intptr_t map(std::uintptr_t address, std::size_t size, int protection, int flags,
                     int descriptor, std::uint64_t offset) noexcept;
   // What lies beside the range is a hole. -EINVAL (unaligned, size 0, wrap).

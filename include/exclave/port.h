@@ -135,7 +135,8 @@ struct exclave_enclave_pages {
   int (*drop)(void* context, uintptr_t address, size_t size);
   /* The pages and their bytes go to another place, in place of whatever was there; it does not
    * overlap. Afterwards nobody can touch the old place; or, if keep is 1, zero-filled pages of the
-   * same protection stand there. */
+   * same protection stand there. An error above 0: the pages are where they were, but what stood at
+   * the new place is gone, and nobody can touch it. */
   int (*move)(void* context, uintptr_t from, uintptr_t to, size_t size, int protection, int keep);
   /* Reads from a descriptor into read-write zero pages, for a private mapping of a file; behind
    * the file's end they stay zero. Errors as mmap: -EBADF, -EACCES (not open for reading), -ENODEV

@@ -38,15 +38,16 @@ struct EnclavePages {
   int drop(std::uintptr_t address, std::size_t size) noexcept {
     return error_of(Calls::vacate(address, size));
   }
-  // What stood at the new place may be gone when the kernel has no room for one more mapping.
+  // When the kernel has no room for one more mapping it does not say whether what stood at the new
+  // place is gone; so it goes.
   int move(std::uintptr_t from, std::uintptr_t to, std::size_t size, int, bool keep) noexcept {
     const int error = move_pages(from, to, size, keep);
     if (error != 0) {
       (void)Calls::vacate(to, size);
-    } else if (!keep) {
-      (void)Calls::vacate(from, size);
+      return -error;
     }
-    return error;
+    if (!keep) (void)Calls::vacate(from, size);
+    return 0;
   }
 
   int fill(std::uintptr_t address, std::size_t size, int descriptor,

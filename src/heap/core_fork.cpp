@@ -66,6 +66,7 @@ void AllocatorCore::after_fork_in_child() noexcept {
   forget_other_threads_locks();
 #endif
   Heap* const own = leave_fork();
+  registry_.end_calls_of_others(assigned_thread_slot() + 1);
   Heap* heap = nullptr;
   {
     LockGuard guard(pool_lists_);

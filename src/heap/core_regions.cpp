@@ -477,7 +477,7 @@ Result<Region*> AllocatorCore::take_mappings_out(Extent range, bool holes_ok) no
     if (Region* const only = registry_.region_at_locked(range.base);
         only != nullptr && only->extent() == range && only->traits().role == Role::kMapping &&
         only->in_call == 0 && !registry_.pins_locked().overlaps(range)) {
-      registry_.remove_locked(*only);
+      registry_.take_out_locked(*only);
       only->next_taken = nullptr;
       return only;
     }
@@ -507,7 +507,7 @@ Result<Region*> AllocatorCore::take_mappings_out(Extent range, bool holes_ok) no
     for (Region* region = *lowest; region != nullptr;) {
       const std::uintptr_t at = region->extent().end();
       if (region->traits().role == Role::kMapping) {
-        registry_.remove_locked(*region);
+        registry_.take_out_locked(*region);
         region->next_taken = nullptr;
         *link = region;
         link = &region->next_taken;

@@ -35,11 +35,15 @@ struct AreaKind {
   static constexpr std::uint8_t kShared = 2;    // MAP_SHARED; each such mapping stays by itself
   static constexpr std::uint8_t kLocked = 4;    // mlock
   static constexpr std::uint8_t kBacked = 8;    // a descriptor's own pages; kShared, too
+  static constexpr std::uint8_t kOnFault = 16;  // kLocked, too: page by page, as they are touched
 
   std::uint8_t protection = 0;  // PROT_READ, PROT_WRITE, PROT_EXEC
   std::uint8_t traits = 0;
 
   constexpr bool has(std::uint8_t trait) const noexcept { return (traits & trait) != 0; }
+  constexpr AreaKind unlocked() const noexcept {
+    return {protection, static_cast<std::uint8_t>(traits & ~(kLocked | kOnFault))};
+  }
   friend constexpr bool operator==(const AreaKind&, const AreaKind&) noexcept = default;
 };
 

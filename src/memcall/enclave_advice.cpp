@@ -6,6 +6,16 @@ namespace exclave::core {
 
 using namespace linux_abi;  // NOLINT(google-build-using-namespace): all of it is used here
 
+namespace {
+
+// By mlock2's flags.
+std::uint8_t lock_traits(int flags) noexcept {
+  const bool on_fault = (flags & kMlockOnFault) != 0;
+  return AreaKind::kLocked | (on_fault ? AreaKind::kOnFault : std::uint8_t{0});
+}
+
+}  // namespace
+
 PageStretch EnclaveCore::clip(std::uintptr_t address, std::size_t size, Holes holes,
                               bool* hole) const noexcept {
   const Extent inside = cut_by(Extent{address, size}, options_.range).inside;
@@ -64,16 +74,25 @@ int EnclaveCore::advise_area(Extent place, AreaKind kind, int advice) noexcept {
 
 int EnclaveCore::lock_run(Mark me, PageStretch run, Holes holes, bool* hole, RangeCall call,
                           int flags) noexcept {
-  const auto wanted = [call](AreaKind kind) noexcept {
-    kind.traits = static_cast<std::uint8_t>(
-        call == EXCLAVE_MLOCK ? kind.traits | AreaKind::kLocked : kind.traits & ~AreaKind::kLocked);
+  const std::uint8_t traits = call == EXCLAVE_MLOCK ? lock_traits(flags) : std::uint8_t{0};
+  const auto wanted = [traits](AreaKind kind) noexcept {
+    kind = kind.unlocked();
+    kind.traits |= traits;
     return kind;
   };
-  return change_kinds(me, run, holes, hole, wanted, [&](Extent place) noexcept {
+  // As on Linux, pages that nobody may touch are locked all the same, and mlock says so; mlockall,
+  // which skips holes, does not mind them.
+  bool untouchable = false;
+  const auto work = [&](Extent place, AreaKind kind) noexcept {
     const int error = hint(call, place, flags);
-    // mlockall, which skips holes, does not mind pages that cannot be touched.
-    return holes == Holes::kSkip && error == -kENOMEM ? 0 : error;
-  });
+    if (error != -kENOMEM || (holes == Holes::kStop && kind.protection != 0)) return error;
+    untouchable = true;
+    return 0;
+  };
+  // Of what is locked already some pages may not be there, and what could not be locked may be
+  // locked in part, so all are asked for.
+  const int error = change_kinds(me, run, holes, hole, wanted, true, work);
+  return error == 0 && untouchable && holes == Holes::kStop ? -kENOMEM : error;
 }
 
 int EnclaveCore::advise(RangeCall call, std::uintptr_t address, std::size_t size,
@@ -128,11 +147,11 @@ int EnclaveCore::resident(std::uintptr_t address, std::size_t size,
 int EnclaveCore::lock_all(int flags) noexcept {
   Mark me = 0;
   if (const int bad = enter(&me); bad != 0) return bad;
+  const int argument = (flags & kMclOnFault) != 0 ? kMlockOnFault : 0;
   const bool future = (flags & kMclFuture) != 0;
-  future_traits_.store(future ? AreaKind::kLocked : std::uint8_t{0}, std::memory_order_relaxed);
+  future_traits_.store(future ? lock_traits(argument) : std::uint8_t{0}, std::memory_order_relaxed);
   if (flags != 0 && (flags & kMclCurrent) == 0) return 0;
   const RangeCall call = flags != 0 ? EXCLAVE_MLOCK : EXCLAVE_MUNLOCK;
-  const int argument = (flags & kMclOnFault) != 0 ? kMlockOnFault : 0;
   bool hole = false;
   return lock_run(me, run_of(options_.range), Holes::kSkip, &hole, call, argument);
 }

@@ -135,10 +135,9 @@ PageNumber EnclaveCore::find_place(PageNumber pages, PageNumber limit) const noe
 
 // The page below which a mapping must end.
 PageNumber EnclaveCore::limit_of(int flags) const noexcept {
-  constexpr std::uintptr_t kLowEnd = std::uintptr_t{1} << 31;
   const Extent range = options_.range;
-  if ((flags & kMap32Bit) == 0 || range.end() <= kLowEnd) return run_of(range).count;
-  return range.base < kLowEnd ? run_of({range.base, kLowEnd - range.base}).count : 0;
+  if ((flags & kMap32Bit) == 0 || range.end() <= kMap32BitEnd) return run_of(range).count;
+  return range.base < kMap32BitEnd ? run_of({range.base, kMap32BitEnd - range.base}).count : 0;
 }
 
 int EnclaveCore::commit(Extent place, AreaKind kind) noexcept {
@@ -149,7 +148,8 @@ int EnclaveCore::commit(Extent place, AreaKind kind) noexcept {
 }
 // As on Linux, what cannot be locked or populated now is no failure of the call that maps it.
 void EnclaveCore::lock_if_asked(Extent place, AreaKind kind) noexcept {
-  if (kind.has(AreaKind::kLocked)) (void)hint(EXCLAVE_MLOCK, place, 0);
+  if (!kind.has(AreaKind::kLocked)) return;
+  (void)hint(EXCLAVE_MLOCK, place, kind.has(AreaKind::kOnFault) ? kMlockOnFault : 0);
 }
 void EnclaveCore::populate(Extent place, AreaKind kind) noexcept {
   const bool writable = (kind.protection & kProtWrite) != 0;
@@ -163,6 +163,7 @@ int EnclaveCore::stretch(Extent from, Extent to) noexcept {
 int EnclaveCore::drop(Extent place) noexcept {
   return pages_.drop(pages_.context, place.base, place.size);
 }
+// Above 0: an error, and what stood at the new place is gone.
 int EnclaveCore::move(Extent from, std::uintptr_t to, int protection, bool keep) noexcept {
   return pages_.move(pages_.context, from.base, to, from.size, protection, keep ? 1 : 0);
 }
@@ -190,8 +191,8 @@ int EnclaveCore::decode(std::uintptr_t address, std::size_t size, int protection
   if (!is_aligned(offset, kPageBytes) || size == 0) return -kEINVAL;
   if (!checked_align_up(size, kPageBytes, &bytes) || bytes > options_.range.size) return -kENOMEM;
   if (wanted->fixed && !is_aligned(address, kPageBytes)) return -kEINVAL;
-  // A hint is rounded up, and one that cannot be met is none.
-  const Extent place{align_up(address, kPageBytes), bytes};
+  // A hint is the page that it lies in, and one that cannot be met is none.
+  const Extent place{align_down(address, kPageBytes), bytes};
   const bool possible = options_.range.covers(place);
   if (!is_map_type(flags)) return -kEINVAL;
   if (wanted->fixed && !possible) return -kENOMEM;
@@ -202,7 +203,7 @@ int EnclaveCore::decode(std::uintptr_t address, std::size_t size, int protection
   if (backed && pages_.back == nullptr) return -kENODEV;
   wanted->run = possible ? run_of(place) : PageStretch{kNoPage, run_of({0, bytes}).count};
   std::uint8_t traits = future_traits_.load(std::memory_order_relaxed);
-  if ((flags & kMapLocked) != 0) traits = AreaKind::kLocked;
+  if ((flags & kMapLocked) != 0) traits |= AreaKind::kLocked;
   if (!anonymous && !backed) traits |= AreaKind::kFromFile;
   if (type != kMapPrivate) traits |= AreaKind::kShared;
   if (backed) traits |= AreaKind::kBacked;
@@ -216,10 +217,11 @@ int EnclaveCore::claim(Mark me, const Wanted& wanted, Claim* claimed) noexcept {
     if (is_full_locked()) return -kENOMEM;
     PageStretch run = wanted.run;
     if (wanted.fixed) {
-      if (!wanted.replace && areas_.first_in(run) != nullptr) return -kEEXIST;
+      // What is held for a call may be a hole again when it ends.
       const AreaTree::Look look = areas_.look(run, me);
       if (look == AreaTree::Look::kMine) return -kEBUSY;
       if (look == AreaTree::Look::kElsewhere) continue;
+      if (!wanted.replace && areas_.first_in(run) != nullptr) return -kEEXIST;
     } else if (run.first == kNoPage || run.end() > wanted.limit ||
                areas_.first_in(run) != nullptr) {
       run.first = find_place(run.count, wanted.limit);
@@ -274,14 +276,17 @@ int EnclaveCore::bring_pages(const Wanted& wanted, Claim* claimed) noexcept {
   if (wanted.kind.has(AreaKind::kBacked)) {
     const int error = make_backed(place, wanted);
     claimed->gone = error > 0;
-    return error > 0 ? -error : error;
+    return errno_of(error);
   }
   // What stands at the place stays until the copy is whole.
   const Extent at = claimed->stage != nullptr ? extent_of(claimed->stage->run) : place;
   int error = make_copy(at, wanted, &claimed->made);
   const bool is_made = claimed->made != AreaKind{};
-  if (error == 0 && claimed->stage != nullptr)
-    error = move(at, place.base, wanted.kind.protection, false);
+  if (error == 0 && claimed->stage != nullptr) {
+    const int moved = move(at, place.base, wanted.kind.protection, false);
+    claimed->gone = moved > 0;
+    error = errno_of(moved);
+  }
   claimed->lost = error != 0 && is_made && drop(at) != 0;
   return error;
 }
@@ -385,21 +390,22 @@ int EnclaveCore::unmap_run(Mark me, PageStretch run) noexcept {
 int EnclaveCore::protect(std::uintptr_t address, std::size_t size, int protection) noexcept {
   if (!is_aligned(address, kPageBytes)) return -kEINVAL;
   if (size == 0) return 0;
-  Extent range;
-  if (!decode_pages(address, size, &range)) return -kENOMEM;
+  const std::size_t bytes = align_up(size, kPageBytes);
+  if (address + bytes <= address) return -kENOMEM;
   protection &= ~kProtSem;
   if ((protection & ~kProtAll) != 0) return -kEINVAL;
   bool hole = false;
-  const PageStretch run = clip(range.base, range.size, Holes::kStop, &hole);
+  const PageStretch run = clip(address, bytes, Holes::kStop, &hole);
   Mark me = 0;
   if (const int bad = enter(&me); bad != 0) return bad;
   const auto wanted = [protection](AreaKind kind) noexcept {
     kind.protection = static_cast<std::uint8_t>(protection);
     return kind;
   };
-  const int error = change_kinds(me, run, Holes::kStop, &hole, wanted, [&](Extent place) noexcept {
+  const auto work = [&](Extent place, AreaKind) noexcept {
     return pages_.protect(pages_.context, place.base, place.size, protection);
-  });
+  };
+  const int error = change_kinds(me, run, Holes::kStop, &hole, wanted, false, work);
   return error == 0 && hole ? -kENOMEM : error;
 }
 

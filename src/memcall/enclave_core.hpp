@@ -123,6 +123,8 @@ class EnclaveCore {
   void populate(Extent place, AreaKind kind) noexcept;
   int stretch(Extent from, Extent to) noexcept;
   int drop(Extent place) noexcept;
+  // Of a page operation that may say by an answer above 0 that more went than it brought.
+  static constexpr int errno_of(int answer) noexcept { return answer > 0 ? -answer : answer; }
   int move(Extent from, std::uintptr_t to, int protection, bool keep) noexcept;
 
   // ---- map and unmap ----
@@ -163,10 +165,10 @@ class EnclaveCore {
   // what work answered, or -EBUSY. *hole: there is one; where holes are skipped it went on behind.
   template <class F>
   int for_each_area(Mark me, PageStretch run, Holes holes, bool* hole, F work) noexcept;
-  // The same for what changes kinds: wanted(kind) says which; where it is the same nothing is done.
-  // Also -ENOMEM: books.
+  // The same for what changes kinds: wanted(kind) says which; where it is the same nothing is done,
+  // unless all are to be worked on. Also -ENOMEM: books.
   template <class Change, class F>
-  int change_kinds(Mark me, PageStretch run, Holes holes, bool* hole, Change wanted,
+  int change_kinds(Mark me, PageStretch run, Holes holes, bool* hole, Change wanted, bool all,
                    F work) noexcept;
   int advise_area(Extent place, AreaKind kind, int advice) noexcept;
   int hint(RangeCall call, Extent place, int argument) noexcept;
@@ -255,10 +257,11 @@ int EnclaveCore::for_each_area(Mark me, PageStretch run, Holes holes, bool* hole
 
 template <class Change, class F>
 int EnclaveCore::change_kinds(Mark me, PageStretch run, Holes holes, bool* hole, Change wanted,
-                              F work) noexcept {
+                              bool all, F work) noexcept {
   unsigned turns = 0;
   for (PageNumber at = run.first; at < run.end();) {
     Area* piece = nullptr;
+    PageStretch part;
     bool is_elsewhere = false;
     {
       const Section section(*this, me);
@@ -271,15 +274,19 @@ int EnclaveCore::change_kinds(Mark me, PageStretch run, Holes holes, bool* hole,
       if (area->in_call == me) return -linux_abi::kEBUSY;
       is_elsewhere = area->in_call != 0;
       if (!is_elsewhere) {
-        const PageNumber end = area->run.end() < run.end() ? area->run.end() : run.end();
+        part = {at, (area->run.end() < run.end() ? area->run.end() : run.end()) - at};
         if (wanted(area->kind) != area->kind) {
-          const bool splits = at != area->run.first || end != area->run.end();
+          const bool splits = part != area->run;
           if ((splits && is_full_locked()) || !areas_.prepare(2)) return -linux_abi::kENOMEM;
-          piece = &areas_.cut_out(*area, {at, end - at});
+          piece = &areas_.cut_out(*area, part);
+        } else if (all) {
+          piece = area;
+        }
+        if (piece != nullptr) {
           piece->in_call = me;
           ++under_way_;
         }
-        at = end;
+        at = part.end();
       }
     }
     if (is_elsewhere) wait_for_others(&turns);
@@ -287,7 +294,7 @@ int EnclaveCore::change_kinds(Mark me, PageStretch run, Holes holes, bool* hole,
     int error = 0;
     {
       const Work pages(*this, me);
-      error = work(extent_of(piece->run));
+      error = work(extent_of(part), piece->kind);
     }
     const Section section(*this, me);
     --under_way_;

@@ -153,7 +153,7 @@ std::intptr_t EnclaveCore::carry_over(Mark me, const Move& move) noexcept {
     } else if (error == 0) {
       if (!tail.empty()) error = commit(tail, move.kind);
       if (error == 0) {
-        error = this->move(from, to.base, move.kind.protection, move.keep);
+        error = errno_of(this->move(from, to.base, move.kind.protection, move.keep));
         tail_stays = error != 0 && !tail.empty() && drop(tail) != 0;
       }
     }
@@ -163,7 +163,8 @@ std::intptr_t EnclaveCore::carry_over(Mark me, const Move& move) noexcept {
   if (error == 0 && !move.keep) {
     areas_.remove(*move.source);
   } else {
-    (void)areas_.settle(*move.source, move.kind);
+    // As on Linux, a lock goes with the pages.
+    (void)areas_.settle(*move.source, error == 0 ? move.kind.unlocked() : move.kind);
   }
   if (error == 0) {
     areas_.discard(move.replaced);

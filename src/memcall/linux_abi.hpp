@@ -16,6 +16,7 @@ inline constexpr int kMapShared = 0x1, kMapPrivate = 0x2, kMapSharedValidate = 0
                      kMapGrowsDown = 0x100, kMapLocked = 0x2000, kMapNoReserve = 0x4000,
                      kMapPopulate = 0x8000, kMapHugeTlb = 0x40000, kMapSync = 0x80000,
                      kMapFixedNoReplace = 0x100000;
+inline constexpr std::uintptr_t kMap32BitEnd = std::uintptr_t{1} << 31;
 // Of memory of nobody's, or of a descriptor.
 constexpr bool is_map_type(int flags) noexcept {
   const int type = flags & kMapTypeMask;

@@ -81,12 +81,13 @@ int MemoryCalls::mprotect(std::uintptr_t address, std::size_t length, int protec
   // In the order in which Linux looks, where more than one thing is wrong.
   if (!is_aligned(address, kPageBytes)) return -kEINVAL;
   if (length == 0) return 0;
-  Extent range;
-  if (!decode_pages(address, length, &range)) return -kENOMEM;
+  const std::size_t size = align_up(length, kPageBytes);
+  if (address + size <= address) return -kENOMEM;
   protection &= ~kProtSem;  // any memory is good for semaphores
   if (protection & ~kProtAll) return -kEINVAL;
   AllocatorCore& core = *core_;
-  const Parts<std::uintptr_t> parts = cut_by(range, core.registry().enclave());
+  const Walk walked = walk_of(address, size);
+  const Parts<std::uintptr_t> parts = cut_by(walked.range, core.registry().enclave());
   if ((protection & kProtExec) && (!parts.below.empty() || !parts.above.empty())) return -kEACCES;
   // In ascending order, as Linux walks, and up to the first hole.
   int result = memcall::protect_outside(core, parts.below, protection);
@@ -94,7 +95,7 @@ int MemoryCalls::mprotect(std::uintptr_t address, std::size_t length, int protec
     result = inside_.protect(inside_.context, parts.inside.base, parts.inside.size, protection);
   }
   if (result == 0) result = memcall::protect_outside(core, parts.above, protection);
-  return result;
+  return result == 0 && walked.beyond ? -kENOMEM : result;
 }
 
 // ---- mremap and brk ----
@@ -181,6 +182,9 @@ int MemoryCalls::madvise(std::uintptr_t address, std::size_t length, int advice)
   const std::size_t size = align_up(length, kPageBytes);
   if (size < length || address + size < address) return -kEINVAL;
   if (size == 0) return 0;
+  // On both sides of the enclave, before anything is done on either.
+  const Extent range = walk_of(address, size).range;
+  if (const int pinned = memcall::check_pins(*core_, range, advice); pinned != 0) return pinned;
   const bool populates = advice == kMadvPopulateRead || advice == kMadvPopulateWrite;
   return walk(EXCLAVE_MADVISE, address, size, advice, !populates);
 }

@@ -46,6 +46,8 @@ enum class Holes : bool { kStop, kSkip };
 // *hole: there is one; who skips holes went on behind it. Else 0, or what stopped it.
 int advise_outside(AllocatorCore& core, RangeCall call, Extent range, int argument, Holes holes,
                    bool* hole) noexcept;
+// -EBUSY where the advice would take pages of a mapping that are pinned.
+int check_pins(AllocatorCore& core, Extent range, int advice) noexcept;
 int resident_outside(AllocatorCore& core, Extent range, unsigned char* vector) noexcept;
 int lock_all_outside(AllocatorCore& core, RangeCall call, int argument) noexcept;
 

@@ -28,8 +28,9 @@ int documented_errno(RangeCall call, int error) noexcept {
 
 // Marks the mapping for the length of the host's call, on the part that lies in the range. Nothing
 // of its facts changes. Up to the first error: 0, a negative errno, with *hole as advise_outside.
+enum class Pinned : bool { kRefused, kAllowed };
 template <class F>
-int for_each_mapping(AllocatorCore& core, Extent range, Holes holes, bool* hole,
+int for_each_mapping(AllocatorCore& core, Extent range, Holes holes, bool* hole, Pinned pinned,
                      F at_host) noexcept {
   Registry& registry = core.registry();
   const std::uint32_t me = current_thread_slot() + 1;
@@ -51,6 +52,7 @@ int for_each_mapping(AllocatorCore& core, Extent range, Holes holes, bool* hole,
       if (region->in_call == me) return -kEBUSY;
       if (region->in_call != 0) continue;  // another thread's call; it ends by itself
       part = common(region->extent(), Extent{at, range.end() - at});
+      if (pinned == Pinned::kRefused && registry.pins_locked().overlaps(part)) return -kEBUSY;
       mapping = region;
       mapping->in_call = me;
     }
@@ -73,14 +75,32 @@ int advise_outside(AllocatorCore& core, RangeCall call, Extent range, int argume
   if (range.empty()) return 0;
   AllocatorCore::Gate gate(core);
   if (!gate.status().ok()) return error_number(gate.status().error());
-  if (takes_pages(call, argument)) {
-    LockGuard guard(core.registry().lock());
-    if (core.registry().pins_locked().overlaps(range)) return -kEBUSY;
-  }
-  return for_each_mapping(core, range, holes, hole, [&](Extent part) noexcept {
+  // Pins may have come since check_pins, too.
+  const Pinned pinned = takes_pages(call, argument) ? Pinned::kRefused : Pinned::kAllowed;
+  return for_each_mapping(core, range, holes, hole, pinned, [&](Extent part) noexcept {
     const int error = core.host_advise(gate, call, part, argument);
     return error == 0 ? 0 : -documented_errno(call, error);
   });
+}
+
+int check_pins(AllocatorCore& core, Extent range, int advice) noexcept {
+  Registry& registry = core.registry();
+  if (!takes_pages(EXCLAVE_MADVISE, advice) || registry.enclave().covers(range)) return 0;
+  AllocatorCore::Gate gate(core);
+  if (!gate.status().ok()) return error_number(gate.status().error());
+  LockGuard guard(registry.lock());
+  if (!registry.pins_locked().overlaps(range)) return 0;
+  for (std::uintptr_t at = range.base; at < range.end();) {
+    const Region* const region = registry.first_in_locked({at, range.end() - at});
+    if (region == nullptr) break;
+    // A pinned block in a pool is not in the way: pools are holes.
+    if (region->traits().role == Role::kMapping &&
+        registry.pins_locked().overlaps(common(region->extent(), range))) {
+      return -kEBUSY;
+    }
+    at = region->extent().end();
+  }
+  return 0;
 }
 
 int resident_outside(AllocatorCore& core, Extent range, unsigned char* vector) noexcept {
@@ -88,21 +108,31 @@ int resident_outside(AllocatorCore& core, Extent range, unsigned char* vector) n
   AllocatorCore::Gate gate(core);
   if (!gate.status().ok()) return error_number(gate.status().error());
   bool hole = false;
-  const int error = for_each_mapping(core, range, Holes::kStop, &hole, [&](Extent part) noexcept {
+  const auto ask = [&](Extent part) noexcept {
     unsigned char* const bytes = vector + ((part.base - range.base) >> kPageShift);
     const int refused = core.host_resident(gate, part, bytes);
     if (refused != 0) return -allowed_errno(refused, {kEAGAIN, kENOMEM, kENOSYS});
     // Of the host's bytes one bit means something.
     for (std::size_t i = 0; i < part.size >> kPageShift; ++i) bytes[i] &= 1;
     return 0;
-  });
+  };
+  const int error = for_each_mapping(core, range, Holes::kStop, &hole, Pinned::kAllowed, ask);
   return hole ? -kENOMEM : error;
 }
 
 int lock_all_outside(AllocatorCore& core, RangeCall call, int argument) noexcept {
+  AllocatorCore::Gate gate(core);
+  if (!gate.status().ok()) return error_number(gate.status().error());
+  constexpr Extent kAll{kPageBytes, kAddressLimit - kPageBytes};
   bool hole = false;
-  return advise_outside(core, call, {kPageBytes, kAddressLimit - kPageBytes}, argument,
-                        Holes::kSkip, &hole);
+  return for_each_mapping(core, kAll, Holes::kSkip, &hole, Pinned::kAllowed,
+                          [&](Extent part) noexcept {
+                            const int error = core.host_advise(gate, call, part, argument);
+                            // As on Linux, what cannot be touched does not keep the rest from being
+                            // locked.
+                            if (error == 0 || (error == kENOMEM && call == EXCLAVE_MLOCK)) return 0;
+                            return -documented_errno(call, error);
+                          });
 }
 
 }  // namespace exclave::memcall

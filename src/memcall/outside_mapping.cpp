@@ -142,18 +142,18 @@ std::intptr_t map_outside(AllocatorCore& core, const MapRequest& asked) noexcept
   constexpr int kBadFlags = kMapAnonymous | kMapGrowsDown;
   if (asked.flags & kBadFlags || !is_map_type(asked.flags)) return -kEINVAL;
   if (asked.protection & kProtExec) return -kEACCES;
-  if (asked.protection & ~kProtAll) return -kEINVAL;
   MapRequest request = asked;
+  request.protection &= kProtAll;  // as on Linux, other bits mean nothing
   Registry& registry = core.registry();
   const bool fixed = (asked.flags & (kMapFixed | kMapFixedNoReplace)) != 0;
+  const bool replaces = fixed && (asked.flags & kMapFixedNoReplace) == 0;
   AllocatorCore::Gate gate(core);
   if (!gate.status().ok()) return error_number(gate.status().error());
   const Extent target{request.hint, request.size};
   Replacement replacement(core, gate);
   if (fixed) {
-    const bool replace = (asked.flags & kMapFixedNoReplace) == 0;
-    if (const int bad = check_fixed(registry, target, replace); bad != 0) return bad;
-    if (replace) {
+    if (const int bad = check_fixed(registry, target, replaces); bad != 0) return bad;
+    if (replaces) {
       if (const int bad = replacement.begin(target, Replacement::Fill::kIfNeeded); bad != 0)
         return bad;
     }
@@ -163,22 +163,40 @@ std::intptr_t map_outside(AllocatorCore& core, const MapRequest& asked) noexcept
     request.flags |= replacement.needed() ? kMapFixed : kMapFixedNoReplace;
   }
 
+  AttachOptions options;
+  options.role = Role::kMapping;
+  options.protection = protection_of(request.protection);
+  // What is replaced is given up only for a mapping that stands in the books already.
+  Region* arriving = nullptr;
+  if (replacement.needed()) {
+    const Result<Region*> made = registry.create(target, options, false);
+    if (const int bad = hold_place(core, made); bad != 0) return bad;
+    arriving = *made;
+  }
+
   const HostReply reply = core.host_map(gate, request);
-  const Result<Extent> range =
+  Result<Extent> range =
       verify_reply(reply, request.size, kPageBytes, fixed ? request.hint : 0, registry.enclave());
+  // The program may keep the address in 32 bits.
+  const bool low = !fixed && (asked.flags & kMap32Bit) != 0;
+  if (range.ok() && low && range->end() > kMap32BitEnd) range = Error::kHostLied;
   if (!range.ok()) {
+    if (arriving != nullptr) leave_place(registry, *arriving);
     if (range.error() == Error::kHostLied) {
       core.count_lie();
       return -kEPERM;
     }
+    // Something stands there that is in no book. Who asked for MAP_FIXED knows no EEXIST.
+    if (replaces && reply.error == kEEXIST) return -kEBUSY;
     return -allowed_errno(reply.error,
                           {kEACCES, kEAGAIN, kEBADF, kEEXIST, kEINVAL, kENFILE, kENODEV, kENOMEM,
                            kEOVERFLOW, kEPERM, kETXTBSY, kEOPNOTSUPP});
   }
-  replacement.done();
-  AttachOptions options;
-  options.role = Role::kMapping;
-  options.protection = protection_of(request.protection);
+  if (arriving != nullptr) {
+    replacement.done();
+    arrive(registry, *arriving, options.protection);
+    return static_cast<std::intptr_t>(range->base);
+  }
   const int entered = enter_mapping(core, *range, options);
   if (entered == 0) return static_cast<std::intptr_t>(range->base);
   // A lie points at memory that is not ours to unmap.

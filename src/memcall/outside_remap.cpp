@@ -123,26 +123,14 @@ std::intptr_t move_to(AllocatorCore& core, AllocatorCore::Gate& gate, Extent fro
   };
   const Extent to = landing.target();
   const Protection protection = mapping.traits().protection;
-  const Result<Region*> made = registry.create_like(mapping, from.base, to);
-  if (!made.ok()) {
+  const Result<Region*> arriving = registry.create_like(mapping, from.base, to);
+  if (const int bad = hold_place(core, arriving); bad != 0) {
     old_stands();
-    return -kENOMEM;
-  }
-  Region& arriving = **made;
-  // Until the host has answered nothing is promised of it, and nobody else may change it.
-  arriving.in_call = current_thread_slot() + 1;
-  Status inserted = registry.insert_with(arriving, Protection::kNone);
-  if (!inserted.ok()) {
-    registry.destroy(arriving);
-    old_stands();
-    if (inserted.error() != Error::kOverlap) return -kENOMEM;
-    core.count_lie();
-    return -kEPERM;
+    return bad;
   }
   const HostReply reply = core.host_remap(gate, from, to.size, flags, to.base);
   if (reply.error != 0 || reply.address != to.base) {
-    registry.remove(arriving);
-    registry.destroy(arriving);
+    leave_place(registry, **arriving);
     old_stands();
     if (reply.error != 0) return refused(reply.error);
     core.count_lie();
@@ -155,10 +143,7 @@ std::intptr_t move_to(AllocatorCore& core, AllocatorCore::Gate& gate, Extent fro
   } else {
     unmark(core, mapping);
   }
-  LockGuard guard(registry.lock());
-  registry.set_protection_locked(arriving, protection);
-  arriving.in_call = 0;
-  registry.join_locked(arriving);
+  arrive(registry, **arriving, protection);
   return static_cast<std::intptr_t>(to.base);
 }
 

@@ -64,7 +64,8 @@ Result<Extent> Replacement::map_filler(Extent place, int flags, int* error) noex
     core_.count_lie();
     *error = -kEPERM;
   } else if (!range.ok()) {
-    *error = -allowed_errno(reply.error, {kEEXIST, kENOMEM, kEPERM});
+    // Something stands there that is in no book.
+    *error = -(reply.error == kEEXIST ? kEBUSY : allowed_errno(reply.error, {kENOMEM, kEPERM}));
   }
   return range;
 }
@@ -73,6 +74,30 @@ int Replacement::fill(Extent gap) noexcept {
   int error = 0;
   if (map_filler(gap, kMapFixedNoReplace, &error).ok()) filled_to_ = gap.end();
   return error;
+}
+
+int hold_place(AllocatorCore& core, const Result<Region*>& made) noexcept {
+  if (!made.ok()) return -kENOMEM;
+  Registry& registry = core.registry();
+  (*made)->in_call = current_thread_slot() + 1;
+  const Status inserted = registry.insert_with(**made, Protection::kNone);
+  if (inserted.ok()) return 0;
+  registry.destroy(**made);
+  if (inserted.error() != Error::kOverlap) return -kENOMEM;
+  core.count_lie();
+  return -kEPERM;
+}
+
+void arrive(Registry& registry, Region& held, Protection protection) noexcept {
+  LockGuard guard(registry.lock());
+  registry.set_protection_locked(held, protection);
+  held.in_call = 0;
+  registry.join_locked(held);
+}
+
+void leave_place(Registry& registry, Region& held) noexcept {
+  registry.remove(held);
+  registry.destroy(held);
 }
 
 template <class F>

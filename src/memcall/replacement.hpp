@@ -45,4 +45,13 @@ class Replacement {
 // -ENOMEM.
 int enter_mapping(AllocatorCore& core, Extent range, const AttachOptions& options) noexcept;
 
+// A mapping that the host is about to put where the application's stands, or a filler: in the books
+// before the host is asked, so that nothing can fail afterwards. Nothing is promised of it until it
+// has arrived, and nobody else may change it. made: its book. 0; -ENOMEM; -EPERM where something
+// came to stand there, which was a lie.
+int hold_place(AllocatorCore& core, const Result<Region*>& made) noexcept;
+void arrive(Registry& registry, Region& held, Protection protection) noexcept;
+// It does not come.
+void leave_place(Registry& registry, Region& held) noexcept;
+
 }  // namespace exclave::memcall

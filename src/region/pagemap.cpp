@@ -51,7 +51,7 @@ void Pagemap::set(Extent range, Region* region) noexcept {
     const std::size_t index = middle_index(at);
     const std::uint32_t before = middle->entry[index].load(std::memory_order_relaxed);
     Leaf* const leaf = before & kLeafTag ? books_.at<Leaf>(before & ~kLeafTag) : nullptr;
-    if (stop - at == kSegmentBytes) {
+    if (stop - at == kSegmentBytes && (leaf == nullptr || leaf->holds == 0)) {
       set_entry(*middle, at, value);
       if (leaf != nullptr) books_.release(BookKind::kPagemapLeaf, leaf, sizeof(Leaf));
     } else {
@@ -65,14 +65,42 @@ void Pagemap::set(Extent range, Region* region) noexcept {
         entry->store(value, std::memory_order_release);
       }
       leaf->used += (value != 0 ? static_cast<std::uint32_t>(count) : 0) - were_used;
-      if (leaf->used == 0) {
-        // Where mappings come and go in a segment of their own, zeroing the leaf each time would
-        // cost more than all the rest.
-        set_entry(*middle, at, 0);
-        books_.release_zero(BookKind::kPagemapLeaf, leaf, sizeof(Leaf));
-      }
+      release_if_empty(*middle, at, *leaf);
     }
     at = stop;
+  }
+}
+
+void Pagemap::release_if_empty(Middle& middle, std::uintptr_t address, Leaf& leaf) noexcept {
+  if (leaf.used != 0 || leaf.holds != 0) return;
+  // Where mappings come and go in a segment of their own, zeroing the leaf each time would cost
+  // more than all the rest.
+  set_entry(middle, address, 0);
+  books_.release_zero(BookKind::kPagemapLeaf, &leaf, sizeof(Leaf));
+}
+
+// Only a segment that is covered in part needs its leaf, and it has one.
+Pagemap::Leaf* Pagemap::leaf_at_edge(std::uintptr_t address) const noexcept {
+  if (is_aligned(address, kSegmentBytes)) return nullptr;
+  const BookView books = books_.view();
+  const std::uint32_t entry =
+      middle_of(books, address)->entry[middle_index(address)].load(std::memory_order_relaxed);
+  EXCLAVE_CHECK((entry & kLeafTag) != 0);
+  return books.at_tagged<Leaf>(entry, kLeafTag);
+}
+
+void Pagemap::hold(Extent range) noexcept {
+  for (const std::uintptr_t edge : {range.base, range.end()}) {
+    if (Leaf* const leaf = leaf_at_edge(edge); leaf != nullptr) ++leaf->holds;
+  }
+}
+
+void Pagemap::let_go(Extent range) noexcept {
+  for (const std::uintptr_t edge : {range.base, range.end()}) {
+    Leaf* const leaf = leaf_at_edge(edge);
+    if (leaf == nullptr) continue;
+    --leaf->holds;
+    release_if_empty(*middle_of(books_.view(), edge), edge, *leaf);
   }
 }
 

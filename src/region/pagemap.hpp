@@ -85,13 +85,20 @@ class Pagemap {
   // Points every page at the region, or at none. Precondition: prepare(range).
   void set(Extent range, Region* region) noexcept;
 
+  // From now on set on this range cannot fail, whatever comes and goes meanwhile, until it is let
+  // go as often. Precondition: all of the range is one region's.
+  void hold(Extent range) noexcept;
+  void let_go(Extent range) noexcept;
+
  private:
   static constexpr std::size_t kSegmentBytes = std::size_t{1} << kMiddleShift;
   static constexpr std::uint32_t kLeafTag = 1;  // a book's reference is even
 
   struct Leaf {
     std::atomic<BookRef> entry[kLeafEntries];
-    std::uint32_t used;  // entries that are not 0; guarded by the registry's lock
+    // Guarded by the registry's lock.
+    std::uint32_t used;   // entries that are not 0
+    std::uint32_t holds;  // while there are any the leaf stays
   };
   struct Middle {
     std::atomic<std::uint32_t> entry[kMiddleEntries];
@@ -99,6 +106,8 @@ class Pagemap {
   };
 
   Status prepare_edge(std::uintptr_t address) noexcept;
+  Leaf* leaf_at_edge(std::uintptr_t address) const noexcept;
+  void release_if_empty(Middle& middle, std::uintptr_t address, Leaf& leaf) noexcept;
   static void set_entry(Middle& middle, std::uintptr_t address, std::uint32_t value) noexcept;
   // Null where nothing was ever entered. Precondition: below kAddressLimit. Acquire pairs with the
   // release store in prepare.

@@ -108,6 +108,7 @@ Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bo
   region->next_taken = nullptr;
   region->pins = 0;
   region->in_call = 0;
+  region->taken_out = false;
   region->gone = options.gone;
   region->gone_context = options.gone_context;
   if (pool) {
@@ -129,6 +130,14 @@ Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bo
 }
 
 void Registry::destroy(Region& region) noexcept {
+  if (region.taken_out) {
+    LockGuard guard(lock_);
+    pagemap_.let_go(region.extent());
+  }
+  release_book(region);
+}
+
+void Registry::release_book(Region& region) noexcept {
   // A late reader must not take half-zeroed facts for a region: the first word that goes is the
   // sequence, and while it is zero he tries again.
   static_assert(offsetof(Region, sequence) == 0);
@@ -152,8 +161,11 @@ Status Registry::insert_with(Region& region, Protection protection) noexcept {
 Status Registry::put_back(Region& mapping) noexcept {
   LockGuard guard(lock_);
   const Status inserted = insert_locked(mapping);
-  if (inserted.ok()) join_locked(mapping);
-  return inserted;
+  if (!inserted.ok()) return inserted;
+  pagemap_.let_go(mapping.extent());
+  mapping.taken_out = false;
+  join_locked(mapping);
+  return {};
 }
 
 Status Registry::insert_locked(Region& region) noexcept {
@@ -182,6 +194,12 @@ void Registry::remove(Region& region) noexcept {
 void Registry::remove_locked(Region& region) noexcept {
   pagemap_.set(region.extent(), nullptr);
   count_.store(count() - 1, std::memory_order_relaxed);
+}
+
+void Registry::take_out_locked(Region& mapping) noexcept {
+  pagemap_.hold(mapping.extent());
+  mapping.taken_out = true;
+  remove_locked(mapping);
 }
 
 // Exact, because every writer of the pagemap holds the lock.
@@ -266,7 +284,7 @@ void Registry::absorb_locked(Region& low, Region& high) noexcept {
   resize_locked(low, joined(low.extent(), extent).size);
   pagemap_.set(extent, &low);
   count_.store(count() - 1, std::memory_order_relaxed);
-  destroy(high);
+  release_book(high);
 }
 
 void Registry::join_locked(Region& mapping) noexcept {
@@ -290,6 +308,18 @@ void Registry::join_locked(Region& mapping) noexcept {
   if (Region* const after = region_at_locked(low->extent().end());
       after != nullptr && one(*low, *after)) {
     absorb_locked(*low, *after);
+  }
+}
+
+void Registry::end_calls_of_others(std::uint32_t mine) noexcept {
+  LockGuard guard(lock_);
+  for (std::uintptr_t at = 0;;) {
+    Region* const region = first_in_locked({at, kAddressLimit - at});
+    if (region == nullptr) return;
+    at = region->extent().end();
+    if (region->in_call == 0 || region->in_call == mine) continue;
+    region->in_call = 0;
+    join_locked(*region);
   }
 }
 

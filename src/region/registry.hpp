@@ -43,17 +43,19 @@ class Registry {
   // behind it: its facts, its id. Errors: kOutOfTrustedMemory.
   Result<Region*> create_like(const Region& mapping, std::uintptr_t from, Extent extent) noexcept;
   // Gives the book back. Precondition: not inserted.
-  void destroy(Region& region) noexcept;
+  void destroy(Region& region) noexcept EXCLAVE_EXCLUDES(lock_);
   // Errors, without change: kInvalidArgument, kInsideEnclave, kOverlap, kOutOfTrustedMemory.
   Status insert(Region& region) noexcept EXCLAVE_EXCLUDES(lock_);
   // The same, with another protection for the time being.
   Status insert_with(Region& region, Protection protection) noexcept EXCLAVE_EXCLUDES(lock_);
-  // Inserts a mapping that was taken out a moment ago, and joins it with what is left of it.
-  // Errors: as insert.
+  // Inserts a mapping that was taken out a moment ago, and joins it with what is left of it. Needs
+  // no trusted memory. Errors: kOverlap.
   Status put_back(Region& mapping) noexcept EXCLAVE_EXCLUDES(lock_);
   // After this no reader finds it. Precondition: inserted.
   void remove(Region& region) noexcept EXCLAVE_EXCLUDES(lock_);
   void remove_locked(Region& region) noexcept EXCLAVE_REQUIRES(lock_);
+  // The same for a mapping that may be put back.
+  void take_out_locked(Region& mapping) noexcept EXCLAVE_REQUIRES(lock_);
 
   // ---- Under the lock ----
 
@@ -73,6 +75,9 @@ class Registry {
   bool is_pinned_locked(const Region& region) const noexcept EXCLAVE_REQUIRES(lock_) {
     return region.pins != 0 || pins_.overlaps(region.extent());
   }
+
+  // In the child of a fork: no thread but this one has a call under way.
+  void end_calls_of_others(std::uint32_t mine) noexcept EXCLAVE_EXCLUDES(lock_);
 
   bool overlaps(Extent range) noexcept EXCLAVE_EXCLUDES(lock_);
   Result<RegionInfo> next(std::uintptr_t address) noexcept EXCLAVE_EXCLUDES(lock_);
@@ -94,6 +99,7 @@ class Registry {
   Status split_locked(Region& mapping, std::uintptr_t at) noexcept EXCLAVE_REQUIRES(lock_);
   void absorb_locked(Region& low, Region& high) noexcept EXCLAVE_REQUIRES(lock_);
   void close_facts(Region& region) noexcept;
+  void release_book(Region& region) noexcept;
   void resize_locked(Region& region, std::size_t size) noexcept EXCLAVE_REQUIRES(lock_);
 
   BookStore& books_;

@@ -220,6 +220,20 @@ TEST_F(BackedTest, WhatIsMappedLockedIsLocked) {
   EXPECT_THAT(backing_.advice, testing::ElementsAre(on(EXCLAVE_MLOCK, 8, 1, 0)));
 }
 
+// The runtime may have locked some of it, as Linux does.
+TEST_F(BackedTest, WhatCouldNotBeLockedIsUnlockedAllTheSame) {
+  ASSERT_EQ(map(1, 2), answer(1));
+  backing_.advice_error = -EAGAIN;
+  EXPECT_EQ(manager_->advise(EXCLAVE_MLOCK, page(1), 2 * kPage, 0), -EAGAIN);
+  backing_.advice_error = -ENOMEM;
+  EXPECT_EQ(manager_->advise(EXCLAVE_MLOCK, page(1), 2 * kPage, 0), -ENOMEM);
+  backing_.advice_error = 0;
+  EXPECT_EQ(manager_->advise(EXCLAVE_MADVISE, page(1), kPage, MADV_DONTNEED), 0) << "not locked";
+  backing_.advice.clear();
+  EXPECT_EQ(manager_->advise(EXCLAVE_MUNLOCK, page(1), 2 * kPage, 0), 0);
+  EXPECT_THAT(backing_.advice, testing::ElementsAre(on(EXCLAVE_MUNLOCK, 1, 2, 0)));
+}
+
 TEST_F(BackedTest, MlockallDoesNotMindWhatCannotBeTouched) {
   ASSERT_EQ(map(1, 1, PROT_NONE), answer(1));
   backing_.advice_error = -ENOMEM;

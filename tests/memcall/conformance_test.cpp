@@ -69,6 +69,13 @@ class Conformance : public ProcessFixture, public testing::WithParamInterface<Ca
     // The offset is the call's seventh argument, on the stack: all of its word must be zero.
     return linux_answer(syscall(SYS_mmap, page(first), count * kPage, protection, flags, file, 0L));
   }
+  // Near an address, where it is not fixed.
+  std::intptr_t map_near(std::uintptr_t hint, std::size_t count) {
+    const int flags = shared() ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS;
+    const int file = shared() ? file_.get() : -1;
+    if (!native()) return calls_->mmap(hint, count * kPage, kReadWrite, flags, file, 0);
+    return linux_answer(syscall(SYS_mmap, hint, count * kPage, kReadWrite, flags, file, 0L));
+  }
   std::intptr_t unmap(std::size_t first, std::size_t count) {
     if (!native()) return calls_->munmap(page(first), count * kPage);
     return linux_answer(syscall(SYS_munmap, page(first), count * kPage));
@@ -141,6 +148,11 @@ class Conformance : public ProcessFixture, public testing::WithParamInterface<Ca
     }
     return text;
   }
+  bool is_resident(std::size_t n) {
+    unsigned char byte = 0;
+    EXPECT_EQ(resident(page(n), kPage, &byte), 0);
+    return (byte & 1) != 0;
+  }
   // A locked page refuses to be dropped.
   bool is_locked(std::size_t n) { return advise(n, 1, MADV_DONTNEED) == -EINVAL; }
 
@@ -149,7 +161,31 @@ class Conformance : public ProcessFixture, public testing::WithParamInterface<Ca
   std::uintptr_t base_ = 0;
 };
 
-// ---- mremap(2) ----
+// ---- mmap(2) and mprotect(2) ----
+
+TEST_P(Conformance, MmapTakesAHintForThePageThatItLiesIn) {
+  for (const std::uintptr_t within : {std::uintptr_t{0}, std::uintptr_t{1}, kPage - 1}) {
+    EXPECT_EQ(map_near(page(3) + within, 2), answer(3)) << within;
+    EXPECT_EQ(unmap(3, 2), 0);
+  }
+}
+
+TEST_P(Conformance, MmapLooksAtNoOtherBitsOfItsProtection) {
+  constexpr int kUnknown = 0x1018;
+  EXPECT_EQ(map(2, 1, PROT_READ | kUnknown), answer(2));
+  EXPECT_EQ(picture(4), "..r.");
+}
+
+TEST_P(Conformance, MprotectGoesUpToTheFirstHoleHoweverFarItReaches) {
+  ASSERT_EQ(map(2, 2), answer(2));
+  EXPECT_EQ(protect_bytes(page(2), std::size_t{1} << 47, PROT_READ), -ENOMEM);
+  EXPECT_EQ(picture(5), "..rr.");
+  EXPECT_EQ(protect_bytes(page(2), std::size_t{1} << 63, kReadWrite), -ENOMEM);
+  EXPECT_EQ(picture(5), "..bb.");
+  EXPECT_EQ(protect_bytes(page(2), ~page(2) + 1, PROT_READ), -ENOMEM) << "the end wraps to 0";
+  EXPECT_EQ(protect_bytes(page(2), SIZE_MAX, PROT_READ), -ENOMEM) << "the length does";
+  EXPECT_EQ(picture(5), "..bb.");
+}
 
 TEST_P(Conformance, MprotectLooksAtTheRangeFirst) {
   constexpr int kUnknown = 16;
@@ -167,6 +203,8 @@ TEST_P(Conformance, MprotectForSemaphoresIsMprotect) {
   EXPECT_EQ(protect(0, 1, PROT_READ | kProtSem), 0);
   EXPECT_EQ(picture(2), "rb");
 }
+
+// ---- mremap(2) ----
 
 TEST_P(Conformance, MremapShrinks) {
   ASSERT_EQ(map(2, 4), answer(2));
@@ -250,6 +288,14 @@ TEST_P(Conformance, MremapDontunmapLeavesTheOldPlace) {
   EXPECT_EQ(byte(page(9)), 7);
   EXPECT_EQ(byte(page(3)), shared() ? 7 : 0) << "fresh pages; or the file's";
   EXPECT_GT(remap(8, 2, 2, MREMAP_MAYMOVE | MREMAP_DONTUNMAP), 0);
+}
+
+TEST_P(Conformance, MremapDontunmapLeavesNoLockBehind) {
+  ASSERT_EQ(map(2, 1), answer(2));
+  ASSERT_EQ(lock(page(2), kPage), 0);
+  EXPECT_EQ(remap(2, 1, 1, MREMAP_MAYMOVE | MREMAP_FIXED | MREMAP_DONTUNMAP, 8), answer(8));
+  EXPECT_FALSE(is_locked(2));
+  EXPECT_TRUE(is_locked(8));
 }
 
 TEST_P(Conformance, MremapOfNoLengthIsASecondViewOfSharedPages) {
@@ -508,6 +554,43 @@ TEST_P(Conformance, MlockEinval) {
   EXPECT_EQ(lock2(page(2), kPage, MLOCK_ONFAULT), 0);
   EXPECT_TRUE(is_locked(2));
   EXPECT_EQ(lock2(page(2), kPage, 0), 0);
+}
+
+TEST_P(Conformance, MlockBringsPagesEachTimeItIsAsked) {
+  ASSERT_EQ(map(2, 2), answer(2));
+  ASSERT_EQ(lock2(page(2), 2 * kPage, MLOCK_ONFAULT), 0);
+  EXPECT_FALSE(is_resident(2)) << "nobody has touched it";
+  EXPECT_EQ(remap(2, 2, 4), answer(2));
+  EXPECT_FALSE(is_resident(5)) << "it grew as it was locked";
+  EXPECT_TRUE(is_locked(5));
+  EXPECT_EQ(lock(page(2), 4 * kPage), 0);
+  EXPECT_TRUE(is_resident(2));
+  EXPECT_TRUE(is_resident(5));
+  EXPECT_EQ(advise(2, 4, MADV_DONTNEED_LOCKED), 0);
+  EXPECT_EQ(is_resident(2), shared());
+  EXPECT_EQ(lock(page(2), 4 * kPage), 0);
+  EXPECT_TRUE(is_resident(2)) << "it was locked before";
+}
+
+TEST_P(Conformance, MlockOfWhatCannotBeTouchedFailsAndLocksIt) {
+  ASSERT_EQ(map(2, 2, PROT_NONE), answer(2));
+  ASSERT_EQ(map(4, 1), answer(4));
+  EXPECT_EQ(lock(page(2), 3 * kPage), -ENOMEM);
+  EXPECT_TRUE(is_locked(2));
+  // Outside the walk ends where the host refuses.
+  EXPECT_EQ(is_locked(4), native() || !shared());
+  EXPECT_EQ(unlock(page(2), 3 * kPage), 0);
+  EXPECT_FALSE(is_locked(2));
+  EXPECT_FALSE(is_locked(4));
+}
+
+TEST_P(Conformance, MlockallOnFaultBringsNoPagesLater) {
+  ASSERT_EQ(lockall(MCL_FUTURE | MCL_ONFAULT), 0);
+  ASSERT_EQ(map(2, 2), answer(2));
+  EXPECT_FALSE(is_resident(2));
+  // Ours: for what comes inside.
+  EXPECT_EQ(is_locked(2), native() || !shared());
+  EXPECT_EQ(munlockall(), 0);
 }
 
 TEST_P(Conformance, MlockallErrors) {

@@ -249,6 +249,8 @@ TEST_F(EnclaveManagerTest, ProtectGoesUpToTheFirstHole) {
   ASSERT_EQ(map(62, 2), answer(62));
   EXPECT_EQ(protect(62, 4, PROT_READ), -ENOMEM) << "the end of the range is a hole";
   EXPECT_EQ(pages_.picture(page(62), 3), "rr.");
+  EXPECT_EQ(manager_->protect(page(62), std::size_t{1} << 47, kReadWrite), -ENOMEM);
+  EXPECT_EQ(pages_.picture(page(62), 3), "bb.");
   EXPECT_EQ(manager_->protect(kBase + 1, kPage, PROT_READ), -EINVAL);
   EXPECT_EQ(manager_->protect(kBase, kPage, 0x40), -EINVAL);
   EXPECT_EQ(manager_->protect(kBase, 0, PROT_READ), 0);
@@ -334,6 +336,19 @@ TEST_F(EnclaveManagerTest, AFileReplacesAllOrNothing) {
   EXPECT_EQ(map_file(1, 2), answer(1));
   EXPECT_EQ(pages_.read(page(1)), FakePages::kFileValue);
   EXPECT_EQ(picture(5), "brrb.");
+}
+
+TEST_F(EnclaveManagerTest, WhereAMoveLostWhatStoodThereIsAHole) {
+  ASSERT_EQ(map(2, 4), answer(2));
+  pages_.fail(Op::kMove, ENOMEM);
+  EXPECT_EQ(map_file(3, 2), -ENOMEM);
+  ASSERT_EQ(pages_.drop(page(3), 2 * kPage), 0);  // as the answer above 0 says
+  EXPECT_EQ(picture(7), "..b..b.");
+  EXPECT_EQ(protect(3, 1, PROT_READ), -ENOMEM);
+  // Where mremap goes nothing stands any more.
+  pages_.fail(Op::kMove, ENOMEM);
+  EXPECT_EQ(remap(2, 1, 1, MREMAP_MAYMOVE | MREMAP_FIXED, 5), -ENOMEM);
+  EXPECT_EQ(picture(7), "..b....");
 }
 
 TEST_F(EnclaveManagerTest, AFailedFileLeavesNoPages) {
@@ -787,6 +802,18 @@ TEST_F(WaitingTest, MapWaitsForUnmap) {
   second_waits([&] { EXPECT_EQ(unmap(1, 2), 0); },
                [&] { EXPECT_EQ(map(2, 1, PROT_READ), answer(2)); });
   EXPECT_EQ(picture(5), "b.rb.");
+}
+
+// What is unmapped is held from its first page to its last, holes and all.
+TEST_F(WaitingTest, AHoleInWhatIsUnmappedIsFreeAllTheSame) {
+  ASSERT_EQ(map(0, 1), answer(0));
+  ASSERT_EQ(map(4, 1), answer(4));
+  second_waits([&] { EXPECT_EQ(unmap(0, 5), 0); },
+               [&] {
+                 EXPECT_EQ(map(2, 1, PROT_READ, kPrivate | MAP_FIXED_NOREPLACE), answer(2));
+                 EXPECT_EQ(map(2, 1, PROT_READ, kPrivate | MAP_FIXED_NOREPLACE), -EEXIST);
+               });
+  EXPECT_EQ(picture(5), "..r..");
 }
 
 TEST_F(WaitingTest, RemapWaitsForBothEnds) {

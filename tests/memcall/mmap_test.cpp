@@ -61,6 +61,11 @@ TEST_F(MmapTest, FlagsDescriptorAndProtectionPassUnchanged) {
               ElementsAre(PageHost::Call{Kind::kMap, {0, kPage}, PROT_READ, flags, 123, 0}));
 }
 
+TEST_F(MmapTest, BitsThatAreNoProtectionAreNotShownToTheHost) {
+  ASSERT_GT(calls_->mmap(0, kPage, PROT_READ | 0x1018, MAP_SHARED, kDevice, 0), 0);
+  EXPECT_EQ(host_->take_calls()[0].protection, PROT_READ);
+}
+
 TEST_F(MmapTest, AHintIsAHint) {
   const std::uintptr_t hint = std::uintptr_t{0x3000} << 32;
   EXPECT_EQ(mmap_shared(hint, kPage), static_cast<std::intptr_t>(hint));
@@ -99,6 +104,28 @@ TEST_F(MmapTest, TheSamePagesStandSeveralTimesWithDifferentProtections) {
   EXPECT_EQ(allows(none, Protection::kRead), Error::kNotPermitted);
   EXPECT_EQ(calls_->munmap(static_cast<std::uintptr_t>(both), kPage), 0);
   EXPECT_EQ(allows(read, Protection::kRead), Error::kNone);
+}
+
+// A program that asks for low addresses keeps them in 32 bits.
+using Threat13_HighAnswerToMap32Bit = MmapTest;
+TEST_F(Threat13_HighAnswerToMap32Bit, IsRefusedAndNeverReturned) {
+  constexpr std::uintptr_t kEnd = std::uintptr_t{1} << 31;
+  host_->place_next_at(kEnd - 2 * kPage);
+  EXPECT_EQ(mmap_shared(0, 2 * kPage, MAP_32BIT), static_cast<std::intptr_t>(kEnd - 2 * kPage));
+  EXPECT_EQ(allocator_->statistics().lies_refused, 0u);
+  for (const std::uintptr_t high : {kEnd - kPage, kEnd, std::uintptr_t{0x3000} << 32}) {
+    host_->answer = [high](const PageHost::Call&) -> std::optional<HostReply> {
+      return HostReply{high, 0};
+    };
+    const std::uint64_t lies = allocator_->statistics().lies_refused;
+    EXPECT_EQ(mmap_shared(0, 2 * kPage, MAP_32BIT), -EPERM) << std::hex << high;
+    EXPECT_EQ(allocator_->statistics().lies_refused, lies + 1);
+    host_->answer = nullptr;
+  }
+  EXPECT_EQ(regions(), 1u);
+  // As on Linux, a fixed address counts for more.
+  const std::uintptr_t fixed = std::uintptr_t{0x3000} << 32;
+  EXPECT_EQ(mmap_shared(fixed, kPage, MAP_32BIT | MAP_FIXED), static_cast<std::intptr_t>(fixed));
 }
 
 // ---- What stays inside ----
@@ -192,7 +219,6 @@ TEST_F(MmapTest, BadArgumentsReachNobody) {
     EXPECT_EQ(calls_->mmap(0, kPage, kReadWrite, type, kDevice, 0), -EINVAL) << type;
   }
   EXPECT_EQ(mmap_shared(0, kPage, MAP_GROWSDOWN), -EINVAL);
-  EXPECT_EQ(calls_->mmap(0, kPage, 8, MAP_SHARED, kDevice, 0), -EINVAL);
   EXPECT_THAT(host_->take_calls(), IsEmpty());
   EXPECT_THAT(enclave_.calls, IsEmpty());
   EXPECT_EQ(regions(), 0u);
@@ -305,10 +331,14 @@ TEST_F(FixedTest, PinnedPagesAreNotReplaced) {
 
 TEST_F(FixedTest, UnknownMemoryIsNeverReplaced) {
   host_->put_foreign({kPlace + kPage, kPage});
-  EXPECT_EQ(mmap_shared(kPlace, 3 * kPage, MAP_FIXED), -EEXIST);
+  EXPECT_EQ(mmap_shared(kPlace, 3 * kPage, MAP_FIXED), -EBUSY);
   EXPECT_EQ(mmap_shared(kPlace, 3 * kPage, MAP_FIXED_NOREPLACE), -EEXIST);
   EXPECT_EQ(book(kPlace, 3), "...");
   EXPECT_TRUE(host_->is_mapped(kPlace + kPage));
+  // Nor in a gap of what is replaced.
+  map(1, kPlace);
+  EXPECT_EQ(mmap_shared(kPlace, 3 * kPage, MAP_FIXED), -EBUSY);
+  EXPECT_EQ(book(kPlace, 3), "b..");
 }
 
 TEST_F(FixedTest, TheEnclaveAndItsEdges) {

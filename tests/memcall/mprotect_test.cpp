@@ -60,6 +60,15 @@ TEST_F(MprotectTest, WhatLiesOutsideIsNotTheEnclaves) {
   EXPECT_THAT(enclave_.calls, IsEmpty());
 }
 
+TEST_F(MprotectTest, NothingIsMappedBeyondTheLowerHalf) {
+  constexpr std::uintptr_t kLimit = std::uintptr_t{1} << 47;
+  map(1, kLimit - kPage);
+  EXPECT_EQ(calls_->mprotect(kLimit - kPage, 2 * kPage, PROT_READ), -ENOMEM);
+  EXPECT_EQ(book(kLimit - kPage, 1), "r") << "up to there it is done";
+  EXPECT_EQ(calls_->mprotect(kLimit - kPage, kPage, kReadWrite), 0);
+  EXPECT_EQ(calls_->mprotect(kLimit, kPage, PROT_READ), -ENOMEM);
+}
+
 TEST_F(MprotectTest, EveryProtectionIsReflected) {
   map(1, kPlace);
   const struct {

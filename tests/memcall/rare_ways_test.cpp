@@ -65,6 +65,9 @@ TEST_F(ReplacementTest, ACallInsideACallIsRefusedOutside) {
   EXPECT_EQ(calls_->mincore(inside, kPage, &byte), 0);
   EXPECT_EQ(enclave_.calls.size(), 4u);
   EXPECT_EQ(calls_->madvise(kPlace, kPage, MADV_COLD), -EBUSY);
+  EXPECT_EQ(calls_->madvise(kPlace, kPage, MADV_DONTNEED), -EBUSY);
+  EXPECT_EQ(calls_->madvise(inside, kPage, MADV_DONTNEED), 0);
+  EXPECT_EQ(calls_->mlockall(MCL_CURRENT), -EBUSY);
   EXPECT_EQ(calls_->mincore(kPlace, kPage, &byte), -EBUSY);
   EXPECT_EQ(calls_->mremap(kPlace, kPage, 2 * kPage, MREMAP_MAYMOVE, 0), -EBUSY);
   EXPECT_EQ(calls_->adopt(kPlace + 8 * kPage, kPage, PROT_READ), -EBUSY);

@@ -97,7 +97,7 @@ TEST_F(DeviceTest, MemoryThatWeDidNotMapIsNotTouched) {
   EXPECT_EQ(calls_->munmap(address, 3 * kPage), 0);
   EXPECT_EQ(calls_->mprotect(address, kPage, PROT_NONE), -ENOMEM);
   EXPECT_EQ(calls_->mmap(address, kPage, kReadWrite, MAP_SHARED | MAP_FIXED, file.get(), 0),
-            -EEXIST);
+            -EBUSY);
   std::memset(other, 1, 3 * kPage);
   munmap(other, 3 * kPage);
 }

@@ -274,7 +274,7 @@ TEST_F(RemapTest, PoolsAreNotMovedAndNotReplaced) {
   EXPECT_THAT(host_->take_calls(), IsEmpty());
   // Nor what no region knows.
   host_->put_foreign(pages(kPlace, 8, 1));
-  EXPECT_EQ(remap(kOther, 2, 2, kTo, kPlace + 7 * kPage), -EEXIST);
+  EXPECT_EQ(remap(kOther, 2, 2, kTo, kPlace + 7 * kPage), -EBUSY);
   EXPECT_EQ(book(kOther, 2), "bb");
 }
 
@@ -385,8 +385,8 @@ TEST_F(RemapTest, RandomRefusalsAndLies) {
     ++lied;
     return HostReply{random() % 2 == 0 ? kOther + 4096 * kPage : random(), 0};
   };
-  const std::set<std::intptr_t> known = {-EAGAIN, -EBUSY,  -EEXIST, -EFAULT, -EINVAL,
-                                         -EIO,    -ENOMEM, -EPERM,  -ENFILE, 0};
+  const std::set<std::intptr_t> known = {-EAGAIN, -EBUSY, -EFAULT, -EINVAL, -EIO,
+                                         -ENOMEM, -EPERM, -ENFILE, 0};
   for (int step = 0; step < 20000; ++step) {
     const std::uintptr_t at = kPlace + random() % 16 * kPage;
     const std::size_t count = 1 + random() % 6;
@@ -550,6 +550,73 @@ TEST_F(FullPagemapTest, WhatCannotLandDoesNotMove) {
   for (const PageHost::Call& call : host_->take_calls()) EXPECT_NE(call.kind, Kind::kRemap);
   EXPECT_EQ(book(kPlace, 2), "bb");
   EXPECT_FALSE(host_->is_mapped(far));
+  host_->starve_books_from(0);
+}
+
+// The new place needs two leaves of the pagemap, and there is one: the old place's.
+TEST_F(FullPagemapTest, WhatCannotLandLeavesTheOldPlaceItsBooks) {
+  const std::uintptr_t source = kPlace + 16 * kSegment + kPage;
+  map(2, source);
+  fill_books();
+  EXPECT_EQ(remap(source, 2, 2, kTo, kPlace + 9 * kSegment - kPage), -ENOMEM);
+  EXPECT_EQ(book(source, 2), "bb");
+  EXPECT_EQ(table(source, 2), "bb");
+  host_->starve_books_from(0);
+}
+
+TEST_F(FullPagemapTest, WhatTheHostKeepsNeedsNoNewBooks) {
+  const std::uintptr_t last = kPlace + 17 * kSegment - 2 * kPage;
+  // In segments of their own, and over the edge between two.
+  map(4, last);
+  fill_books();
+  host_->answer = [&](const PageHost::Call& call) -> std::optional<HostReply> {
+    if (call.kind != Kind::kUnmap) return std::nullopt;
+    // Another takes whatever books there are.
+    AttachOptions options;
+    options.role = Role::kMapping;
+    EXPECT_EQ(allocator_->attach({kPlace + 20 * kSegment + kPage, kPage}, options).error(),
+              Error::kOutOfTrustedMemory);
+    return HostReply{0, EINVAL};
+  };
+  EXPECT_EQ(calls_->munmap(last, 4 * kPage), -EINVAL);
+  EXPECT_EQ(book(last, 4), "bbbb");
+  host_->answer = nullptr;
+  EXPECT_EQ(calls_->munmap(last, 4 * kPage), 0);
+  host_->starve_books_from(0);
+}
+
+// What came to stand over all of a segment meanwhile is whole, also in the old place's leaf.
+TEST_F(FullPagemapTest, WhoTookThePlaceMeanwhileKeepsIt) {
+  const Extent segment{kPlace + 16 * kSegment, kSegment};
+  map(2, segment.base + kPage);
+  AttachOptions options;
+  options.role = Role::kMapping;
+  options.protection = Protection::kRead;
+  host_->answer = [&](const PageHost::Call& call) -> std::optional<HostReply> {
+    if (call.kind != Kind::kUnmap) return std::nullopt;
+    EXPECT_TRUE(allocator_->attach(segment, options).ok());
+    EXPECT_TRUE(allocator_->validate_books());
+    return HostReply{0, EINVAL};
+  };
+  EXPECT_EQ(calls_->munmap(segment.base + kPage, 2 * kPage), -EINVAL);
+  host_->answer = nullptr;
+  EXPECT_EQ(book(segment.base, 4), "rrrr");
+  EXPECT_TRUE(allocator_->query(segment.base, kSegment).ok());
+  const std::size_t used = allocator_->statistics().trusted_used_bytes;
+  EXPECT_TRUE(allocator_->detach(segment).ok());
+  EXPECT_LT(allocator_->statistics().trusted_used_bytes + kSegment / kPage * 4, used + 1)
+      << "the leaf went, too";
+  EXPECT_EQ(regions(), 0u);
+}
+
+// The last page of what is replaced lies where the pagemap has nothing yet.
+TEST_F(FullPagemapTest, AFixedMappingThatCannotBeEnteredReplacesNothing) {
+  const std::uintptr_t far = kPlace + 48 * kSegment - kPage;
+  map(1, far);
+  fill_books();
+  EXPECT_EQ(calls_->mmap(far, 2 * kPage, PROT_READ, MAP_SHARED | MAP_FIXED, kDevice, 0), -ENOMEM);
+  EXPECT_EQ(book(far, 2), "b.");
+  EXPECT_EQ(table(far, 2), "b.");
   host_->starve_books_from(0);
 }
 

@@ -235,6 +235,70 @@ TEST_F(WalksTest, PinnedPagesAreNotTakenAway) {
   EXPECT_EQ(calls_->madvise(kPlace, 4 * kPage, MADV_DONTNEED), 0);
 }
 
+TEST_F(WalksTest, APinOnEitherSideChangesNothingOnAny) {
+  map_around_the_enclave();
+  const auto pin = allocator_->pin({above_ + kPage, 1});
+  ASSERT_TRUE(pin.ok());
+  EXPECT_EQ(calls_->madvise(below_, size_, MADV_DONTNEED), -EBUSY);
+  EXPECT_THAT(host_->take_calls(), IsEmpty());
+  EXPECT_THAT(enclave_.calls, IsEmpty());
+  EXPECT_TRUE(allocator_->unpin(*pin).ok());
+  EXPECT_EQ(calls_->madvise(below_, size_, MADV_DONTNEED), 0);
+}
+
+TEST_F(WalksTest, APinnedBlockInAPoolIsNotInTheWay) {
+  map(1, kPlace);
+  const RegionId pool = attach_pool({kPlace + kPage, 16 * kPage});
+  map(1, kPlace + 17 * kPage);
+  const auto block = allocator_->allocate(100, 16, Placement::in_pool(pool));
+  ASSERT_TRUE(block.ok());
+  const auto pin = allocator_->pin({block->address(), 100});
+  ASSERT_TRUE(pin.ok());
+  EXPECT_EQ(calls_->madvise(kPlace, 18 * kPage, MADV_DONTNEED), -ENOMEM) << "a hole";
+  EXPECT_EQ(host_->take_calls().size(), 2u);
+  EXPECT_EQ(calls_->madvise(kPlace, 19 * kPage, MADV_DONTNEED), -ENOMEM) << "and one behind all";
+  EXPECT_EQ(host_->take_calls().size(), 2u);
+  EXPECT_TRUE(allocator_->unpin(*pin).ok());
+  EXPECT_TRUE(allocator_->deallocate(*block).ok());
+}
+
+TEST_F(WalksTest, APinThatComesMeanwhileHolds) {
+  map(1, kPlace);
+  map(1, kPlace + 2 * kPage);
+  PinId pin{};
+  host_->answer = [&](const PageHost::Call&) -> std::optional<HostReply> {
+    const auto made = allocator_->pin({kPlace + 2 * kPage, 8});
+    EXPECT_TRUE(made.ok());
+    pin = *made;
+    return std::nullopt;
+  };
+  EXPECT_EQ(calls_->madvise(kPlace, 3 * kPage, MADV_DONTNEED), -EBUSY);
+  host_->answer = nullptr;
+  EXPECT_THAT(host_->take_calls(), ElementsAre(advise(pages(kPlace, 0, 1), MADV_DONTNEED)));
+  EXPECT_TRUE(allocator_->unpin(pin).ok());
+}
+
+// As on Linux, where pages that nobody may touch are no failure of mlockall.
+TEST_F(WalksTest, WhatCannotBeTouchedDoesNotKeepTheRestFromBeingLocked) {
+  map(1, kPlace, PROT_NONE);
+  map(2, kPlace + 8 * kPage);
+  host_->answer = [](const PageHost::Call& call) -> std::optional<HostReply> {
+    if (call.extent.base != kPlace) return std::nullopt;
+    return HostReply{0, ENOMEM};
+  };
+  EXPECT_EQ(calls_->mlockall(MCL_CURRENT), 0);
+  EXPECT_THAT(host_->take_calls(),
+              ElementsAre(PageHost::advise(EXCLAVE_MLOCK, pages(kPlace, 0, 1), 0),
+                          PageHost::advise(EXCLAVE_MLOCK, pages(kPlace, 8, 2), 0)));
+  EXPECT_EQ(calls_->mlock(kPlace, kPage), -ENOMEM);
+  EXPECT_EQ(calls_->munlockall(), -ENOMEM) << "it may be locked still";
+  host_->take_calls();
+  refuse(EPERM);
+  EXPECT_EQ(calls_->mlockall(MCL_CURRENT), -EPERM);
+  EXPECT_EQ(host_->take_calls().size(), 1u);
+  host_->answer = nullptr;
+}
+
 TEST_F(WalksTest, AllMappingsAreLocked) {
   map(1, kPlace);
   attach_pool({kPlace + 2 * kPage, 4 * kPage});

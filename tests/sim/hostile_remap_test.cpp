@@ -446,14 +446,9 @@ TEST_F(Threat59_HostStallsInAMove, OthersGoOn) {
 
 // ---- All of it at once ----
 
-struct Campaign {
-  std::uint64_t seed;
-  unsigned percent;
-  unsigned threads;
-};
-class RandomRemaps : public MemoryCallsOnHostileHost, public testing::WithParamInterface<Campaign> {
+class RandomRemaps : public CampaignOnHostileHost {
  protected:
-  void one_thread(std::uint64_t seed) {
+  void one_thread(std::uint64_t seed) override {
     std::mt19937_64 random(seed);
     std::vector<Extent> mine;
     const auto pages = [&](std::size_t most) { return (1 + random() % most) * kPageBytes; };
@@ -515,27 +510,10 @@ class RandomRemaps : public MemoryCallsOnHostileHost, public testing::WithParamI
 };
 
 TEST_P(RandomRemaps, LiesAllTheTime) {
-  leftovers_expected_ = true;
-  host_->tolerate_overlaps(true);
   host_->set_delay(std::chrono::microseconds(50));
-  host_->lie_at_random(GetParam().percent);
-  std::vector<std::thread> threads;
-  for (unsigned t = 1; t < GetParam().threads; ++t) {
-    threads.emplace_back([this, t] { one_thread(GetParam().seed * 100 + t); });
-  }
-  one_thread(GetParam().seed);
-  for (auto& thread : threads) thread.join();
-  host_->lie_at_random(0);
-  EXPECT_TRUE(allocator_->validate_books());
+  lie_all_the_time();
 }
-INSTANTIATE_TEST_SUITE_P(Seeds, RandomRemaps,
-                         testing::Values(Campaign{1, 0, 1}, Campaign{2, 20, 1}, Campaign{3, 60, 1},
-                                         Campaign{4, 20, 4}),
-                         [](const auto& param) {
-                           return std::to_string(param.param.seed) + "_" +
-                                  std::to_string(param.param.percent) + "percent_" +
-                                  std::to_string(param.param.threads) + "threads";
-                         });
+INSTANTIATE_TEST_SUITE_P(Seeds, RandomRemaps, kCampaigns, campaign_name);
 
 }  // namespace
 }  // namespace exclave

@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <set>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "support/hostile_fixture.hpp"
@@ -91,6 +92,38 @@ class MemoryCallsOnHostileHost : public HostileHostFixture {
   std::optional<MemoryCalls> calls_;
   untrusted_bytes first_;
   std::intptr_t mapping_ = 0;
+};
+
+// Random calls of several threads while the host lies at random.
+struct Campaign {
+  std::uint64_t seed;
+  unsigned percent;  // of its answers are lies
+  unsigned threads;
+};
+inline const auto kCampaigns =
+    testing::Values(Campaign{1, 0, 1}, Campaign{2, 20, 1}, Campaign{3, 60, 1}, Campaign{4, 20, 4});
+inline std::string campaign_name(const testing::TestParamInfo<Campaign>& param) {
+  return std::to_string(param.param.seed) + "_" + std::to_string(param.param.percent) + "percent_" +
+         std::to_string(param.param.threads) + "threads";
+}
+
+class CampaignOnHostileHost : public MemoryCallsOnHostileHost,
+                              public testing::WithParamInterface<Campaign> {
+ protected:
+  virtual void one_thread(std::uint64_t seed) = 0;
+  void lie_all_the_time() {
+    leftovers_expected_ = true;
+    host_->tolerate_overlaps(true);
+    host_->lie_at_random(GetParam().percent);
+    std::vector<std::thread> threads;
+    for (unsigned t = 1; t < GetParam().threads; ++t) {
+      threads.emplace_back([this, t] { one_thread(GetParam().seed * 100 + t); });
+    }
+    one_thread(GetParam().seed);
+    for (auto& thread : threads) thread.join();
+    host_->lie_at_random(0);
+    EXPECT_TRUE(allocator_->validate_books());
+  }
 };
 
 inline std::vector<sim::Lie> lies_about(sim::HostCall call) {
