@@ -48,7 +48,7 @@ HostReply HostileHost::host_map(const MapRequest& request) noexcept {
       return !range.reserved && !range.real && range.extent.overlaps(place);
     });
     if (pretends && (plan.lie == Lie::kNone || plan.lie == Lie::kLate)) {
-      unmap_locked(place, true, true);
+      unmap_locked(place, true, Told::kReplaced);
       ranges_.push_back({place, false, false});
     }
   }
@@ -58,7 +58,7 @@ HostReply HostileHost::host_map(const MapRequest& request) noexcept {
     if (reply.error == 0 && !pretends) {
       const std::lock_guard lock(mutex_);
       // A fixed mapping replaced what stood there.
-      unmap_locked({reply.address, request.size}, false, true);
+      unmap_locked({reply.address, request.size}, false, Told::kReplaced);
       ranges_.push_back({{reply.address, request.size}, false, true});
     }
   } else {
@@ -96,27 +96,38 @@ std::vector<Extent> HostileHost::real_parts_locked(Extent extent) const {
   return parts;
 }
 
-// really: the pages go. forget: the library is told that they went.
-void HostileHost::unmap_locked(Extent extent, bool really, bool forget) {
+// really: the pages go.
+void HostileHost::unmap_locked(Extent extent, bool really, Told told) {
+  std::vector<Extent> left = {extent};  // in ascending order
   std::vector<Range> changed;
   for (const Range& range : ranges_) {
-    const Extent gone = common_part(range.extent, extent);
-    if (range.reserved || gone.empty()) {
-      changed.push_back(range);
-      continue;
-    }
-    for (const Extent rest : {part_before(range.extent, gone), part_behind(range.extent, gone)}) {
-      if (!rest.empty()) changed.push_back({rest, false, range.real});
-    }
-    if (!forget) {
-      changed.push_back({gone, false, range.real && !really});
-      if (really && range.real) {
-        bury(gone);
-        strays_.push_back(gone);
+    std::uintptr_t at = range.extent.base;
+    std::vector<Extent> still;
+    for (const Extent piece : left) {
+      const Extent gone = range.reserved ? Extent{} : common_part(range.extent, piece);
+      if (gone.empty()) {
+        still.push_back(piece);
+        continue;
       }
-    } else if (really && range.real) {
-      munmap(as_pointer(gone.base), gone.size);
+      if (gone.base > at) changed.push_back({{at, gone.base - at}, false, range.real});
+      at = gone.end();
+      if (told == Told::kNothing) {
+        changed.push_back({gone, false, range.real && !really});
+        if (really && range.real) {
+          bury(gone);
+          strays_.push_back(gone);
+        }
+      } else if (really && range.real) {
+        munmap(as_pointer(gone.base), gone.size);
+      }
+      for (const Extent rest : {part_before(piece, gone), part_behind(piece, gone)}) {
+        if (!rest.empty() && told == Told::kGone) still.push_back(rest);
+      }
+      if (told != Told::kGone) still.push_back(piece);
     }
+    if (at < range.extent.end())
+      changed.push_back({{at, range.extent.end() - at}, range.reserved, range.real});
+    left = std::move(still);
   }
   ranges_ = std::move(changed);
 }
@@ -134,7 +145,7 @@ void HostileHost::note_given_up(Extent mapping) {
 // Pages that the library believes to be gone, and that stay.
 void HostileHost::abandon_locked(Extent extent) {
   for (const Extent stays : real_parts_locked(extent)) strays_.push_back(stays);
-  unmap_locked(extent, false, true);
+  unmap_locked(extent, false, Told::kGone);
 }
 
 // ---- munmap, and the calls that leave the pages where they are ----
@@ -165,13 +176,13 @@ int HostileHost::host_unmap(std::uintptr_t address, std::size_t bytes) noexcept 
         case Lie::kBadErrno:
           break;
         case Lie::kFalseFailure:
-          unmap_locked(extent, true, false);
+          unmap_locked(extent, true, Told::kNothing);
           break;
         case Lie::kFalseSuccess:
           abandon_locked(extent);
           break;
         default:
-          unmap_locked(extent, true, true);
+          unmap_locked(extent, true, Told::kGone);
       }
     }
   }
@@ -282,7 +293,7 @@ HostReply HostileHost::remap_locked(Extent from, Extent to, int flags, bool tell
   if (leaves && !tells) {
     // A second view comes and the first one goes, so that its addresses are never free.
     (void)port_->host_remap(from.base, 0, to.size, flags, to.base);
-    unmap_locked(from, true, false);
+    unmap_locked(from, true, Told::kNothing);
     return {to.base, 0};
   }
   const HostReply reply =
@@ -293,7 +304,7 @@ HostReply HostileHost::remap_locked(Extent from, Extent to, int flags, bool tell
     if (tells) ranges_.push_back({tail, false, true});
     if (!tells) strays_.push_back(tail);
   } else if (leaves) {
-    unmap_locked(from, false, true);
+    unmap_locked(from, false, Told::kGone);
   }
   return reply;
 }
