@@ -227,11 +227,7 @@ class HostileHost {
   bool covered_by_mappings_locked(Extent extent, bool all_real = false) const;
   bool knows_locked(Extent extent) const;
   std::vector<Extent> real_parts_locked(Extent extent) const;
-  // What the library knows of pages that go or are replaced. kGone: where ranges lie upon each
-  // other, because it lied, the oldest goes; for while one was on its way out another may have been
-  // believed.
-  enum class Told : std::uint8_t { kNothing, kGone, kReplaced };
-  void unmap_locked(Extent extent, bool really, Told told);
+  void unmap_locked(Extent extent, bool really, bool forget);
   void abandon_locked(Extent extent);
   // The errno of a lie, or 0.
   static int error_of(const Plan& plan, int false_failure);

@@ -48,7 +48,7 @@ HostReply HostileHost::host_map(const MapRequest& request) noexcept {
       return !range.reserved && !range.real && range.extent.overlaps(place);
     });
     if (pretends && (plan.lie == Lie::kNone || plan.lie == Lie::kLate)) {
-      unmap_locked(place, true, Told::kReplaced);
+      unmap_locked(place, true, true);
       ranges_.push_back({place, false, false});
     }
   }
@@ -57,8 +57,7 @@ HostReply HostileHost::host_map(const MapRequest& request) noexcept {
     reply = pretends ? HostReply{request.hint, 0} : port_->host_map(request);
     if (reply.error == 0 && !pretends) {
       const std::lock_guard lock(mutex_);
-      // A fixed mapping replaced what stood there.
-      unmap_locked({reply.address, request.size}, false, Told::kReplaced);
+      if (replaces) unmap_locked(place, false, true);
       ranges_.push_back({{reply.address, request.size}, false, true});
     }
   } else {
@@ -96,40 +95,41 @@ std::vector<Extent> HostileHost::real_parts_locked(Extent extent) const {
   return parts;
 }
 
-// really: the pages go.
-void HostileHost::unmap_locked(Extent extent, bool really, Told told) {
+// really: the pages go. forget: the library is told that they went. Where ranges lie upon each
+// other, because it lied, one of them goes: a real one, or the oldest. For while one was on its way
+// out of the books, another may have been believed.
+void HostileHost::unmap_locked(Extent extent, bool really, bool forget) {
   std::vector<Extent> left = {extent};  // in ascending order
-  std::vector<Range> changed;
-  for (const Range& range : ranges_) {
-    std::uintptr_t at = range.extent.base;
-    std::vector<Extent> still;
-    for (const Extent piece : left) {
-      const Extent gone = range.reserved ? Extent{} : common_part(range.extent, piece);
-      if (gone.empty()) {
-        still.push_back(piece);
+  for (const bool real : {true, false}) {
+    std::vector<Range> changed;
+    for (const Range& range : ranges_) {
+      if (range.reserved || range.real != real) {
+        changed.push_back(range);
         continue;
       }
-      if (gone.base > at) changed.push_back({{at, gone.base - at}, false, range.real});
-      at = gone.end();
-      if (told == Told::kNothing) {
-        changed.push_back({gone, false, range.real && !really});
-        if (really && range.real) {
-          bury(gone);
-          strays_.push_back(gone);
+      std::uintptr_t at = range.extent.base;
+      std::vector<Extent> still;
+      for (const Extent piece : left) {
+        const Extent gone = common_part(range.extent, piece);
+        if (gone.empty() || !forget) still.push_back(piece);
+        if (gone.empty()) continue;
+        if (gone.base > at) changed.push_back({{at, gone.base - at}, false, real});
+        at = gone.end();
+        if (!forget) changed.push_back({gone, false, real && !really});
+        if (real && really) {
+          forget ? give_up(gone) : bury(gone);
+          if (!forget) strays_.push_back(gone);
         }
-      } else if (really && range.real) {
-        munmap(as_pointer(gone.base), gone.size);
+        for (const Extent rest : {part_before(piece, gone), part_behind(piece, gone)}) {
+          if (forget && !rest.empty()) still.push_back(rest);
+        }
       }
-      for (const Extent rest : {part_before(piece, gone), part_behind(piece, gone)}) {
-        if (!rest.empty() && told == Told::kGone) still.push_back(rest);
-      }
-      if (told != Told::kGone) still.push_back(piece);
+      const Extent behind{at, range.extent.end() - at};
+      if (!behind.empty()) changed.push_back({behind, false, real});
+      left = std::move(still);
     }
-    if (at < range.extent.end())
-      changed.push_back({{at, range.extent.end() - at}, range.reserved, range.real});
-    left = std::move(still);
+    ranges_ = std::move(changed);
   }
-  ranges_ = std::move(changed);
 }
 
 void HostileHost::note_adopted(Extent mapping) {
@@ -145,7 +145,7 @@ void HostileHost::note_given_up(Extent mapping) {
 // Pages that the library believes to be gone, and that stay.
 void HostileHost::abandon_locked(Extent extent) {
   for (const Extent stays : real_parts_locked(extent)) strays_.push_back(stays);
-  unmap_locked(extent, false, Told::kGone);
+  unmap_locked(extent, false, true);
 }
 
 // ---- munmap, and the calls that leave the pages where they are ----
@@ -176,13 +176,13 @@ int HostileHost::host_unmap(std::uintptr_t address, std::size_t bytes) noexcept 
         case Lie::kBadErrno:
           break;
         case Lie::kFalseFailure:
-          unmap_locked(extent, true, Told::kNothing);
+          unmap_locked(extent, true, false);
           break;
         case Lie::kFalseSuccess:
           abandon_locked(extent);
           break;
         default:
-          unmap_locked(extent, true, Told::kGone);
+          unmap_locked(extent, true, true);
       }
     }
   }
@@ -293,7 +293,7 @@ HostReply HostileHost::remap_locked(Extent from, Extent to, int flags, bool tell
   if (leaves && !tells) {
     // A second view comes and the first one goes, so that its addresses are never free.
     (void)port_->host_remap(from.base, 0, to.size, flags, to.base);
-    unmap_locked(from, true, Told::kNothing);
+    unmap_locked(from, true, false);
     return {to.base, 0};
   }
   const HostReply reply =
@@ -304,7 +304,7 @@ HostReply HostileHost::remap_locked(Extent from, Extent to, int flags, bool tell
     if (tells) ranges_.push_back({tail, false, true});
     if (!tells) strays_.push_back(tail);
   } else if (leaves) {
-    unmap_locked(from, false, Told::kGone);
+    unmap_locked(from, false, true);
   }
   return reply;
 }
