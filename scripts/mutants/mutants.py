@@ -57,7 +57,7 @@ STEPPED = re.compile(r"Stopped|Meanwhile|EveryInstruction|Abandoned")
 STEPPED_S = 60.0       # without a mutant, at most
 QUICK_S = 1.0          # the same for what a sample is tried by first
 # Whose tests those have that lie elsewhere; the first that fits.
-TESTED_BY = {"src/port/lock_audit.cpp": "base", "src/port/": "region", "ports/process/c_api.cpp": "capi"}
+TESTED_BY = {"src/heap/core_mappings.cpp": "memcall", "src/port/lock_audit.cpp": "base", "src/port/": "region", "ports/process/c_api.cpp": "capi"}
 SHORT_S = 0.3          # tests below this share a process
 TOGETHER_S = 4.0       # and so many seconds of them at most
 LEAST_TIMEOUT_S = 10

@@ -209,44 +209,4 @@ void AllocatorCore::report_folded(Heap& heap) noexcept {
     (void)report(Error::kDoubleFree, last, 0);
 }
 
-// ---- Host calls for the memory calls ----
-
-namespace {
-constexpr int kNoSuchCall = 38;  // ENOSYS
-}  // namespace
-
-HostReply AllocatorCore::host_map(Gate& gate, const MapRequest& request) noexcept {
-  HostCall call(gate, map_calls_);
-  return port_.host_map(port_.context, &request);
-}
-
-int AllocatorCore::host_unmap(Gate& gate, Extent range) noexcept {
-  HostCall call(gate, unmap_calls_);
-  return port_.host_unmap(port_.context, range.base, range.size);
-}
-
-int AllocatorCore::host_protect(Gate& gate, Extent range, int protection) noexcept {
-  HostCall call(gate, protect_calls_);
-  return port_.host_protect(port_.context, range.base, range.size, protection);
-}
-
-HostReply AllocatorCore::host_remap(Gate& gate, Extent from, std::size_t new_size, int flags,
-                                    std::uintptr_t to) noexcept {
-  if (port_.host_remap == nullptr) return {0, kNoSuchCall};
-  HostCall call(gate, remap_calls_);
-  return port_.host_remap(port_.context, from.base, from.size, new_size, flags, to);
-}
-
-int AllocatorCore::host_advise(Gate& gate, RangeCall what, Extent range, int argument) noexcept {
-  if (port_.host_advise == nullptr) return kNoSuchCall;
-  HostCall call(gate, advise_calls_);
-  return port_.host_advise(port_.context, what, range.base, range.size, argument);
-}
-
-int AllocatorCore::host_resident(Gate& gate, Extent range, unsigned char* vector) noexcept {
-  if (port_.host_resident == nullptr) return kNoSuchCall;
-  HostCall call(gate, advise_calls_);
-  return port_.host_resident(port_.context, range.base, range.size, vector);
-}
-
 }  // namespace exclave::core

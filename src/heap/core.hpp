@@ -4,7 +4,8 @@
 // Read core_blocks.cpp for the life of a block: allocate and deallocate come first there, and end
 // in heap.hpp's pop and push; core_frees.cpp for its end, where a free is more than a push.
 // core_growth.cpp asks the host for regions, core_regions.cpp has those that are attached, and
-// pins, core_looking.cpp what stands at an address, statistics, iteration and validation.
+// pins, core_mappings.cpp what the memory calls take out, core_looking.cpp what stands at an
+// address, statistics, iteration and validation.
 #pragma once
 
 #include <atomic>
@@ -69,7 +70,7 @@ class AllocatorCore {
                                          Protection needed) const noexcept;
   Result<std::uint64_t> device_address(std::uintptr_t address) const noexcept;
 
-  // ---- For the memory calls (core_regions.cpp) ----
+  // ---- For the memory calls (core_mappings.cpp) ----
   // A chain of mappings that left the books, in ascending order, by Region::next_taken.
   // Takes every page of mappings in the range out of the books. holes_ok: skip what is not a
   // mapping; else kNotFound. Errors, without change: kNotFound, kPinned, kBusy (a call of this very
