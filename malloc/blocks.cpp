@@ -76,9 +76,14 @@ void after_fork_in_child() noexcept;
 
 ProcessPort* g_port = nullptr;
 
+char** g_environment = nullptr;  // libc's own is not there yet
+
 bool huge_pages_wanted() noexcept {
-  const char* const value = getenv("EXCLAVE_MALLOC_HUGE_PAGES");
-  return value != nullptr && value[0] == '1';
+  if (g_environment == nullptr) return false;
+  constexpr char kWanted[] = "EXCLAVE_MALLOC_HUGE_PAGES=1";
+  for (char** entry = g_environment; *entry != nullptr; ++entry)
+    if (strncmp(*entry, kWanted, sizeof(kWanted) - 1) == 0) return true;
+  return false;
 }
 
 // Nothing in here allocates: pthread_atfork has room for the first handlers, pthread_setspecific
@@ -116,6 +121,13 @@ core::AllocatorCore* started() noexcept {
   const Guard guard(g_start_lock);
   if (g_core == nullptr) __atomic_store_n(&g_core, start(), __ATOMIC_RELEASE);
   return g_core;
+}
+
+// Before any other constructor, libc's too (-z initfirst): whoever registers a handler for fork
+// comes after us, so that his runs while nobody holds our locks.
+[[gnu::constructor]] void start_first(int, char**, char** environment) noexcept {
+  g_environment = environment;
+  (void)started();
 }
 
 // Runs the call with a slot: this thread's own, or the guests'.

@@ -560,6 +560,63 @@ TEST(Fork, OfManyThreadsAtOnce) {
   EXPECT_EQ(failed, 0);
 }
 
+// What a program does that keeps its own lock in order across a fork, and asks for it before
+// anything of it has allocated.
+std::atomic<bool> g_handlers_work{false};
+std::atomic<int> g_handlers_failed{0};
+pthread_mutex_t g_program_lock = PTHREAD_MUTEX_INITIALIZER;
+
+void allocate_in_handler() {
+  for (const std::size_t size : {std::size_t{100}, std::size_t{100000}}) {
+    void* const block = malloc(size);
+    if (block == nullptr) ++g_handlers_failed;
+    free(block);
+  }
+}
+
+void program_before_fork() {
+  if (!g_handlers_work) return;
+  pthread_mutex_lock(&g_program_lock);
+  allocate_in_handler();
+}
+
+void program_after_fork() {
+  if (!g_handlers_work) return;
+  allocate_in_handler();
+  pthread_mutex_unlock(&g_program_lock);
+}
+
+void register_program_handlers() {
+  pthread_atfork(&program_before_fork, &program_after_fork, &program_after_fork);
+}
+// Before the constructors of all libraries.
+[[gnu::used, gnu::section(".preinit_array")]] void (*const g_early)() = &register_program_handlers;
+
+TEST(Fork, HandlersFromBeforeTheFirstAllocationRunWithoutOurLocks) {
+  const int ended = in_child([] {
+    alarm(30);
+    g_handlers_work = true;
+    std::atomic<bool> stop{false};
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 2; ++i) {
+      threads.emplace_back([&stop] {
+        while (!stop) {
+          pthread_mutex_lock(&g_program_lock);
+          free(malloc(100000));
+          pthread_mutex_unlock(&g_program_lock);
+        }
+      });
+    }
+    int failed = 0;
+    for (int round = 0; round < 50; ++round)
+      failed += in_child([] { return g_handlers_failed.load(); }) != 0;
+    stop = true;
+    for (std::thread& thread : threads) thread.join();
+    return failed + g_handlers_failed;
+  });
+  EXPECT_EQ(ended, 0);
+}
+
 // ---- Bad frees ----
 
 // Does the function end the process by abort, after one line on stderr that has the words?
