@@ -76,6 +76,14 @@ void after_fork_in_child() noexcept;
 
 ProcessPort* g_port = nullptr;
 
+// free keeps errno, also when memory goes to the kernel with it and the kernel does not want it.
+int release_quietly(void* port, std::uintptr_t address, std::size_t bytes) noexcept {
+  const int saved = errno;
+  const int answer = static_cast<ProcessPort*>(port)->host_release(address, bytes);
+  errno = saved;
+  return answer;
+}
+
 char** g_environment = nullptr;  // libc's own is not there yet
 
 bool huge_pages_wanted() noexcept {
@@ -100,7 +108,9 @@ core::AllocatorCore* start() noexcept {
   config.grow_max_bytes = std::size_t{64} << 20;
   config.keep_free_bytes = std::size_t{64} << 20;
   config.misuse = &on_misuse;
-  const Result<core::AllocatorCore*> core = core::AllocatorCore::create((*port)->table(), config);
+  PortTable table = (*port)->table();
+  table.host_release = &release_quietly;
+  const Result<core::AllocatorCore*> core = core::AllocatorCore::create(table, config);
   // After the core's own, so that this one runs last.
   if (!core.ok() || !register_thread_exit(&on_thread_exit, nullptr)) {
     if (core.ok()) core::AllocatorCore::destroy(*core);

@@ -22,6 +22,8 @@
 #include <thread>
 #include <vector>
 
+#include "support/kernel_answers.hpp"
+
 namespace {
 
 constexpr std::size_t kPage = 4096;
@@ -116,6 +118,22 @@ TEST(Malloc, FreeKeepsErrnoAndTakesNull) {
   free(small);
   free(large);
   EXPECT_EQ(errno, 1234);
+}
+
+TEST(Malloc, FreeKeepsErrnoThoughTheKernelKeepsTheMemory) {
+  using exclave::testing_support::KernelCall;
+  EXPECT_EQ(exclave::testing_support::with_kernel_answers(
+                SYS_munmap, [](const KernelCall&) { return long{-ENOMEM}; },
+                [] {
+                  // Of so much that lies idle one goes back.
+                  void* const one = malloc(200 << 20);
+                  void* const other = malloc(200 << 20);
+                  free(one);
+                  errno = 1234;
+                  free(other);
+                  return errno == 1234 ? 0 : 1;
+                }),
+            0);
 }
 
 TEST(Calloc, ZeroesWhatWasUsedBefore) {
