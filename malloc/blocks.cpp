@@ -119,6 +119,8 @@ core::AllocatorCore* start() noexcept {
   }
   g_port = *port;
   g_guest_slot = detail::claim_thread_slot();
+  // Takes the key: a later one may have no room in pthread_setspecific, which then allocates.
+  (void)current_thread_slot();
   // First come, last served: no other handler runs between these and fork itself.
   pthread_atfork(&before_fork, &after_fork_in_parent, &after_fork_in_child);
   return *core;

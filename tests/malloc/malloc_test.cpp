@@ -605,6 +605,10 @@ void program_after_fork() {
 }
 
 void register_program_handlers() {
+  // More keys than pthread_setspecific has room for without allocating; ours must be among the
+  // first.
+  pthread_key_t key;
+  for (int i = 0; i < 40; ++i) pthread_key_create(&key, nullptr);
   pthread_atfork(&program_before_fork, &program_after_fork, &program_after_fork);
 }
 // Before the constructors of all libraries.
