@@ -31,6 +31,6 @@ endif()
 # No C++ run-time library, as with libexclave.so: the C compiler's driver links it.
 set_target_properties(exclave_malloc PROPERTIES LINKER_LANGUAGE C)
 target_link_options(exclave_malloc PRIVATE -Wl,--as-needed -Wl,-z,relro,-z,now -Wl,-z,defs
-  -Wl,--version-script=${PROJECT_SOURCE_DIR}/malloc/exports.map)
+  -Wl,-z,initfirst -Wl,--version-script=${PROJECT_SOURCE_DIR}/malloc/exports.map)
 set_property(TARGET exclave_malloc APPEND PROPERTY LINK_DEPENDS ${PROJECT_SOURCE_DIR}/malloc/exports.map)
 install(TARGETS exclave_malloc LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/exclave)

@@ -76,9 +76,22 @@ void after_fork_in_child() noexcept;
 
 ProcessPort* g_port = nullptr;
 
+// free keeps errno, also when memory goes to the kernel with it and the kernel does not want it.
+int release_quietly(void* port, std::uintptr_t address, std::size_t bytes) noexcept {
+  const int saved = errno;
+  const int answer = static_cast<ProcessPort*>(port)->host_release(address, bytes);
+  errno = saved;
+  return answer;
+}
+
+char** g_environment = nullptr;  // libc's own is not there yet
+
 bool huge_pages_wanted() noexcept {
-  const char* const value = getenv("EXCLAVE_MALLOC_HUGE_PAGES");
-  return value != nullptr && value[0] == '1';
+  if (g_environment == nullptr) return false;
+  constexpr char kWanted[] = "EXCLAVE_MALLOC_HUGE_PAGES=1";
+  for (char** entry = g_environment; *entry != nullptr; ++entry)
+    if (strncmp(*entry, kWanted, sizeof(kWanted) - 1) == 0) return true;
+  return false;
 }
 
 // Nothing in here allocates: pthread_atfork has room for the first handlers, pthread_setspecific
@@ -95,7 +108,9 @@ core::AllocatorCore* start() noexcept {
   config.grow_max_bytes = std::size_t{64} << 20;
   config.keep_free_bytes = std::size_t{64} << 20;
   config.misuse = &on_misuse;
-  const Result<core::AllocatorCore*> core = core::AllocatorCore::create((*port)->table(), config);
+  PortTable table = (*port)->table();
+  table.host_release = &release_quietly;
+  const Result<core::AllocatorCore*> core = core::AllocatorCore::create(table, config);
   // After the core's own, so that this one runs last.
   if (!core.ok() || !register_thread_exit(&on_thread_exit, nullptr)) {
     if (core.ok()) core::AllocatorCore::destroy(*core);
@@ -104,6 +119,8 @@ core::AllocatorCore* start() noexcept {
   }
   g_port = *port;
   g_guest_slot = detail::claim_thread_slot();
+  // Takes the key: a later one may have no room in pthread_setspecific, which then allocates.
+  (void)current_thread_slot();
   // First come, last served: no other handler runs between these and fork itself.
   pthread_atfork(&before_fork, &after_fork_in_parent, &after_fork_in_child);
   return *core;
@@ -116,6 +133,13 @@ core::AllocatorCore* started() noexcept {
   const Guard guard(g_start_lock);
   if (g_core == nullptr) __atomic_store_n(&g_core, start(), __ATOMIC_RELEASE);
   return g_core;
+}
+
+// Before any other constructor, libc's too (-z initfirst): whoever registers a handler for fork
+// comes after us, so that his runs while nobody holds our locks.
+[[gnu::constructor]] void start_first(int, char**, char** environment) noexcept {
+  g_environment = environment;
+  (void)started();
 }
 
 // Runs the call with a slot: this thread's own, or the guests'.

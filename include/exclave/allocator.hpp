@@ -66,9 +66,11 @@ class EXCLAVE_API Allocator {
   Result<std::uint64_t> device_address(untrusted_bytes pointer) const noexcept;
 
   // Keeps a range for a device or an I/O in flight: a whole pool (a registered buffer: it stays
-  // attached, its blocks come and go), part of one live block (if freed, it is not handed out again
-  // until unpinned), or pages of mappings. Errors: kInvalidArgument, kNotFound (not wholly in one
-  // live block, pool or mapping), kOutOfTrustedMemory.
+  // attached, its blocks come and go), part of one live block, or all of it, be that all of its
+  // pool (if freed, it is not handed out again until unpinned), or pages of mappings, for which it
+  // waits while another thread's memory call has them at the host. Errors: kInvalidArgument,
+  // kNotFound (not wholly in one live block, pool or mapping), kBusy (a memory call of this thread
+  // has the mapping at the host), kOutOfTrustedMemory.
   Result<PinId> pin(Extent range) noexcept;
   // Errors: kNotFound (not a live pin).
   Status unpin(PinId pin) noexcept;

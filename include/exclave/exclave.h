@@ -280,7 +280,7 @@ EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_ring_read(exclave_ring_cons
                                                                void* bytes, size_t size_bytes);
 
 /* ---- The application's memory calls: results as the Linux system calls', 0 or an address or a
- * negative errno ---- */
+ * negative errno. -EINVAL, too: inside is NULL, or without map, unmap or protect ---- */
 
 EXCLAVE_C_API intptr_t exclave_mmap(exclave_allocator* allocator,
                                     const struct exclave_enclave_memory* inside,

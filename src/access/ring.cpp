@@ -48,7 +48,7 @@ Result<std::size_t> RingProducer::writable() noexcept {
 }
 
 Status RingProducer::write_bytes(const void* bytes, std::size_t size_bytes) noexcept {
-  if (size_bytes > max_message()) return Error::kInvalidArgument;
+  if (size_bytes > max_message() || capacity_ == 0) return Error::kInvalidArgument;
   if (size_bytes == 0) return {};
   const Result<std::size_t> room_bytes = room(size_bytes);
   if (!room_bytes) return room_bytes.error();
@@ -124,7 +124,7 @@ Result<std::size_t> RingConsumer::readable() noexcept {
 }
 
 Status RingConsumer::read_bytes(void* bytes, std::size_t size_bytes) noexcept {
-  if (size_bytes > capacity_) return Error::kInvalidArgument;
+  if (size_bytes > capacity_ || capacity_ == 0) return Error::kInvalidArgument;
   if (size_bytes == 0) return {};
   const Result<std::size_t> there = available(size_bytes);
   if (!there) return there.error();

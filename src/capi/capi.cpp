@@ -106,6 +106,12 @@ exclave::untrusted_span<std::byte> ring_memory(exclave_address memory, size_t si
       untrusted_bytes::unsafe_from_address(memory), size_bytes);
 }
 
+// exclave_enclave_manager_table answers an empty one for NULL.
+bool is_whole(const exclave_enclave_memory* inside) noexcept {
+  return inside != nullptr && inside->map != nullptr && inside->unmap != nullptr &&
+         inside->protect != nullptr;
+}
+
 constexpr exclave_error kBadArgument = EXCLAVE_INVALID_ARGUMENT;
 constexpr int kEinval = -22;
 
@@ -402,52 +408,52 @@ exclave_error exclave_ring_read(exclave_ring_consumer* ring, void* bytes, size_t
 intptr_t exclave_mmap(exclave_allocator* allocator, const exclave_enclave_memory* inside,
                       exclave_address address, size_t length, int protection, int flags,
                       int descriptor, uint64_t offset) {
-  if (allocator == nullptr || inside == nullptr) return kEinval;
+  if (allocator == nullptr || !is_whole(inside)) return kEinval;
   return exclave::MemoryCalls(core_of(allocator), *inside)
       .mmap(address, length, protection, flags, descriptor, offset);
 }
 
 int exclave_munmap(exclave_allocator* allocator, const exclave_enclave_memory* inside,
                    exclave_address address, size_t length) {
-  if (allocator == nullptr || inside == nullptr) return kEinval;
+  if (allocator == nullptr || !is_whole(inside)) return kEinval;
   return exclave::MemoryCalls(core_of(allocator), *inside).munmap(address, length);
 }
 
 int exclave_mprotect(exclave_allocator* allocator, const exclave_enclave_memory* inside,
                      exclave_address address, size_t length, int protection) {
-  if (allocator == nullptr || inside == nullptr) return kEinval;
+  if (allocator == nullptr || !is_whole(inside)) return kEinval;
   return exclave::MemoryCalls(core_of(allocator), *inside).mprotect(address, length, protection);
 }
 
 intptr_t exclave_mremap(exclave_allocator* allocator, const exclave_enclave_memory* inside,
                         exclave_address old_address, size_t old_length, size_t new_length,
                         int flags, exclave_address new_address) {
-  if (allocator == nullptr || inside == nullptr) return kEinval;
+  if (allocator == nullptr || !is_whole(inside)) return kEinval;
   return exclave::MemoryCalls(core_of(allocator), *inside)
       .mremap(old_address, old_length, new_length, flags, new_address);
 }
 
 exclave_address exclave_brk(exclave_allocator* allocator, const exclave_enclave_memory* inside,
                             exclave_address address) {
-  if (allocator == nullptr || inside == nullptr) return 0;
+  if (allocator == nullptr || !is_whole(inside)) return 0;
   return exclave::MemoryCalls(core_of(allocator), *inside).brk(address);
 }
 
 int exclave_madvise(exclave_allocator* allocator, const exclave_enclave_memory* inside,
                     exclave_address address, size_t length, int advice) {
-  if (allocator == nullptr || inside == nullptr) return kEinval;
+  if (allocator == nullptr || !is_whole(inside)) return kEinval;
   return exclave::MemoryCalls(core_of(allocator), *inside).madvise(address, length, advice);
 }
 
 int exclave_msync(exclave_allocator* allocator, const exclave_enclave_memory* inside,
                   exclave_address address, size_t length, int flags) {
-  if (allocator == nullptr || inside == nullptr) return kEinval;
+  if (allocator == nullptr || !is_whole(inside)) return kEinval;
   return exclave::MemoryCalls(core_of(allocator), *inside).msync(address, length, flags);
 }
 
 int exclave_mincore(exclave_allocator* allocator, const exclave_enclave_memory* inside,
                     exclave_address address, size_t length, unsigned char* vector) {
-  if (allocator == nullptr || inside == nullptr || vector == nullptr) return kEinval;
+  if (allocator == nullptr || !is_whole(inside) || vector == nullptr) return kEinval;
   return exclave::MemoryCalls(core_of(allocator), *inside).mincore(address, length, vector);
 }
 
@@ -458,24 +464,24 @@ int exclave_mlock(exclave_allocator* allocator, const exclave_enclave_memory* in
 
 int exclave_mlock2(exclave_allocator* allocator, const exclave_enclave_memory* inside,
                    exclave_address address, size_t length, int flags) {
-  if (allocator == nullptr || inside == nullptr) return kEinval;
+  if (allocator == nullptr || !is_whole(inside)) return kEinval;
   return exclave::MemoryCalls(core_of(allocator), *inside).mlock2(address, length, flags);
 }
 
 int exclave_munlock(exclave_allocator* allocator, const exclave_enclave_memory* inside,
                     exclave_address address, size_t length) {
-  if (allocator == nullptr || inside == nullptr) return kEinval;
+  if (allocator == nullptr || !is_whole(inside)) return kEinval;
   return exclave::MemoryCalls(core_of(allocator), *inside).munlock(address, length);
 }
 
 int exclave_mlockall(exclave_allocator* allocator, const exclave_enclave_memory* inside,
                      int flags) {
-  if (allocator == nullptr || inside == nullptr) return kEinval;
+  if (allocator == nullptr || !is_whole(inside)) return kEinval;
   return exclave::MemoryCalls(core_of(allocator), *inside).mlockall(flags);
 }
 
 int exclave_munlockall(exclave_allocator* allocator, const exclave_enclave_memory* inside) {
-  if (allocator == nullptr || inside == nullptr) return kEinval;
+  if (allocator == nullptr || !is_whole(inside)) return kEinval;
   return exclave::MemoryCalls(core_of(allocator), *inside).munlockall();
 }
 

@@ -1,7 +1,6 @@
 // The public face of the allocator: forwards to the core.
 #include "exclave/allocator.hpp"
 
-#include "exclave/access.hpp"
 #include "heap/core.hpp"
 
 namespace exclave {
@@ -9,7 +8,6 @@ namespace exclave {
 Result<Allocator> Allocator::create(const PortTable& port, const Config& config) noexcept {
   const Result<core::AllocatorCore*> core = core::AllocatorCore::create(port, config);
   if (!core.ok()) return core.error();
-  if (port.has_avx != nullptr && port.has_avx(port.context) != 0) detail::use_wide_registers();
   Allocator allocator;
   allocator.core_ = *core;
   return allocator;

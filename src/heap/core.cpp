@@ -3,6 +3,7 @@
 
 #include <new>
 
+#include "access/copy.hpp"
 #include "base/check.hpp"
 
 namespace exclave::core {
@@ -52,6 +53,7 @@ Result<AllocatorCore*> AllocatorCore::create(const PortTable& port, const Config
     port.trusted_release(port.context, memory, kCoreBytes);
     return opened.error();
   }
+  if (port.has_avx != nullptr && port.has_avx(port.context) != 0) detail::use_wide_registers();
   return core;
 }
 

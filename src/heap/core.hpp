@@ -286,6 +286,9 @@ class AllocatorCore {
   void settle_drains(Gate& gate) noexcept;
   Pool* take_pool_locked() noexcept EXCLAVE_REQUIRES(pool_lists_);
   Device* device_locked(DeviceTag tag) noexcept EXCLAVE_REQUIRES(pool_lists_);
+  Result<PinId> pin_mappings_locked(Extent pages) noexcept EXCLAVE_REQUIRES(registry_.lock());
+  Result<PinId> pin_in_pool_locked(Region& region, Extent range) noexcept
+      EXCLAVE_REQUIRES(registry_.lock());
   Status mark_pinned(Region& region, Extent range) noexcept;
   Extent block_around(Region& region, std::uintptr_t address,
                       std::atomic<SlotState>** state) noexcept;

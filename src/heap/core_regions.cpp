@@ -310,38 +310,54 @@ Result<PinId> AllocatorCore::pin(Extent range) noexcept {
     return Error::kInvalidArgument;
   Gate gate(*this);
   if (!gate.status().ok()) return gate.status().error();
-  LockGuard guard(registry_.lock());
-  Region* const region = registry_.region_at_locked(range.base);
-  if (region == nullptr) return Error::kNotFound;
-  switch (region->traits().role) {  // GCOVR_EXCL_BR_LINE: there is no other
-    case Role::kForbidden:
-      return Error::kNotFound;
-    case Role::kMapping: {
-      if (end > kAddressLimit) return Error::kNotFound;
-      const Extent pages = whole_pages(range);
-      for (std::uintptr_t at = pages.base; at < pages.end();) {
-        Region* const piece = registry_.region_at_locked(at);
-        if (piece == nullptr || piece->traits().role != Role::kMapping) return Error::kNotFound;
-        at = piece->extent().end();
+  for (;;) {
+    LockGuard guard(registry_.lock());
+    Region* const region = registry_.region_at_locked(range.base);
+    if (region == nullptr) return Error::kNotFound;
+    switch (region->traits().role) {  // GCOVR_EXCL_BR_LINE: there is no other
+      case Role::kForbidden:
+        return Error::kNotFound;
+      case Role::kMapping: {
+        if (end > kAddressLimit) return Error::kNotFound;
+        const Result<PinId> pin = pin_mappings_locked(whole_pages(range));
+        if (pin.error() == Error::kWouldBlock)
+          continue;  // another thread's call; it ends by itself
+        return pin;
       }
-      return registry_.pins_locked().add(pages, false);
+      case Role::kPool:
+        return pin_in_pool_locked(*region, range);
     }
-    case Role::kPool:
-      break;
   }
-  if (!region->extent().covers(range)) return Error::kNotFound;
-  const bool whole = range == region->extent() && !region->traits().grown;
-  const Result<PinId> pin = registry_.pins_locked().add(range, whole);
+}
+
+// Errors: kNotFound, kOutOfTrustedMemory; kBusy and kWouldBlock while a call of this or another
+// thread is at the host: what mremap has not moved yet may go again.
+Result<PinId> AllocatorCore::pin_mappings_locked(Extent pages) noexcept {
+  for (std::uintptr_t at = pages.base; at < pages.end();) {
+    Region* const piece = registry_.region_at_locked(at);
+    if (piece == nullptr || piece->traits().role != Role::kMapping) return Error::kNotFound;
+    if (piece->in_call != 0)
+      return piece->in_call == current_thread_slot() + 1 ? Error::kBusy : Error::kWouldBlock;
+    at = piece->extent().end();
+  }
+  return registry_.pins_locked().add(pages);
+}
+
+// A live block, or part of one; else the pool as a whole.
+Result<PinId> AllocatorCore::pin_in_pool_locked(Region& region, Extent range) noexcept {
+  if (!region.extent().covers(range)) return Error::kNotFound;
+  PinTable& pins = registry_.pins_locked();
+  const Result<PinId> pin = pins.add(range);
   if (!pin.ok()) return pin;
-  if (whole) {
-    region->pins += 1;
+  const Status marked = mark_pinned(region, range);
+  if (marked.ok()) return pin;
+  if (range == region.extent() && !region.traits().grown) {
+    pins.make_whole(*pin);
+    region.pins += 1;
     return pin;
   }
-  if (const Status marked = mark_pinned(*region, range); !marked.ok()) {
-    (void)registry_.pins_locked().remove(*pin);
-    return marked.error();
-  }
-  return pin;
+  (void)pins.remove(*pin);
+  return marked.error();
 }
 
 // The slot, or block of pages, that the address lies in.

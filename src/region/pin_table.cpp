@@ -38,7 +38,7 @@ bool PinTable::grow() noexcept {
   return true;
 }
 
-Result<PinId> PinTable::add(Extent extent, bool whole_pool) noexcept {
+Result<PinId> PinTable::add(Extent extent) noexcept {
   if (first_free_ == 0 && !grow()) return Error::kOutOfTrustedMemory;
   void* const memory = books_.allocate(BookKind::kPlain, sizeof(Pin));
   if (memory == nullptr) return Error::kOutOfTrustedMemory;
@@ -50,10 +50,15 @@ Result<PinId> PinTable::add(Extent extent, bool whole_pool) noexcept {
   slot.serial += 1;
   pin->extent = extent;
   pin->index = index;
-  pin->whole_pool = whole_pool;
-  if (!whole_pool) tree_.insert(*pin);
+  tree_.insert(*pin);
   ++count_;
   return PinId{(std::uint64_t{slot.serial} << 32) | (index + 1)};
+}
+
+void PinTable::make_whole(PinId id) noexcept {
+  Pin& pin = *slots_[(id.value & 0xffffffff) - 1].pin;
+  tree_.erase(pin);
+  pin.whole_pool = true;
 }
 
 Result<Pin> PinTable::remove(PinId id) noexcept {

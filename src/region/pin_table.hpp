@@ -23,7 +23,9 @@ class PinTable {
   void seed(std::uint64_t seed) noexcept { tree_.seed(seed); }
 
   // Errors: kOutOfTrustedMemory.
-  Result<PinId> add(Extent extent, bool whole_pool) noexcept;
+  Result<PinId> add(Extent extent) noexcept;
+  // Of a pin just added: it is of a whole pool.
+  void make_whole(PinId id) noexcept;
   // The pin as it was. Errors: kNotFound.
   Result<Pin> remove(PinId id) noexcept;
   // Does a pin of blocks or pages (not of a whole pool) overlap the range?

@@ -67,10 +67,12 @@ TEST(Ring, ShapeOfItsMemoryIsChecked) {
   std::byte byte{};
   EXPECT_EQ(none.write({&byte, 1}).error(), Error::kInvalidArgument);
   EXPECT_EQ(none.write_some({&byte, 1}).error(), Error::kInvalidArgument);
+  EXPECT_EQ(none.write({}).error(), Error::kInvalidArgument);
   EXPECT_EQ(none.writable().error(), Error::kInvalidArgument);
   RingConsumer nothing;
   EXPECT_EQ(nothing.read({&byte, 1}).error(), Error::kInvalidArgument);
   EXPECT_EQ(nothing.read_some({&byte, 1}).error(), Error::kInvalidArgument);
+  EXPECT_EQ(nothing.read({}).error(), Error::kInvalidArgument);
   EXPECT_EQ(nothing.readable().error(), Error::kInvalidArgument);
 }
 

@@ -14,6 +14,7 @@
 #include <sstream>
 #include <string>
 
+#include "access/machine_bus.hpp"
 #include "exclave/result.hpp"
 #include "support/kernel_answers.hpp"
 #include "support/sanitizers.hpp"
@@ -51,6 +52,15 @@ exclave_address map_pool(std::size_t bytes) {
   void* const memory =
       mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
   return memory == MAP_FAILED ? 0 : reinterpret_cast<exclave_address>(memory);
+}
+
+TEST_F(CApi, CopiesUseTheRegistersThatThePortAllows) {
+  const bool before = exclave::access::wide_registers.exchange(false);
+  exclave_allocator* another = nullptr;
+  ASSERT_EQ(exclave_create(&table_, nullptr, &another), EXCLAVE_OK);
+  EXPECT_EQ(exclave::access::wide_registers, table_.has_avx(table_.context) != 0);
+  exclave_destroy(another);
+  exclave::access::wide_registers = before;
 }
 
 TEST_F(CApi, BlocksLiveAndDie) {

@@ -101,6 +101,27 @@ TEST_F(CMemoryCalls, EachNullAloneIsAnError) {
   EXPECT_EQ(exclave_mincore(allocator_, &inside_, kPage, 0, nullptr), -EINVAL);
 }
 
+// As the table of a manager that could not be made.
+TEST_F(CMemoryCalls, ATableWithoutTheThreeCallsThatMustBeThereIsAnError) {
+  const exclave_extent enclave = table_.enclave(table_.context);
+  const exclave_address at = enclave.base + enclave.size - kPage;
+  exclave_enclave_memory tables[] = {exclave_enclave_manager_table(nullptr), inside_, inside_,
+                                     inside_};
+  tables[1].map = nullptr;
+  tables[2].unmap = nullptr;
+  tables[3].protect = nullptr;
+  for (const exclave_enclave_memory& table : tables) {
+    EXPECT_EQ(
+        exclave_mmap(allocator_, &table, 0, kPage, PROT_READ, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
+        -EINVAL);
+    EXPECT_EQ(exclave_munmap(allocator_, &table, at, kPage), -EINVAL);
+    EXPECT_EQ(exclave_mprotect(allocator_, &table, at, kPage, PROT_READ), -EINVAL);
+    EXPECT_EQ(exclave_mremap(allocator_, &table, at, kPage, kPage, 0, 0), -EINVAL);
+    EXPECT_EQ(exclave_brk(allocator_, &table, 0), 0u);
+    EXPECT_EQ(exclave_madvise(allocator_, &table, at, kPage, 0), -EINVAL);
+  }
+}
+
 TEST_F(CMemoryCalls, AManagerIsMadeFromTwoTables) {
   exclave::testing_support::FakePages pages;
   const exclave_enclave_pages operations = pages.table();

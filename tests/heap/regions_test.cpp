@@ -285,6 +285,28 @@ TEST_F(PinsTest, APinnedPoolDrainsWhenBothAreGone) {
   EXPECT_EQ(gone_.size(), 1u);
 }
 
+// The range is that of the pool, but a block is what it names, too.
+TEST_F(PinsTest, Threat50ABlockAsLargeAsItsPoolIsKeptLikeAnyOther) {
+  const Placement where = Placement::in_pool(attach(pool_, told()));
+  const std::uintptr_t block = allocate(pool_.size, 16, where);
+  ASSERT_EQ(block, pool_.base);
+  const PinId first = pin(pool_);
+  const PinId second = pin(pool_);
+  EXPECT_EQ(detach(pool_, DetachMode::kRevoke), Error::kPinned);
+  EXPECT_EQ(free(block), Error::kNone);
+  EXPECT_EQ(allocator_->allocate(pool_.size, 16, where).error(), Error::kOutOfMemory);
+  // Now no block is live there, so this one is of the pool.
+  const PinId registered = pin(pool_);
+  EXPECT_EQ(unpin(first), Error::kNone);
+  EXPECT_EQ(allocator_->allocate(64, 16, where).error(), Error::kOutOfMemory);
+  EXPECT_EQ(unpin(second), Error::kNone);
+  EXPECT_EQ(allocate(pool_.size, 16, where), block);
+  EXPECT_EQ(free(block), Error::kNone);
+  EXPECT_EQ(detach(pool_), Error::kPinned);
+  EXPECT_EQ(unpin(registered), Error::kNone);
+  EXPECT_EQ(detach(pool_), Error::kNone);
+}
+
 class PinnedBlocksTest : public PinsTest,
                          public testing::WithParamInterface<std::tuple<std::size_t, bool>> {
  protected:

@@ -22,6 +22,8 @@
 #include <thread>
 #include <vector>
 
+#include "support/kernel_answers.hpp"
+
 namespace {
 
 constexpr std::size_t kPage = 4096;
@@ -116,6 +118,22 @@ TEST(Malloc, FreeKeepsErrnoAndTakesNull) {
   free(small);
   free(large);
   EXPECT_EQ(errno, 1234);
+}
+
+TEST(Malloc, FreeKeepsErrnoThoughTheKernelKeepsTheMemory) {
+  using exclave::testing_support::KernelCall;
+  EXPECT_EQ(exclave::testing_support::with_kernel_answers(
+                SYS_munmap, [](const KernelCall&) { return long{-ENOMEM}; },
+                [] {
+                  // Of so much that lies idle one goes back.
+                  void* const one = malloc(200 << 20);
+                  void* const other = malloc(200 << 20);
+                  free(one);
+                  errno = 1234;
+                  free(other);
+                  return errno == 1234 ? 0 : 1;
+                }),
+            0);
 }
 
 TEST(Calloc, ZeroesWhatWasUsedBefore) {
@@ -558,6 +576,67 @@ TEST(Fork, OfManyThreadsAtOnce) {
   }
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(failed, 0);
+}
+
+// What a program does that keeps its own lock in order across a fork, and asks for it before
+// anything of it has allocated.
+std::atomic<bool> g_handlers_work{false};
+std::atomic<int> g_handlers_failed{0};
+pthread_mutex_t g_program_lock = PTHREAD_MUTEX_INITIALIZER;
+
+void allocate_in_handler() {
+  for (const std::size_t size : {std::size_t{100}, std::size_t{100000}}) {
+    void* const block = malloc(size);
+    if (block == nullptr) ++g_handlers_failed;
+    free(block);
+  }
+}
+
+void program_before_fork() {
+  if (!g_handlers_work) return;
+  pthread_mutex_lock(&g_program_lock);
+  allocate_in_handler();
+}
+
+void program_after_fork() {
+  if (!g_handlers_work) return;
+  allocate_in_handler();
+  pthread_mutex_unlock(&g_program_lock);
+}
+
+void register_program_handlers() {
+  // More keys than pthread_setspecific has room for without allocating; ours must be among the
+  // first.
+  pthread_key_t key;
+  for (int i = 0; i < 40; ++i) pthread_key_create(&key, nullptr);
+  pthread_atfork(&program_before_fork, &program_after_fork, &program_after_fork);
+}
+// Before the constructors of all libraries.
+[[gnu::used, gnu::section(".preinit_array")]] void (*const g_early)() = &register_program_handlers;
+
+TEST(Fork, HandlersFromBeforeTheFirstAllocationRunWithoutOurLocks) {
+  const int ended = in_child([] {
+    alarm(30);
+    g_handlers_work = true;
+    std::atomic<bool> stop{false};
+    std::vector<std::thread> threads;
+    for (int i = 0; i < 2; ++i) {
+      threads.emplace_back([&stop] {
+        while (!stop) {
+          pthread_mutex_lock(&g_program_lock);
+          free(malloc(100000));
+          pthread_mutex_unlock(&g_program_lock);
+        }
+      });
+    }
+    int failed = 0;
+    for (int round = 0; round < 50; ++round)
+      failed += in_child([] { return g_handlers_failed.load(); }) != 0;
+    stop = true;
+    for (std::thread& thread : threads) thread.join();
+    return failed + g_handlers_failed;
+  });
+  EXPECT_EQ(ended, 0);
 }
 
 // ---- Bad frees ----

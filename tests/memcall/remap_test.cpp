@@ -291,6 +291,20 @@ TEST_F(RemapTest, PinnedPagesGrowButDoNotMove) {
   EXPECT_TRUE(allocator_->unpin(*pin).ok());
 }
 
+// They stand in the books already, but go again when the host refuses.
+TEST_F(RemapTest, PagesThatHaveNotLandedYetAreNotPinned) {
+  map(2, kPlace);
+  host_->answer = [&](const PageHost::Call& call) -> std::optional<HostReply> {
+    if (call.kind != Kind::kRemap) return std::nullopt;
+    EXPECT_EQ(allocator_->pin({kOther + kPage, 8}).error(), Error::kBusy);
+    return HostReply{0, ENOMEM};
+  };
+  EXPECT_EQ(remap(kPlace, 2, 2, kTo, kOther), -ENOMEM);
+  EXPECT_EQ(allocator_->statistics().pins, 0u);
+  EXPECT_EQ(allocator_->pin({kOther + kPage, 8}).error(), Error::kNotFound);
+  expect_agreement();
+}
+
 TEST_F(RemapTest, AHostWithoutTheCallSaysSo) {
   PortTable without = host_->table();
   without.host_remap = nullptr;

@@ -18,8 +18,9 @@ class PinTableTest : public BooksFixture {
     pins_.seed(11);
   }
   PinId add(Extent extent, bool whole_pool = false) {
-    const Result<PinId> id = pins_.add(extent, whole_pool);
+    const Result<PinId> id = pins_.add(extent);
     EXPECT_TRUE(id.ok());
+    if (whole_pool) pins_.make_whole(*id);
     return *id;
   }
 
@@ -106,7 +107,7 @@ TEST_F(PinTableTest, OutOfTrustedMemoryChangesNothing) {
   port_.set_trusted_left(0);
   std::vector<PinId> ids;
   for (;;) {
-    const Result<PinId> id = pins_.add({200 + ids.size(), 1}, false);
+    const Result<PinId> id = pins_.add({200 + ids.size(), 1});
     if (!id.ok()) {
       EXPECT_EQ(id.error(), Error::kOutOfTrustedMemory);
       break;
@@ -126,7 +127,7 @@ TEST_F(PinTableTest, WithoutABookForThePinItsSlotStaysFree) {
   port_.set_trusted_left(0);
   while (books_.allocate(BookKind::kPlain, sizeof(Pin)) != nullptr) {
   }
-  EXPECT_EQ(pins_.add({100, 1}, false).error(), Error::kOutOfTrustedMemory);
+  EXPECT_EQ(pins_.add({100, 1}).error(), Error::kOutOfTrustedMemory);
   EXPECT_EQ(pins_.count(), 0u);
   port_.set_trusted_left(SIZE_MAX / 2);
   EXPECT_TRUE(pins_.remove(add({100, 1})).ok());
