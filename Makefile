@@ -56,7 +56,7 @@ mutants: ## take each check of the library out, one at a time: does a test fail?
 
 # Not of heap/, memcall/ and region/: not all of theirs have been tried in one run, so one that survives would be news of no
 # commit. base/ has headers alone, which a sample leaves out.
-SAMPLED := src/access/* src/page/* src/port/* src/slab/* ports/process/*
+SAMPLED := src/access/* src/heap/* src/memcall/* src/page/* src/port/* src/slab/* ports/process/*
 mutants-sample: ## a dozen of them in two rooms that the commit chooses, on top of what `make test` built; in two minutes
 	@$(call setup,build test)
 	$(call build,dev)

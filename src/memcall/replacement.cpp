@@ -8,7 +8,9 @@ using namespace linux_abi;  // NOLINT(google-build-using-namespace): all of it i
 
 Replacement::~Replacement() {
   for_each_gap([this](Extent gap) noexcept {
-    if (gap.base < filled_to_) (void)core_.host_unmap(gate_, gap);
+    // What stands in the books by now, because the host lied, is not ours to unmap.
+    if (gap.base < filled_to_ && !core_.registry().overlaps(gap))
+      (void)core_.host_unmap(gate_, gap);
     return 0;
   });
   for (Region* mapping = chain_; mapping != nullptr;) {

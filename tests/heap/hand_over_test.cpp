@@ -42,6 +42,48 @@ TEST_F(HandOverTest, WhatWasDeferredBeforeAdoptionIsFoundThoughNobodyAsksForASwe
   EXPECT_TRUE(next_->validate() && orphans_->heap.validate());
 }
 
+TEST_F(HandOverTest, WhatIsDeferredInASlabThatIsGoneAsksNobody) {
+  // Its pool was revoked between the mark and the request.
+  *state_ = SlotState::kRemote;
+  slab_->owner = 0;
+  EXPECT_TRUE(Heap::defer(books_, *slab_, state_));
+  EXPECT_EQ(*state_, SlotState::kDeferred);
+  EXPECT_FALSE(owner_->wants_sweep());
+}
+
+TEST_F(HandOverTest, WhoeverHasTheSlabMeanwhileIsAskedToSweep) {
+  if (kSanitized) GTEST_SKIP() << "a sanitizer puts signals off";
+  const SteppedCall stepper;
+  unsigned handed_over = 0;
+  bool more = true;
+  for (std::uint64_t n = 1; more && !HasFailure(); ++n) {
+    *state_ = SlotState::kRemote;
+    bool deferred = false;
+    const auto hand_over = [&] {
+      const LockGuard guard(orphans_->lock);
+      // A request that came before goes with the slabs, as when a thread ends.
+      const bool asked = owner_->wants_sweep();
+      owner_->hand_over_slow(orphans_->heap);
+      if (asked) orphans_->heap.request_sweep();
+    };
+    more = SteppedCall::stopped_at(
+        n, [&] { deferred = Heap::defer(books_, *slab_, state_); }, hand_over);
+    if (!more) break;
+    ++handed_over;
+    EXPECT_TRUE(deferred) << "at " << n;
+    const LockGuard guard(orphans_->lock);
+    EXPECT_TRUE(orphans_->heap.wants_sweep()) << "at " << n;
+    orphans_->heap.fold_slow();
+    owner_->fold_slow();
+    ASSERT_TRUE(owner_->adopt_slow(orphans_->heap, kClass)) << "at " << n;
+    std::uintptr_t block = 0;
+    ASSERT_TRUE(owner_->pop(kClass, &block) || owner_->refill_slow(kClass));
+    if (block == 0) ASSERT_TRUE(owner_->pop(kClass, &block));
+    state_ = &slab_->states()[slab_->slot_at(block)];
+  }
+  EXPECT_GT(handed_over, 5u) << "the trap flag has no effect here";
+}
+
 // A pool's block is freed, and pinned by another thread after any one instruction of that.
 class PinnedMeanwhileTest : public FakeAllocatorTest {};
 

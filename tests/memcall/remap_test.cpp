@@ -386,6 +386,32 @@ TEST_F(RemapTest, ALandingPlaceInTheBooksIsALie) {
   EXPECT_EQ(remap(kPlace, 2, 3, kTo, kOther), -EPERM);
 }
 
+// Part of the landing place is held, and not in the books yet; the rest is about to be.
+TEST_F(RemapTest, WhatALieLetsInThereMeanwhileIsNotUnmapped) {
+  map(2, kPlace);
+  map(1, kOther + kPage);
+  std::uintptr_t told = 0;
+  host_->answer = [&](const PageHost::Call& call) -> std::optional<HostReply> {
+    if (call.kind != Kind::kMap) return std::nullopt;
+    if (told == 0 && call.extent.base == kOther + 2 * kPage) {
+      told = kOther;
+      EXPECT_EQ(calls_->mmap(0, kPage, kReadWrite, MAP_SHARED, kDevice, 0), answer(kOther));
+    } else if (call.descriptor == kDevice) {
+      return HostReply{told, 0};
+    }
+    return std::nullopt;
+  };
+  host_->take_calls();
+  EXPECT_EQ(remap(kPlace, 2, 3, kTo, kOther), -EPERM);
+  EXPECT_EQ(lies(), 1u);
+  for (const PageHost::Call& call : host_->take_calls()) {
+    if (call.kind == Kind::kUnmap) EXPECT_EQ(call, PageHost::unmap(pages(kOther, 2, 1)));
+  }
+  EXPECT_EQ(book(kOther, 4), "bb..") << "who believed it has it, and what stood there is back";
+  EXPECT_EQ(book(kPlace, 4), "bb..");
+  EXPECT_TRUE(allocator_->validate_books());
+}
+
 // Whatever it answers to whichever call, books and host agree afterwards.
 TEST_F(RemapTest, RandomRefusalsAndLies) {
   std::mt19937_64 random(5);

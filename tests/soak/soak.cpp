@@ -385,7 +385,9 @@ class Soak {
     const bool live = !pool.blocks.empty();
     if (error == Error::kNone) {
       ++counts_.detaches;
-      if (live && mode == DetachMode::kDrain) {
+      // A block that fills its pool stays while it is pinned, freed or not.
+      if ((live || !pool.pins.empty()) && mode == DetachMode::kDrain) {
+        expect(allocator_->query(pool.extent.base, 1).ok(), "a pool went that was to drain");
         pool.draining = true;
         return;
       }

@@ -628,7 +628,7 @@ class AllocatorModel {
         const std::size_t size = std::min(o.size, it->second.usable - offset + (o.offset % 8 == 0));
         range = {it->first + offset, size};
         expected = !it->second.freed && offset + size <= it->second.usable;
-        // A block of the whole pool is the pool.
+        // Freed and kept, it leaves its pool to be pinned.
         if (pools_.count(range.base) != 0 && pools_.at(range.base).extent == range) {
           whole_pool = range.base;
           expected = true;
@@ -654,6 +654,10 @@ class AllocatorModel {
         expected = all_mapping_pages({first, end - first});
         break;
       }
+    }
+    if (const auto it = blocks_.find(whole_pool);
+        it != blocks_.end() && !it->second.freed && it->second.usable == range.size) {
+      whole_pool = 0;  // the block that fills it is pinned
     }
     const Result<PinId> pin = allocator_.pin(range);
     decide(static_cast<std::uint64_t>(pin.error()));
