@@ -607,6 +607,27 @@ TEST_F(AdviceTest, WhatAPageOperationRefusesIsTold) {
   EXPECT_EQ(manager.statistics().areas, 1u);
 }
 
+// As on Linux, mlockall does not mind what cannot be brought; mlock tells the first that it minds.
+TEST_F(AdviceTest, WhatCannotBeLockedIsToldByMlockOnly) {
+  EnclavePagesTable short_of_pages = pages_.table();
+  static int answers[2];
+  short_of_pages.advise = [](void*, int, std::uintptr_t address, std::size_t, int) {
+    return answers[address == page(4)];
+  };
+  auto made = EnclaveManager::create(port_table(), short_of_pages, options());
+  ASSERT_TRUE(made.ok());
+  EnclaveManager manager(std::move(made.value()));
+  constexpr int kFixed = kPrivate | MAP_FIXED;
+  ASSERT_EQ(manager.map(page(2), 2 * kPage, PROT_NONE, kFixed, -1, 0), answer(2));
+  ASSERT_EQ(manager.map(page(4), 2 * kPage, kReadWrite, kFixed, -1, 0), answer(4));
+  answers[0] = answers[1] = -ENOMEM;
+  EXPECT_EQ(manager.lock_all(MCL_CURRENT), 0);
+  EXPECT_EQ(manager.advise(EXCLAVE_MLOCK, page(2), 4 * kPage, 0), -ENOMEM);
+  answers[1] = -EAGAIN;
+  EXPECT_EQ(manager.lock_all(MCL_CURRENT), -EAGAIN);
+  EXPECT_EQ(manager.advise(EXCLAVE_MLOCK, page(2), 4 * kPage, 0), -EAGAIN);
+}
+
 TEST_F(AdviceTest, ShapesThatAreNone) {
   unsigned char vector = 0;
   EXPECT_EQ(manager_->advise(EXCLAVE_MADVISE, page(2) + 1, kPage, MADV_COLD), -EINVAL);

@@ -305,6 +305,32 @@ TEST_F(RemapTest, PagesThatHaveNotLandedYetAreNotPinned) {
   expect_agreement();
 }
 
+TEST_F(RemapTest, APinWaitsForAnotherThreadsCall) {
+  map(2, kPlace);
+  std::atomic<bool> at_host = false;
+  std::atomic<bool> go_on = false;
+  std::atomic<bool> pinned = false;
+  host_->answer = [&](const PageHost::Call& call) -> std::optional<HostReply> {
+    if (call.kind != Kind::kRemap) return std::nullopt;
+    at_host = true;
+    while (!go_on) std::this_thread::yield();
+    return std::nullopt;
+  };
+  std::thread mover([&] { EXPECT_EQ(remap(kPlace, 2, 2, kTo, kOther), answer(kOther)); });
+  while (!at_host) std::this_thread::yield();
+  std::thread pinner([&] {
+    EXPECT_TRUE(allocator_->pin({kOther, 8}).ok());
+    pinned = true;
+  });
+  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  EXPECT_FALSE(pinned);
+  go_on = true;
+  mover.join();
+  pinner.join();
+  EXPECT_EQ(calls_->munmap(kOther, kPage), -EBUSY);
+  expect_agreement();
+}
+
 TEST_F(RemapTest, AHostWithoutTheCallSaysSo) {
   PortTable without = host_->table();
   without.host_remap = nullptr;
