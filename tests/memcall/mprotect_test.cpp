@@ -67,6 +67,8 @@ TEST_F(MprotectTest, NothingIsMappedBeyondTheLowerHalf) {
   EXPECT_EQ(book(kLimit - kPage, 1), "r") << "up to there it is done";
   EXPECT_EQ(calls_->mprotect(kLimit - kPage, kPage, kReadWrite), 0);
   EXPECT_EQ(calls_->mprotect(kLimit, kPage, PROT_READ), -ENOMEM);
+  host_->answer = [](const PageHost::Call&) { return HostReply{0, EACCES}; };
+  EXPECT_EQ(calls_->mprotect(kLimit - kPage, 2 * kPage, PROT_READ), -EACCES) << "what came first";
 }
 
 TEST_F(MprotectTest, EveryProtectionIsReflected) {
