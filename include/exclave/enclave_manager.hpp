@@ -106,8 +106,9 @@ class EXCLAVE_API EnclaveManager {
   bool validate_books() noexcept;
 
   // Around a fork, so that the child finds books and pages in agreement: before_fork waits until no
-  // page operation is under way and keeps new ones out. kReentered (from a signal handler in the
-  // middle of a call), kTooManyThreads.
+  // page operation is under way and keeps new ones out. Where there is an allocator, too, this
+  // comes first: a page operation may need the allocator to end. kReentered (from a signal handler
+  // in the middle of a call), kTooManyThreads.
   Status before_fork() noexcept;
   void after_fork_in_parent() noexcept;
   void after_fork_in_child() noexcept;

@@ -29,7 +29,8 @@ class EXCLAVE_API MemoryCalls {
   // Pages of the application's mappings in the range go; holes, pools and unknown memory are
   // skipped and never reach the host. -EINVAL (unaligned, length 0, wrap), -EBUSY (pinned pages;
   // nothing changed), -ENOMEM (books; nothing changed), or the host's errno: what it refused stays
-  // in the books.
+  // in the books. Across the enclave's edge the outside goes first, and stays gone when the manager
+  // refuses the inside.
   int munmap(std::uintptr_t address, std::size_t length) noexcept;
 
   // -EINVAL (unaligned, bits), -EACCES (PROT_EXEC outside), -ENOMEM (wrap, or at the first hole,
