@@ -378,9 +378,12 @@ TEST_F(RegistryTest, AMappingIsCutWhereverAPageStarts) {
     EXPECT_EQ(registry_.count(), 1u);
     EXPECT_TRUE(registry_.validate());
     EXPECT_EQ(registry_.query(whole.base, whole.size)->extent, whole);
-    const LockGuard guard(registry_.lock());
-    Region* const joined = registry_.region_at_locked(whole.base);
-    registry_.remove_locked(*joined);
+    Region* joined = nullptr;
+    {
+      const LockGuard guard(registry_.lock());
+      joined = registry_.region_at_locked(whole.base);
+      registry_.remove_locked(*joined);
+    }
     registry_.destroy(*joined);
   }
 }
