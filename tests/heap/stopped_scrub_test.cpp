@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <optional>
 #include <vector>
@@ -92,6 +93,7 @@ TEST_P(StoppedScrubTest, Threat41WhatStandsThereByThenIsLeftAlone) {
     const std::uintptr_t stale = blocks.back();
     bool first = false;
     bool held = false;  // by a lock of the stopped one
+    std::atomic<bool> resumed = false;
     Error told = Error::kBusy;
     more = SteppedCall::stopped_at(
         n, [&] { told = stale_call(stale); },
@@ -100,17 +102,22 @@ TEST_P(StoppedScrubTest, Threat41WhatStandsThereByThenIsLeftAlone) {
             first = free(stale) != Error::kNone;  // the stopped one
             if (first) return;
             blocks.pop_back();
+            // Who waited for the lock runs beside a reallocation, which may move to that place.
+            if (resumed && shape.shorter != 0) return;
             for (const std::uintptr_t block : blocks) EXPECT_EQ(free(block), Error::kNone);
             blocks.clear();
             allocator_->flush_thread();
             later = take(shape.later, shape.later_count);
-            EXPECT_LT(later.back(), stale);
-            EXPECT_GT(later.back() + shape.later, stale) << "it covers the place";
             for (const std::uintptr_t block : later) std::memset(raw(block), 0xa5, shape.later);
           });
           held = !holder.wait_a_little();
+          resumed = held;
         });
     holder.wait();
+    if (!later.empty() && !(held && shape.shorter != 0)) {
+      EXPECT_LT(later.back(), stale) << "at " << n;
+      EXPECT_GT(later.back() + shape.later, stale) << "it covers the place";
+    }
     // A reallocation that was through, all but its return, was a good one.
     const bool was_good = shape.shorter != 0 && told == Error::kNone;
     if (!later.empty() && !was_good) {
