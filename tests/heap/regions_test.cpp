@@ -286,6 +286,15 @@ TEST_F(PinsTest, APinnedPoolDrainsWhenBothAreGone) {
 }
 
 // The range is that of the pool, but a block is what it names, too.
+TEST_F(PinsTest, AGrownRegionIsNobodysToPin) {
+  const std::uintptr_t block = allocate(64);
+  const Result<RegionInfo> region = allocator_->query(block, 64);
+  ASSERT_TRUE(region.ok());
+  EXPECT_EQ(allocator_->pin(region->extent).error(), Error::kNotFound);
+  EXPECT_EQ(statistics().pins, 0u);
+  EXPECT_EQ(free(block), Error::kNone);
+}
+
 TEST_F(PinsTest, Threat50ABlockAsLargeAsItsPoolIsKeptLikeAnyOther) {
   const Placement where = Placement::in_pool(attach(pool_, told()));
   const std::uintptr_t block = allocate(pool_.size, 16, where);
