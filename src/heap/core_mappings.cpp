@@ -1,4 +1,5 @@
 // For the memory calls: mappings taken out of the books, and the host calls, counted.
+#include "base/backoff.hpp"
 #include "heap/core.hpp"
 
 namespace exclave::core {
@@ -36,7 +37,7 @@ Status AllocatorCore::look_at_mappings_locked(Extent range, bool holes_ok, Regio
 }
 
 Result<Region*> AllocatorCore::take_mappings_out(Extent range, bool holes_ok) noexcept {
-  for (;;) {
+  for (Backoff backoff;; backoff.wait()) {
     LockGuard guard(registry_.lock());
     // The usual case, in short: all of one mapping, and nothing in its way.
     if (Region* const only = registry_.region_at_locked(range.base);
@@ -51,7 +52,7 @@ Result<Region*> AllocatorCore::take_mappings_out(Extent range, bool holes_ok) no
     Region* last = nullptr;
     const Status looked = look_at_mappings_locked(range, holes_ok, &first, &last);
     if (looked.error() == Error::kWouldBlock)
-      continue;  // another thread's mprotect is at the host; it ends by itself
+      continue;  // another thread's call is at the host; it ends by itself
     if (!looked.ok()) return looked.error();
     if (first == nullptr) return static_cast<Region*>(nullptr);
 

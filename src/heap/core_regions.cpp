@@ -2,6 +2,7 @@
 #include <new>
 
 #include "access/copy.hpp"
+#include "base/backoff.hpp"
 #include "base/check.hpp"
 #include "heap/core.hpp"
 #include "region/verify.hpp"
@@ -310,7 +311,7 @@ Result<PinId> AllocatorCore::pin(Extent range) noexcept {
     return Error::kInvalidArgument;
   Gate gate(*this);
   if (!gate.status().ok()) return gate.status().error();
-  for (;;) {
+  for (Backoff backoff;; backoff.wait()) {
     LockGuard guard(registry_.lock());
     Region* const region = registry_.region_at_locked(range.base);
     if (region == nullptr) return Error::kNotFound;

@@ -108,7 +108,7 @@ Status EnclaveCore::before_fork() noexcept {
   if (slot >= kMaxThreadSlots) return Error::kTooManyThreads;
   if (inside_[slot].load(std::memory_order_relaxed) != 0) return Error::kReentered;
   inside_[slot].store(kLocked, std::memory_order_relaxed);
-  for (unsigned turns = 0;; wait_for_others(&turns)) {
+  for (Backoff backoff;; wait_for_others(&backoff)) {
     lock_.lock_for_fork();
     if (under_way_ == 0) return {};
     lock_.unlock_after_fork();
@@ -212,7 +212,7 @@ int EnclaveCore::decode(std::uintptr_t address, std::size_t size, int protection
 }
 
 int EnclaveCore::claim(Mark me, const Wanted& wanted, Claim* claimed) noexcept {
-  for (unsigned turns = 0;; wait_for_others(&turns)) {
+  for (Backoff backoff;; wait_for_others(&backoff)) {
     const Section section(*this, me);
     if (is_full_locked()) return -kENOMEM;
     PageStretch run = wanted.run;
@@ -351,7 +351,7 @@ int EnclaveCore::unmap(std::uintptr_t address, std::size_t size) noexcept {
 int EnclaveCore::unmap_run(Mark me, PageStretch run) noexcept {
   Area* gone = nullptr;
   Area* held = nullptr;
-  for (unsigned turns = 0;; wait_for_others(&turns)) {
+  for (Backoff backoff;; wait_for_others(&backoff)) {
     const Section section(*this, me);
     const AreaTree::Look look = areas_.look(run, me);
     if (look == AreaTree::Look::kMine) return -kEBUSY;

@@ -10,6 +10,7 @@
 
 #include <atomic>
 
+#include "base/backoff.hpp"
 #include "base/extents.hpp"
 #include "base/spin_lock.hpp"
 #include "exclave/enclave_manager.hpp"
@@ -89,13 +90,12 @@ class EnclaveCore {
     std::atomic<std::uint8_t>& inside_;
     const std::uint8_t before_;
   };
-  // Once more, with no lock held; *turns: how often already. Most calls are over soon.
-  void wait_for_others(unsigned* turns) const noexcept {
-    constexpr unsigned kSpins = 64;
-    if (pages_.wait == nullptr || ++*turns < kSpins) {
-      __builtin_ia32_pause();
-    } else {
+  // Before one more look, with no lock held. Most calls are over soon.
+  void wait_for_others(Backoff* backoff) const noexcept {
+    if (pages_.wait != nullptr && backoff->is_long()) {
       pages_.wait(pages_.context);
+    } else {
+      backoff->wait();
     }
   }
 
@@ -218,7 +218,7 @@ class EnclaveCore {
 
 template <class F>
 int EnclaveCore::for_each_area(Mark me, PageStretch run, Holes holes, bool* hole, F work) noexcept {
-  unsigned turns = 0;
+  Backoff backoff;
   for (PageNumber at = run.first; at < run.end();) {
     Area* area = nullptr;
     PageStretch part;
@@ -238,7 +238,7 @@ int EnclaveCore::for_each_area(Mark me, PageStretch run, Holes holes, bool* hole
       }
     }
     if (part.count == 0) {
-      wait_for_others(&turns);
+      wait_for_others(&backoff);
       continue;
     }
     int error = 0;
@@ -258,7 +258,7 @@ int EnclaveCore::for_each_area(Mark me, PageStretch run, Holes holes, bool* hole
 template <class Change, class F>
 int EnclaveCore::change_kinds(Mark me, PageStretch run, Holes holes, bool* hole, Change wanted,
                               bool all, F work) noexcept {
-  unsigned turns = 0;
+  Backoff backoff;
   for (PageNumber at = run.first; at < run.end();) {
     Area* piece = nullptr;
     PageStretch part;
@@ -289,7 +289,7 @@ int EnclaveCore::change_kinds(Mark me, PageStretch run, Holes holes, bool* hole,
         at = part.end();
       }
     }
-    if (is_elsewhere) wait_for_others(&turns);
+    if (is_elsewhere) wait_for_others(&backoff);
     if (piece == nullptr) continue;
     int error = 0;
     {

@@ -86,7 +86,7 @@ int EnclaveCore::look_at_move_locked(Mark me, const Move& move, bool* again) noe
 }
 
 int EnclaveCore::claim_move(Mark me, Move* move) noexcept {
-  for (unsigned turns = 0;; wait_for_others(&turns)) {
+  for (Backoff backoff;; wait_for_others(&backoff)) {
     const Section section(*this, me);
     bool again = false;
     if (const int bad = look_at_move_locked(me, *move, &again); bad != 0) return bad;
@@ -201,7 +201,7 @@ std::uintptr_t EnclaveCore::set_break(std::uintptr_t address) noexcept {
   if (enter(&me) != 0) return break_.load(std::memory_order_relaxed);
   std::uintptr_t old_end = 0;
   const std::uintptr_t new_end = align_up(address, kPageBytes);
-  for (unsigned turns = 0;; wait_for_others(&turns)) {
+  for (Backoff backoff;; wait_for_others(&backoff)) {
     const Section section(*this, me);
     const std::uintptr_t present = break_.load(std::memory_order_relaxed);
     if (break_in_call_ == me || address < first_break_ || address > options_.range.end())

@@ -1,4 +1,5 @@
 // The calls that walk over mappings outside: madvise, msync, mlock and its kin, mincore.
+#include "base/backoff.hpp"
 #include "memcall/outside.hpp"
 
 namespace exclave::memcall {
@@ -34,6 +35,7 @@ int for_each_mapping(AllocatorCore& core, Extent range, Holes holes, bool* hole,
                      F at_host) noexcept {
   Registry& registry = core.registry();
   const std::uint32_t me = current_thread_slot() + 1;
+  Backoff backoff;
   for (std::uintptr_t at = range.base; at < range.end();) {
     Region* mapping = nullptr;
     Extent part;
@@ -50,11 +52,16 @@ int for_each_mapping(AllocatorCore& core, Extent range, Holes holes, bool* hole,
         continue;
       }
       if (region->in_call == me) return -kEBUSY;
-      if (region->in_call != 0) continue;  // another thread's call; it ends by itself
-      part = common(region->extent(), Extent{at, range.end() - at});
-      if (pinned == Pinned::kRefused && registry.pins_locked().overlaps(part)) return -kEBUSY;
-      mapping = region;
-      mapping->in_call = me;
+      if (region->in_call == 0) {
+        part = common(region->extent(), Extent{at, range.end() - at});
+        if (pinned == Pinned::kRefused && registry.pins_locked().overlaps(part)) return -kEBUSY;
+        mapping = region;
+        mapping->in_call = me;
+      }
+    }
+    if (mapping == nullptr) {  // another thread's call is at the host; it ends by itself
+      backoff.wait();
+      continue;
     }
     const int error = at_host(part);
     {

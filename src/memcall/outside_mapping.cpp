@@ -1,5 +1,6 @@
 // mmap, munmap and mprotect of the application outside: decode, validate, perform, verify. And
 // mappings that come without an mmap.
+#include "base/backoff.hpp"
 #include "memcall/outside.hpp"
 #include "memcall/replacement.hpp"
 #include "region/verify.hpp"
@@ -73,6 +74,7 @@ int protect_outside(AllocatorCore& core, Extent range, int bits) noexcept {
   Registry& registry = core.registry();
   const std::uint32_t me = current_thread_slot() + 1;
   const Protection wanted = protection_of(bits);
+  Backoff backoff;
   for (std::uintptr_t at = range.base; at < range.end();) {
     Region* piece = nullptr;
     Extent part;
@@ -82,20 +84,22 @@ int protect_outside(AllocatorCore& core, Extent range, int bits) noexcept {
       Region* const mapping = registry.region_at_locked(at);
       if (mapping == nullptr || mapping->traits().role != Role::kMapping) return -kENOMEM;
       if (mapping->in_call == me) return -kEBUSY;
-      if (mapping->in_call != 0)
-        continue;  // another thread's call is at the host; it ends by itself
-      const std::uintptr_t end =
-          mapping->extent().end() < range.end() ? mapping->extent().end() : range.end();
-      part = {at, end - at};
-      const Result<Region*> isolated = registry.isolate_locked(*mapping, part);
-      if (!isolated.ok()) return error_number(isolated.error());
-      piece = *isolated;
-      piece->in_call = me;
-      // Until the host has answered, only what holds before and after is promised.
-      before = piece->traits().protection;
-      registry.set_protection_locked(
-          *piece,
-          static_cast<Protection>(static_cast<unsigned>(before) & static_cast<unsigned>(wanted)));
+      if (mapping->in_call == 0) {
+        part = common(mapping->extent(), Extent{at, range.end() - at});
+        const Result<Region*> isolated = registry.isolate_locked(*mapping, part);
+        if (!isolated.ok()) return error_number(isolated.error());
+        piece = *isolated;
+        piece->in_call = me;
+        // Until the host has answered, only what holds before and after is promised.
+        before = piece->traits().protection;
+        registry.set_protection_locked(
+            *piece,
+            static_cast<Protection>(static_cast<unsigned>(before) & static_cast<unsigned>(wanted)));
+      }
+    }
+    if (piece == nullptr) {  // another thread's call is at the host; it ends by itself
+      backoff.wait();
+      continue;
     }
     const int error = core.host_protect(gate, part, bits);
     {

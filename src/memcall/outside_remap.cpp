@@ -5,6 +5,7 @@
 // and the place it goes to is the application's, and in the books, before anything moves. So
 // nothing is left to decide when the host has answered, and whatever it answered the books are
 // true: on success the new place holds the mapping, else the old one does.
+#include "base/backoff.hpp"
 #include "memcall/outside.hpp"
 #include "memcall/replacement.hpp"
 #include "region/verify.hpp"
@@ -25,7 +26,7 @@ enum class Pinned : bool { kRefused, kAllowed };
 Result<Region*> mark_source(AllocatorCore& core, Extent from, Pinned pinned) noexcept {
   Registry& registry = core.registry();
   const std::uint32_t me = current_thread_slot() + 1;
-  for (;;) {
+  for (Backoff backoff;; backoff.wait()) {
     LockGuard guard(registry.lock());
     Region* const mapping = registry.region_at_locked(from.base);
     // GCOVR_EXCL_BR_START: it was a mapping a moment ago, but for a race
