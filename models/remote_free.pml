@@ -1,7 +1,8 @@
 /* Frees by the owner and by others of the same blocks: batches, deferral, the sweep, double frees at one moment.
  *
  * Code: Heap::pop, push, refill_slow, fold_slow, take_back, sweep, defer, post, take_inbox (src/heap/heap.*);
- * AllocatorCore::deallocate (src/heap/core_blocks.cpp), free_own, free_remote, deallocate_nested (src/heap/core_frees.cpp).
+ * AllocatorCore::deallocate (src/heap/core_blocks.cpp), free_own, take_remotely, free_remote, deallocate_nested
+ * (src/heap/core_frees.cpp).
  *
  * One slab that stays, its owner's heap, two strangers. Everybody frees whatever block he likes, so double frees come in
  * every order: by owner and stranger, by two strangers, late by a whole life of the block. A free in a nested call is a

@@ -1,6 +1,6 @@
 /* A free of a block whose slab is given back and cut anew meanwhile, in the same book.
  *
- * Code: AllocatorCore::free_remote, deallocate_nested, confirm_mark (src/heap/core_frees.cpp); Heap::give_back,
+ * Code: AllocatorCore::take_remotely, confirm_mark (src/heap/core_frees.cpp); Heap::give_back,
  * release_slab, add_slab_slow, take_back, defer (src/heap/heap.cpp); Slab::open, take (src/slab/slab.cpp);
  * BookStore::release (src/port/book_store.cpp).
  *

@@ -246,6 +246,7 @@ class AllocatorCore {
   Status free_grown_pages(Region& region, std::uintptr_t block) noexcept;
   void scrub_slot(const SlotRef& found, std::uintptr_t block) const noexcept;
   bool confirm_mark(const SlotRef& found, std::uintptr_t block) const noexcept;
+  bool take_remotely(const SlotRef& found, std::uintptr_t block, Status* freed) const noexcept;
   static Status free_unless_live(std::atomic<SlotState>* state) noexcept;
   // mine: counts the double frees that come to light.
   void send(Heap& mine, Heap& owner, Batch& batch) noexcept;

@@ -103,7 +103,7 @@ Status AllocatorCore::free_unless_live(std::atomic<SlotState>* state) noexcept {
 }
 
 Status AllocatorCore::free_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept {
-  std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
+  std::atomic<SlotState>* const state = &found.state();
   if (scrub_) {
     // Taken first, so that a second free at this moment is told, and scrubs nothing.
     SlotState expected = SlotState::kLive;
@@ -125,7 +125,7 @@ void AllocatorCore::scrub_slot(const SlotRef& found, std::uintptr_t block) const
 
 // A slot that was kLive, or is kRemote by now, from its caller to its owner.
 void AllocatorCore::take_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept {
-  std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
+  std::atomic<SlotState>* const state = &found.state();
   const SizeClass c = found.slab->size_class.load(std::memory_order_relaxed);
   if (heap.push(c, block, state)) return;
   // Making room may give slabs back, but not this one: its slot is not free yet.
@@ -168,7 +168,7 @@ Status AllocatorCore::free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t
 
 Status AllocatorCore::free_slot_locked(SharedHeap& shared, const SlotRef& found,
                                        std::uintptr_t block) noexcept {
-  std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
+  std::atomic<SlotState>* const state = &found.state();
   // A nested free or a pin, which take no lock here, may come at any moment: who is first has it.
   SlotState expected = SlotState::kLive;
   if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel))
@@ -194,23 +194,38 @@ bool AllocatorCore::confirm_mark(const SlotRef& found, std::uintptr_t block) con
   // GCOVR_EXCL_BR_STOP
   // GCOVR_EXCL_START: as above
   SlotState expected = SlotState::kRemote;
-  (void)found.slab->states()[found.slot].compare_exchange_strong(
-      expected, SlotState::kLive, std::memory_order_acq_rel, std::memory_order_relaxed);
+  (void)found.state().compare_exchange_strong(expected, SlotState::kLive, std::memory_order_acq_rel,
+                                              std::memory_order_relaxed);
   return false;
   // GCOVR_EXCL_STOP
 }
 
-Status AllocatorCore::free_remote(Heap& mine, Heap& owner, const SlotRef& found,
-                                  std::uintptr_t block) noexcept {
-  std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
+// Without the owner's lock or his thread. True: the slot is kRemote and this thread's, scrubbed.
+// False: *freed says all.
+bool AllocatorCore::take_remotely(const SlotRef& found, std::uintptr_t block,
+                                  Status* freed) const noexcept {
+  std::atomic<SlotState>* const state = &found.state();
   SlotState expected = SlotState::kLive;
   // Release pairs with the acquire in take_back: what the caller wrote about the block came before.
   // From here on the slot holds its slab in place.
   if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel)) {
-    return free_unless_live(state);
+    *freed = free_unless_live(state);
+    return false;
   }
-  if (!confirm_mark(found, block)) return Error::kDoubleFree;  // GCOVR_EXCL_BR_LINE: a race
+  // GCOVR_EXCL_BR_START: a race
+  if (!confirm_mark(found, block)) {
+    *freed = Error::kDoubleFree;
+    return false;
+  }
+  // GCOVR_EXCL_BR_STOP
   scrub_slot(found, block);
+  return true;
+}
+
+Status AllocatorCore::free_remote(Heap& mine, Heap& owner, const SlotRef& found,
+                                  std::uintptr_t block) noexcept {
+  Status freed;
+  if (!take_remotely(found, block, &freed)) return freed;
   Heap::Outbox& box = mine.outbox_for(owner.self());
   if (box.batch != nullptr && box.owner != owner.self()) {
     send(mine, *books_.at<Heap>(box.owner), *box.batch);
@@ -221,7 +236,7 @@ Status AllocatorCore::free_remote(Heap& mine, Heap& owner, const SlotRef& found,
     box.owner = owner.self();
     if (box.batch == nullptr)
       // GCOVR_EXCL_BR_START: a race
-      return Heap::defer(books_, *found.slab, state) ? Error::kNone : Error::kDoubleFree;
+      return Heap::defer(books_, *found.slab, &found.state()) ? Error::kNone : Error::kDoubleFree;
     // GCOVR_EXCL_BR_STOP
   }
   box.batch->blocks[box.batch->count++] = block;
@@ -254,8 +269,7 @@ void AllocatorCore::settle_abandoned(Heap& mine, Heap& abandoned) noexcept {
     for (std::uint32_t i = 0; i < batch->count; ++i) {
       const SlotRef found = find_slot(batch->blocks[i]);
       // GCOVR_EXCL_BR_START: a race
-      if (found.slot == Slab::kNoSlot ||
-          !Heap::defer(books_, *found.slab, &found.slab->states()[found.slot])) {
+      if (found.slot == Slab::kNoSlot || !Heap::defer(books_, *found.slab, &found.state())) {
         mine.count_double_free(batch->blocks[i]);
       }
       // GCOVR_EXCL_BR_STOP
@@ -275,15 +289,10 @@ Status AllocatorCore::deallocate_nested(std::uintptr_t block, const SizePlan* pl
       !fits_plan({found.slab->slot_bytes.load(std::memory_order_relaxed), false, region}, *plan)) {
     return Error::kWrongSize;
   }
-  std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
-  SlotState expected = SlotState::kLive;
-  if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel)) {
-    return free_unless_live(state);
-  }
-  if (!confirm_mark(found, block)) return Error::kDoubleFree;  // GCOVR_EXCL_BR_LINE: a race
-  scrub_slot(found, block);
+  Status freed;
+  if (!take_remotely(found, block, &freed)) return freed;
   // GCOVR_EXCL_BR_START: a race
-  if (!Heap::defer(books_, *found.slab, state)) return Error::kDoubleFree;
+  if (!Heap::defer(books_, *found.slab, &found.state())) return Error::kDoubleFree;
   // GCOVR_EXCL_BR_STOP
   Heap* const home = homes_[assigned_thread_slot()];
   if (home != nullptr && found.slab->owner.load(std::memory_order_relaxed) == home->self())
@@ -366,7 +375,7 @@ void AllocatorCore::free_unpinned_slot(Gate& gate, Pool* pool, RegionId pool_id,
     const BookRef owner_ref = found.slab->owner.load(std::memory_order_acquire);
     if (owner_ref == 0) return;
     Heap& owner = *books_.at<Heap>(owner_ref);
-    std::atomic<SlotState>* const state = &found.slab->states()[found.slot];
+    std::atomic<SlotState>* const state = &found.state();
     SharedHeap* const shared = owner.shared();
     if ((shared != nullptr ? shared->pool : nullptr) != pool) return;  // GCOVR_EXCL_BR_LINE: a race
     if (shared == nullptr) {  // a thread's: the slot holds the slab in place
@@ -386,11 +395,11 @@ void AllocatorCore::free_unpinned_slot(Gate& gate, Pool* pool, RegionId pool_id,
     }
     // Not what stands there since the pool was revoked and the place attached again.
     if ((pool != nullptr && pool->id != pool_id) ||
-        now.slab->states()[now.slot].load(std::memory_order_relaxed) != SlotState::kRemote) {
+        now.state().load(std::memory_order_relaxed) != SlotState::kRemote) {
       return;  // GCOVR_EXCL_LINE: a race
     }
     // GCOVR_EXCL_BR_STOP
-    shared->heap.give_back(*now.slab, &now.slab->states()[now.slot]);
+    shared->heap.give_back(*now.slab, &now.state());
     if (pool != nullptr) {
       pool->live -= 1;
       count_folded_locked(*pool, shared->heap);

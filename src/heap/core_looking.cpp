@@ -9,7 +9,7 @@ namespace exclave::core {
 Result<AllocatorCore::Found> AllocatorCore::live_slot(Region& region,
                                                       const SlotRef& found) noexcept {
   if (found.slot == Slab::kNoSlot) return Error::kInteriorFree;
-  const SlotState state = found.slab->states()[found.slot].load(std::memory_order_acquire);
+  const SlotState state = found.state().load(std::memory_order_acquire);
   if (state != SlotState::kLive && state != SlotState::kPinned) return Error::kDoubleFree;
   return Found{found.slab->slot_bytes.load(std::memory_order_relaxed), false, &region};
 }

@@ -315,8 +315,7 @@ void Heap::take_back(std::uintptr_t block) noexcept {
   const SlotRef found = find_slot(books_, registry_, pages_, block);
   // kRemote holds the slab in place. But the owner may have freed it itself at the same moment:
   // then one of the two was a double free, and the slab may be gone.
-  std::atomic<SlotState>* const state =
-      found.slot != Slab::kNoSlot ? &found.slab->states()[found.slot] : nullptr;
+  std::atomic<SlotState>* const state = found.slot != Slab::kNoSlot ? &found.state() : nullptr;
   if (state != nullptr && state->load(std::memory_order_acquire) == SlotState::kRemote) {
     if (found.slab->owner.load(std::memory_order_acquire) == self_) {
       folded_ += 1;
@@ -363,7 +362,7 @@ void Heap::check_nested_frees() noexcept {
     const SlotRef found = find_slot(books_, registry_, pages_, nested_[i]);
     // GCOVR_EXCL_BR_START: a signal at one instruction
     if (found.slot == Slab::kNoSlot ||
-        found.slab->states()[found.slot].load(std::memory_order_relaxed) != SlotState::kDeferred) {
+        found.state().load(std::memory_order_relaxed) != SlotState::kDeferred) {
       count_double_free(nested_[i]);  // GCOVR_EXCL_LINE: as above
     }
     // GCOVR_EXCL_BR_STOP
@@ -415,8 +414,7 @@ bool Heap::validate() noexcept {
       return false;  // GCOVR_EXCL_LINE: as above
     for (const FreeSlot* slot = stack.bottom; slot != stack.top; ++slot) {
       const SlotRef found = find_slot(books_, registry_, pages_, slot->block);
-      if (found.slab == nullptr || found.slot == Slab::kNoSlot ||
-          &found.slab->states()[found.slot] != slot->state ||
+      if (found.slab == nullptr || found.slot == Slab::kNoSlot || &found.state() != slot->state ||
           slot->state->load(std::memory_order_relaxed) != SlotState::kCached) {
         return false;  // GCOVR_EXCL_LINE: as above
       }

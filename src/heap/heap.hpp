@@ -32,6 +32,9 @@ struct Batch {
 struct SlotRef {
   Slab* slab = nullptr;
   std::uint32_t slot = Slab::kNoSlot;
+
+  // Precondition: there is a slot.
+  std::atomic<SlotState>& state() const noexcept { return slab->states()[slot]; }
 };
 
 struct SharedHeap;

@@ -1,5 +1,6 @@
 // madvise, msync, mincore, mlock: which pages reach the host, which the manager, and in what order;
 // mappings that come without an mmap.
+#include "heap/core.hpp"
 #include "support/page_host_fixture.hpp"
 
 namespace exclave {
@@ -244,6 +245,16 @@ TEST_F(WalksTest, APinOnEitherSideChangesNothingOnAny) {
   EXPECT_THAT(enclave_.calls, IsEmpty());
   EXPECT_TRUE(allocator_->unpin(*pin).ok());
   EXPECT_EQ(calls_->madvise(below_, size_, MADV_DONTNEED), 0);
+}
+
+// Whether the pins allow it cannot be told then, so the pages inside stay, too.
+TEST_F(WalksTest, ACallInsideACallChangesNothingOnEitherSide) {
+  map_around_the_enclave();
+  const std::uintptr_t inside = host_->enclave().base;
+  const core::AllocatorCore::Gate inside_a_call(*allocator_->core());
+  EXPECT_EQ(calls_->madvise(inside, above_ + kPage - inside, MADV_DONTNEED), -EBUSY);
+  EXPECT_THAT(host_->take_calls(), IsEmpty());
+  EXPECT_THAT(enclave_.calls, IsEmpty());
 }
 
 TEST_F(WalksTest, APinnedBlockInAPoolIsNotInTheWay) {
