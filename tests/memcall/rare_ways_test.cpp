@@ -48,6 +48,21 @@ TEST_F(ReplacementTest, HostThatPointsIntoTheEnclaveLies) {
   EXPECT_EQ(allocator_->statistics().lies_refused, 1u);
 }
 
+// EEXIST in answer to MAP_FIXED is EBUSY to the program, which has not asked for less than to
+// replace; in any other call it is told as it comes.
+TEST_F(ReplacementTest, WhereNothingIsReplacedTheHostsEexistIsTold) {
+  host_->answer = [](const PageHost::Call&) -> std::optional<HostReply> {
+    return HostReply{0, EEXIST};
+  };
+  EXPECT_EQ(calls_->mmap(0, kPage, kReadWrite, MAP_SHARED, kDevice, 0), -EEXIST);
+  EXPECT_EQ(
+      calls_->mmap(kPlace + kPage, kPage, kReadWrite, MAP_SHARED | MAP_FIXED_NOREPLACE, kDevice, 0),
+      -EEXIST);
+  EXPECT_EQ(calls_->mmap(kPlace + kPage, kPage, kReadWrite, MAP_SHARED | MAP_FIXED, kDevice, 0),
+            -EBUSY);
+  host_->answer = nullptr;
+}
+
 // As from a signal handler: what needs the books outside is refused, and nothing has changed.
 TEST_F(ReplacementTest, ACallInsideACallIsRefusedOutside) {
   const core::AllocatorCore::Gate inside_a_call(*allocator_->core());
