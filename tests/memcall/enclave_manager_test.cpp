@@ -3,7 +3,6 @@
 #include "support/manager_fixture.hpp"
 
 #include <atomic>
-#include <chrono>
 #include <cstring>
 #include <random>
 #include <set>
@@ -11,10 +10,12 @@
 
 #include "port/thread_slot.hpp"
 #include "support/sanitizers.hpp"
+#include "support/worker.hpp"
 
 namespace exclave {
 namespace {
 
+using testing_support::done_before_it_waits;
 using testing_support::FakePages;
 using testing_support::ManagerFixture;
 
@@ -795,8 +796,7 @@ class WaitingTest : public ManagerFixture {
         second();
         done = true;
       });
-      std::this_thread::sleep_for(std::chrono::milliseconds(20));
-      EXPECT_FALSE(done);
+      EXPECT_FALSE(done_before_it_waits(other.native_handle(), [&] { return done.load(); }));
     };
     first();
     ASSERT_TRUE(started);
