@@ -884,6 +884,31 @@ TEST_F(WaitingTest, AForkWaitsForPages) {
   EXPECT_EQ(map(4, 1), answer(4));
 }
 
+// However busy the others are; they wait for it.
+TEST_F(WaitingTest, AForkIsNotKeptOut) {
+  std::atomic<bool> stop{false};
+  std::vector<std::thread> threads;
+  pages_.during = [](Op) {
+    for (int i = 0; i < 1000; ++i) __builtin_ia32_pause();  // most of a call's time
+  };
+  for (std::size_t i = 0; i < 4; ++i) {
+    threads.emplace_back([&, i] {
+      while (!stop) {
+        EXPECT_EQ(map(4 * i, 2), answer(4 * i));
+        EXPECT_EQ(unmap(4 * i, 2), 0);
+      }
+    });
+  }
+  for (int round = 0; round < 10; ++round) {
+    EXPECT_TRUE(manager_->before_fork().ok());
+    manager_->after_fork_in_parent();
+    std::this_thread::yield();
+  }
+  stop = true;
+  for (auto& thread : threads) thread.join();
+  pages_.during = nullptr;
+}
+
 TEST_F(WaitingTest, ThreeThreadsLeaveBooksAndPagesInAgreement) {
   std::vector<std::thread> threads;
   for (unsigned seed = 0; seed < 3; ++seed) {
