@@ -70,9 +70,21 @@ void EnclaveCore::destroy(EnclaveCore* core) noexcept {
 int EnclaveCore::enter(Mark* me) const noexcept {
   const std::uint32_t slot = current_thread_slot();
   if (slot >= kMaxThreadSlots) return -kEAGAIN;
-  if ((inside_[slot].load(std::memory_order_relaxed) & kLocked) != 0) return -kEBUSY;
+  const std::uint8_t inside = inside_[slot].load(std::memory_order_relaxed);
+  if ((inside & kLocked) != 0) return -kEBUSY;
+  // A call inside a call goes on: the fork waits for the outer one.
+  if (inside == 0 && forks_waiting_.load(std::memory_order_relaxed) != 0) let_forks_go_first();
   *me = static_cast<Mark>(slot + 1);
   return 0;
+}
+
+// Else a few threads that call again and again keep a fork out for ever. For milliseconds only, for
+// what the fork waits for may be a call that this one, from a signal handler, keeps from its work.
+void EnclaveCore::let_forks_go_first() const noexcept {
+  constexpr unsigned kLooks = 256;
+  Backoff backoff;
+  for (unsigned i = 0; i < kLooks && forks_waiting_.load(std::memory_order_relaxed) != 0; ++i)
+    wait_for_others(&backoff);
 }
 
 // The note comes before the lock and goes after it, so that no handler spins on its own thread.
@@ -108,11 +120,16 @@ Status EnclaveCore::before_fork() noexcept {
   if (slot >= kMaxThreadSlots) return Error::kTooManyThreads;
   if (inside_[slot].load(std::memory_order_relaxed) != 0) return Error::kReentered;
   inside_[slot].store(kLocked, std::memory_order_relaxed);
+  bool waits = false;
   for (Backoff backoff;; wait_for_others(&backoff)) {
     lock_.lock_for_fork();
-    if (under_way_ == 0) return {};
+    if (under_way_ == 0) break;
     lock_.unlock_after_fork();
+    if (!waits) forks_waiting_.fetch_add(1, std::memory_order_relaxed);
+    waits = true;
   }
+  if (waits) forks_waiting_.fetch_sub(1, std::memory_order_relaxed);
+  return {};
 }
 
 void EnclaveCore::after_fork_in_parent() noexcept {
@@ -123,6 +140,7 @@ void EnclaveCore::after_fork_in_parent() noexcept {
 // Others may have been about to wait for the lock; they are not here any more.
 void EnclaveCore::after_fork_in_child() noexcept {
   for (std::atomic<std::uint8_t>& inside : inside_) inside.store(0, std::memory_order_relaxed);
+  forks_waiting_.store(0, std::memory_order_relaxed);
   lock_.unlock_after_fork();
 }
 

@@ -90,6 +90,7 @@ class EnclaveCore {
     std::atomic<std::uint8_t>& inside_;
     const std::uint8_t before_;
   };
+  void let_forks_go_first() const noexcept;
   // Before one more look, with no lock held. Most calls are over soon.
   void wait_for_others(Backoff* backoff) const noexcept {
     if (pages_.wait != nullptr && backoff->is_long()) {
@@ -205,6 +206,8 @@ class EnclaveCore {
   SpinLock lock_{LockRank::kAreas};
   AreaTree areas_ EXCLAVE_GUARDED_BY(lock_);
   unsigned under_way_ EXCLAVE_GUARDED_BY(lock_) = 0;  // calls that work on pages
+  // Forks that wait until none is. A hint, which publishes nothing.
+  std::atomic<unsigned> forks_waiting_{0};
   std::uint64_t peak_pages_ EXCLAVE_GUARDED_BY(lock_) = 0;
   std::uintptr_t first_break_ EXCLAVE_GUARDED_BY(lock_) = 0;
   // A handler may ask for the present break while the lock is held.

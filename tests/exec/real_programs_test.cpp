@@ -209,10 +209,11 @@ TEST_F(RealProgramsTest, StressorsOfMemory) {
 
 TEST_F(RealProgramsTest, TcpdumpCapturesThroughItsRing) {
   EXCLAVE_NEEDS("/usr/bin/tcpdump");
+  // Packets until it has seen enough of them, for it may come late.
   const std::string command =
       "tcpdump -i lo -c 4 -w " + path("packets") +
-      " udp port 9 2>/dev/null & sleep 1; "
-      "for i in 1 2 3 4 5 6; do echo x > /dev/udp/127.0.0.1/9; sleep 0.05; done; wait $!";
+      " udp port 9 2>/dev/null & for i in {1..400}; do kill -0 $! 2>/dev/null || break; "
+      "echo x > /dev/udp/127.0.0.1/9; sleep 0.05; done; kill $! 2>/dev/null; wait $!";
   const RunResult native = run({"/bin/bash", "-c", command});
   if (native.code != 0) GTEST_SKIP() << "no right to capture here";
   std::filesystem::remove(path("packets"));

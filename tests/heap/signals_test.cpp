@@ -122,11 +122,11 @@ class SignalsTest : public FakeAllocatorTest {
     std::atomic<bool> stop = false;
     const pthread_t target = pthread_self();
     std::thread sender([&] {
-      while (!stop) {
+      do {  // once at least, however late it comes to run
         pthread_kill(target, SIGUSR1);
         timespec pause{0, 20000};
         nanosleep(&pause, nullptr);
-      }
+      } while (!stop);
     });
     body();
     stop = true;

@@ -6,6 +6,7 @@
 #include <atomic>
 #include <barrier>
 #include <cerrno>
+#include <chrono>
 #include <condition_variable>
 #include <functional>
 #include <mutex>
@@ -358,10 +359,12 @@ TEST_F(ThreadsTest, RevokeWhileOthersUseThePool) {
   AttachOptions options;
   options.device = 5;
   std::atomic<bool> stop = false;
+  std::atomic<unsigned> begun = 0;
   std::vector<std::thread> threads;
   for (unsigned me = 0; me < 3; ++me) {
     threads.emplace_back([&, me] {
       std::mt19937 random(me);
+      ++begun;
       while (!stop) {
         std::vector<std::uintptr_t> blocks;
         for (int i = 0; i < 20; ++i) {
@@ -377,7 +380,11 @@ TEST_F(ThreadsTest, RevokeWhileOthersUseThePool) {
       }
     });
   }
-  for (int round = 0; round < 300; ++round) {
+  // Else it may be over before they are here.
+  while (begun != threads.size()) std::this_thread::yield();
+  // A busy machine lets this thread come by less often.
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(20);
+  for (int round = 0; round < 300 && std::chrono::steady_clock::now() < end; ++round) {
     const Extent range = range_at(0, (1 + static_cast<std::size_t>(round) % 3) * kMiBytes);
     const Result<RegionId> id = allocator_->attach(range, options);
     ASSERT_TRUE(id.ok());

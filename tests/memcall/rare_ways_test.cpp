@@ -1,14 +1,15 @@
 // mmap and mprotect where more than one thing goes wrong at once, and where two threads meet.
 #include <sys/mman.h>
 
+#include <atomic>
 #include <cerrno>
-#include <chrono>
 #include <thread>
 
 #include "heap/core.hpp"
 #include "support/hostile_fixture.hpp"
 #include "support/page_host_fixture.hpp"
 #include "support/process_fixture.hpp"
+#include "support/worker.hpp"
 
 namespace exclave {
 namespace {
@@ -145,8 +146,12 @@ TEST_F(TwoProtectsTest, SecondWaitsForTheFirstAndIsWhatHolds) {
   host_->hold(sim::HostCall::kProtect);
   std::thread first([&] { EXPECT_EQ(calls.mprotect(page, kPage, PROT_READ), 0); });
   ASSERT_TRUE(host_->wait_until_held(1));
-  std::thread second([&] { EXPECT_EQ(calls.mprotect(page, kPage, PROT_NONE), 0); });
-  std::this_thread::sleep_for(std::chrono::milliseconds(20));
+  std::atomic<bool> done{false};
+  std::thread second([&] {
+    EXPECT_EQ(calls.mprotect(page, kPage, PROT_NONE), 0);
+    done = true;
+  });
+  EXPECT_FALSE(done_before_it_waits(second.native_handle(), [&] { return done.load(); }));
   EXPECT_EQ(host_->calls(sim::HostCall::kProtect), 1u) << "the second has not asked yet";
   host_->let_go();
   first.join();

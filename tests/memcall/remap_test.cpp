@@ -1,18 +1,19 @@
 // mremap outside: what reaches the host, what the books say, and a host that lies.
 #include <atomic>
-#include <chrono>
 #include <random>
 #include <set>
 #include <thread>
 
 #include "port/thread_slot.hpp"
 #include "support/page_host_fixture.hpp"
+#include "support/worker.hpp"
 
 namespace exclave {
 namespace {
 
 using testing::ElementsAre;
 using testing::IsEmpty;
+using testing_support::done_before_it_waits;
 using testing_support::EnclaveRecorder;
 using testing_support::kDevice;
 using testing_support::kPage;
@@ -322,8 +323,7 @@ TEST_F(RemapTest, APinWaitsForAnotherThreadsCall) {
     EXPECT_TRUE(allocator_->pin({kOther, 8}).ok());
     pinned = true;
   });
-  std::this_thread::sleep_for(std::chrono::milliseconds(20));
-  EXPECT_FALSE(pinned);
+  EXPECT_FALSE(done_before_it_waits(pinner.native_handle(), [&] { return pinned.load(); }));
   go_on = true;
   mover.join();
   pinner.join();
@@ -715,8 +715,7 @@ TEST_F(RemapTest, AnotherThreadWaitsForTheMapping) {
       EXPECT_EQ(calls_->madvise(kPlace, kPage, MADV_COLD), 0);
       done = true;
     });
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    EXPECT_FALSE(done);
+    EXPECT_FALSE(done_before_it_waits(other.native_handle(), [&] { return done.load(); }));
     return std::nullopt;
   };
   EXPECT_EQ(calls_->madvise(kPlace, 4 * kPage, MADV_COLD), 0);
@@ -729,8 +728,7 @@ TEST_F(RemapTest, AnotherThreadWaitsForTheMapping) {
       EXPECT_EQ(calls_->madvise(kPlace, kPage, MADV_COLD), 0);
       done = true;
     });
-    std::this_thread::sleep_for(std::chrono::milliseconds(20));
-    EXPECT_FALSE(done);
+    EXPECT_FALSE(done_before_it_waits(other.native_handle(), [&] { return done.load(); }));
     return std::nullopt;
   };
   EXPECT_EQ(calls_->mprotect(kPlace, kPage, PROT_READ), 0);

@@ -441,7 +441,8 @@ TEST(Threat56_SignalInTheMiddle, TheThreadEndsUpWithOneSlot) {
     pthread_kill(thread.native_handle(), SIGUSR1);
     done = true;
     thread.join();
-    ASSERT_LE(slot, lowest + 1);
+    // The handler may have been given one while the lowest was already claimed.
+    ASSERT_TRUE(slot == lowest || slot == lowest + 8) << slot;
   }
   std::uint32_t after = kNoThreadSlot;
   std::thread([&] { after = current_thread_slot(); }).join();

@@ -120,9 +120,13 @@ TEST_F(NeighbourTest, PauseAndRemoveHoldAtOnce) {
 TEST_F(NeighbourTest, RestsBetweenPages) {
   const auto neighbour = Neighbour::start(
       {.descriptor = file_, .mode = Neighbour::Mode::kRandomPages, .rest_microseconds = 2000});
+  const auto begin = std::chrono::steady_clock::now();
   ASSERT_TRUE(neighbour->add(0, kBytes));
   std::this_thread::sleep_for(std::chrono::milliseconds(100));
-  EXPECT_LE(neighbour->bytes_written(), 60 * kPageBytes);
+  const std::uint64_t written = neighbour->bytes_written();
+  // It may have been longer.
+  const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - begin;
+  EXPECT_LE(static_cast<double>(written / kPageBytes), 10 + spent.count() / 0.002);
 }
 
 TEST_F(NeighbourTest, RefusesOddRangesAndTooMany) {
@@ -163,6 +167,7 @@ TEST_F(NeighbourTest, DiesWithItsParent) {
     if (write(ends[1], &process, sizeof process) != sizeof process) _exit(1);
     for (;;) ::pause();
   }
+  close(ends[1]);  // if the child cannot start one, the read ends
   pid_t process = 0;
   ASSERT_EQ(read(ends[0], &process, sizeof process), static_cast<ssize_t>(sizeof process));
   EXPECT_EQ(kill(process, 0), 0);
@@ -177,7 +182,6 @@ TEST_F(NeighbourTest, DiesWithItsParent) {
   }
   EXPECT_TRUE(at_rest);
   close(ends[0]);
-  close(ends[1]);
 }
 
 TEST_F(NeighbourTest, StartsWhileOtherThreadsRun) {

@@ -1,5 +1,8 @@
-// A thread that does what it is told, one thing after another.
+// A thread that does what it is told, one thing after another. And how to tell that one waits.
 #pragma once
+
+#include <pthread.h>
+#include <time.h>
 
 #include <atomic>
 #include <chrono>
@@ -8,6 +11,25 @@
 #include <utility>
 
 namespace exclave::testing_support {
+
+// False: the thread is not done, and waits for another one. By the processor time that it has
+// spun away, for on a busy machine it may stand still anywhere; one that sleeps gets little longer.
+template <class Done>
+bool done_before_it_waits(pthread_t thread, const Done& done) {
+  using Time = std::chrono::nanoseconds;
+  clockid_t clock{};
+  const bool has_clock = pthread_getcpuclockid(thread, &clock) == 0;  // else it has ended
+  const auto ran_for = [&] {
+    timespec ran{};
+    if (has_clock) (void)clock_gettime(clock, &ran);
+    return Time(std::chrono::seconds(ran.tv_sec)) + Time(ran.tv_nsec);
+  };
+  const auto most = ran_for() + std::chrono::milliseconds(5);
+  const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(250);
+  while (!done() && ran_for() < most && std::chrono::steady_clock::now() < end)
+    std::this_thread::yield();
+  return done();
+}
 
 class Worker {
  public:
@@ -32,9 +54,7 @@ class Worker {
   void wait() { turn_.wait(1); }
   // False: it is not done yet. It may want a lock that the stopped thread holds.
   bool wait_a_little() {
-    const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(10);
-    while (turn_.load() == 1 && std::chrono::steady_clock::now() < end) std::this_thread::yield();
-    return turn_.load() == 0;
+    return done_before_it_waits(thread_.native_handle(), [this] { return turn_.load() == 0; });
   }
 
  private:

@@ -44,8 +44,10 @@ int main(void) {
   printf("core: %d\n", mincore(second, 8192, pages));
   printf("advise: %d\n", madvise(second, 8192, MADV_WILLNEED));
   told("/dev/zero", map(MAP_SHARED, open("/dev/zero", O_RDWR)));
-  const int shm = shm_open("/exclave-test-shared", O_RDWR | O_CREAT, 0600);
-  shm_unlink("/exclave-test-shared");
+  char name[64];  // nobody else's
+  snprintf(name, sizeof name, "/exclave-test-shared-%d", (int)getpid());
+  const int shm = shm_open(name, O_RDWR | O_CREAT, 0600);
+  shm_unlink(name);
   if (ftruncate(shm, 8192) != 0) return 1;
   told("shm_open", map(MAP_SHARED, shm));
   const int id = shmget(IPC_PRIVATE, 8192, IPC_CREAT | 0600);

@@ -116,8 +116,9 @@ struct Reader {
   pthread_t thread;
   pid_t number;
   int in;
+  int handles;
 };
-// Sends it to the reader when that waits, and then a byte.
+// Sends it to the reader when that waits, and a byte when it has been handled.
 static void* interrupt(void* argument) {
   const struct Reader* const reader = argument;
   char name[64], text[16] = "";
@@ -129,7 +130,7 @@ static void* interrupt(void* argument) {
     usleep(1000);
   }
   pthread_kill(reader->thread, SIGSYS);
-  usleep(20000);
+  for (int ms = 0; ms < (reader->handles ? 10000 : 20) && calls == 3; ++ms) usleep(1000);
   return (void*)(long)write(reader->in, "x", 1);
 }
 static void while_it_waits(void) {
@@ -139,7 +140,8 @@ static void while_it_waits(void) {
     sigaction(SIGSYS, &actions[i], NULL);
     int ends[2];
     if (pipe(ends) != 0) return;
-    struct Reader reader = {pthread_self(), (pid_t)syscall(SYS_gettid), ends[1]};
+    struct Reader reader = {pthread_self(), (pid_t)syscall(SYS_gettid), ends[1],
+                            actions[i].sa_handler != SIG_IGN};
     calls = 3;
     pthread_t thread;
     pthread_create(&thread, NULL, interrupt, &reader);
