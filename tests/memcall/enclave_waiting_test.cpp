@@ -2,8 +2,10 @@
 #include "support/manager_fixture.hpp"
 
 #include <atomic>
+#include <functional>
 #include <random>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "support/worker.hpp"
@@ -12,6 +14,7 @@ namespace exclave {
 namespace {
 
 using testing_support::done_before_it_waits;
+using testing_support::FakePages;
 using testing_support::ManagerFixture;
 
 // What another thread does while an operation of this one is under way.
@@ -141,6 +144,83 @@ TEST_F(WaitingTest, AForkIsNotKeptOut) {
   stop = true;
   for (auto& thread : threads) thread.join();
   pages_.during = nullptr;
+}
+
+// A fork that waits for a call of this thread, and a call of another thread that lets it go first.
+class ForkFirstTest : public ManagerFixture {
+ protected:
+  struct WaitingPages : FakePages {
+    void wait() noexcept {
+      if (in_wait) in_wait();
+    }
+    static inline thread_local std::function<void()> in_wait;
+  };
+
+  void SetUp() override {
+    auto made = EnclaveManager::create(port_table(), bind_enclave_pages(pages), options());
+    ASSERT_TRUE(made.ok());
+    manager_.emplace(std::move(made.value()));
+  }
+  // In the middle of a call, when the fork waits for it.
+  void while_a_fork_waits(const std::function<void()>& then) {
+    std::thread forker;
+    std::atomic<bool> begun{false};
+    std::atomic<bool> waits{false};
+    pages.during = [&](Op) {
+      if (begun.exchange(true)) return;
+      forker = std::thread([&] {
+        WaitingPages::in_wait = [&] { waits = true; };
+        EXPECT_TRUE(manager_->before_fork().ok());
+        manager_->after_fork_in_parent();
+        fork_over = true;
+      });
+      while (!waits) std::this_thread::yield();
+      then();
+    };
+    EXPECT_EQ(map(0, 1), answer(0));
+    forker.join();
+    pages.during = nullptr;
+  }
+  // The call of the other thread; and how often it waited, but for its first 8 short waits.
+  unsigned map_and_count(const std::function<void()>& in_each_wait) {
+    unsigned waits = 0;
+    WaitingPages::in_wait = [&] {
+      ++waits;
+      in_each_wait();
+    };
+    EXPECT_EQ(map(4, 1), answer(4));
+    return waits;
+  }
+
+  WaitingPages pages;
+  std::atomic<bool> fork_over{false};
+};
+
+TEST_F(ForkFirstTest, ForAWhileOnly) {
+  while_a_fork_waits([&] {
+    std::thread([&] { EXPECT_EQ(map_and_count([] {}), 256u - 8); }).join();
+    EXPECT_FALSE(fork_over);
+  });
+}
+
+TEST_F(ForkFirstTest, NotACallInsideTheCallThatTheForkWaitsFor) {
+  while_a_fork_waits([&] { EXPECT_EQ(map_and_count([] {}), 0u); });
+}
+
+TEST_F(ForkFirstTest, NotWhenTheForkIsOver) {
+  std::atomic<bool> waits{false};
+  std::thread caller;
+  while_a_fork_waits([&] {
+    caller = std::thread([&] {
+      EXPECT_EQ(map_and_count([&] {
+                  waits = true;
+                  while (!fork_over) std::this_thread::yield();
+                }),
+                1u);
+    });
+    while (!waits) std::this_thread::yield();
+  });
+  caller.join();
 }
 
 TEST_F(WaitingTest, ThreeThreadsLeaveBooksAndPagesInAgreement) {
