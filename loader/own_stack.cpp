@@ -1,5 +1,7 @@
 #include "loader/own_stack.hpp"
 
+#include <cstddef>
+
 #include "loader/linux_abi.hpp"
 #include "loader/syscalls.hpp"
 #include "loader/text.hpp"
@@ -52,46 +54,24 @@ bool KeptRegisters::keep(const SignalContext& context) noexcept {
   const SavedVectorState saved = saved_of(context);
   if (saved.bytes > kMostVectorBytes || saved.bytes == 0) return false;
   memcpy(vector_state_, context.uc_mcontext.fpregs, saved.bytes);
-  extended_ = saved.magic == kExtendedMagic;
-  for (int i = 0; i < kRegisters; ++i) registers_[i] = register_of(context, i);
-  mask_ = mask_of(const_cast<SignalContext&>(context));
+  // The kernel's is shorter than libc's: it ends with its mask.
+  memcpy(&context_, &context, offsetof(SignalContext, uc_sigmask) + sizeof(SignalMask));
+  context_.uc_mcontext.fpregs = reinterpret_cast<fpregset_t>(vector_state_);
   return true;
 }
 
+void KeptRegisters::disable_alternate_stack() noexcept {
+  context_.uc_stack = {nullptr, SS_DISABLE, 0};
+}
+
 void KeptRegisters::go_on(long result, SlotIndex slot) noexcept {
-  registers_[REG_RAX] = static_cast<std::uint64_t>(result);
-  (void)system_call(__NR_rt_sigprocmask, SIG_SETMASK, &mask_, 0, sizeof mask_);
-  if (extended_) {
-    __asm__ volatile("xrstor64 (%0)" : : "r"(vector_state_), "a"(-1), "d"(-1) : "memory");
-  } else {
-    __asm__ volatile("fxrstor64 (%0)" : : "r"(vector_state_) : "memory");
-  }
-  static_assert(REG_R8 == 0 && REG_R15 == 7 && REG_RDI == 8 && REG_RSP == 15 && REG_RIP == 16 &&
-                REG_EFL == 17);
-  // RCX and R11 are the system call's to destroy. Nothing here is read after the slot is free.
+  set_register(context_, REG_RAX, static_cast<std::uint64_t>(result));
+  leave_slot(slot);
   __asm__ volatile(
-      "movq %%rdi, %%r11\n\t"
-      "pushq 136(%%rcx)\n\t"
-      "popfq\n\t"
-      "movq 0(%%rcx), %%r8\n\t"
-      "movq 8(%%rcx), %%r9\n\t"
-      "movq 16(%%rcx), %%r10\n\t"
-      "movq 32(%%rcx), %%r12\n\t"
-      "movq 40(%%rcx), %%r13\n\t"
-      "movq 48(%%rcx), %%r14\n\t"
-      "movq 56(%%rcx), %%r15\n\t"
-      "movq 64(%%rcx), %%rdi\n\t"
-      "movq 72(%%rcx), %%rsi\n\t"
-      "movq 80(%%rcx), %%rbp\n\t"
-      "movq 88(%%rcx), %%rbx\n\t"
-      "movq 96(%%rcx), %%rdx\n\t"
-      "movq 104(%%rcx), %%rax\n\t"
-      "movq 120(%%rcx), %%rsp\n\t"
-      "movq 128(%%rcx), %%rcx\n\t"
-      "movb $0, (%%r11)\n\t"
-      "jmpq *%%rcx\n\t"
+      "movq %[context], %%rsp\n\t"
+      "syscall\n\t"
       :
-      : "c"(registers_), "D"(slot_flag(slot))
+      : [context] "r"(&context_), "a"(__NR_rt_sigreturn)
       : "memory");
   __builtin_unreachable();
 }

@@ -9,14 +9,26 @@
 namespace exclave::loader {
 namespace {
 
-// Taking acquires what giving back released: what the core left in the heap of that thread slot.
-std::atomic<bool> g_taken[kSlots];
+// Of each slot: free, taken, or the number of the thread that left it. Taking acquires what giving
+// back and leaving released: what the core left in the heap of that thread slot.
+using Holder = std::uint32_t;
+constexpr Holder kFree = 0, kTaken = 0xffffffff;
+std::atomic<Holder> g_holders[kSlots];
 
 constexpr std::uint32_t kApart = 8;  // the core keeps a word for each; eight share a cache line
 
 SlotIndex slot_of_stack() noexcept {
   const auto here = reinterpret_cast<std::uintptr_t>(__builtin_frame_address(0));
   return static_cast<SlotIndex>((here - kStacksBase) / kSlotStackBytes);
+}
+
+Holder this_thread() noexcept {
+  return static_cast<Holder>(system_call(__NR_gettid));
+}
+
+// Not by its process, which is another for a vfork child.
+bool is_elsewhere(Holder thread) noexcept {
+  return thread == this_thread() || system_call(__NR_tkill, thread, 0) == -ESRCH;
 }
 
 }  // namespace
@@ -32,8 +44,10 @@ SlotIndex take_slot(std::uintptr_t hint) noexcept {
   for (;;) {
     for (std::uint32_t i = 0; i < kSlots; ++i) {
       const SlotIndex slot = (first + i) % kSlots;
-      if (!g_taken[slot].load(std::memory_order_relaxed) &&
-          !g_taken[slot].exchange(true, std::memory_order_acquire)) {
+      Holder seen = g_holders[slot].load(std::memory_order_relaxed);
+      if (seen != kFree && (seen == kTaken || !is_elsewhere(seen))) continue;
+      if (g_holders[slot].compare_exchange_strong(seen, kTaken, std::memory_order_acquire,
+                                                  std::memory_order_relaxed)) {
         return slot;
       }
     }
@@ -42,18 +56,25 @@ SlotIndex take_slot(std::uintptr_t hint) noexcept {
 }
 
 void give_slot_back(SlotIndex slot) noexcept {
-  g_taken[slot].store(false, std::memory_order_release);
+  g_holders[slot].store(kFree, std::memory_order_release);
 }
 
-void* slot_flag(SlotIndex slot) noexcept {
-  static_assert(sizeof g_taken[0] == 1);
-  return &g_taken[slot];
+void leave_slot(SlotIndex slot) noexcept {
+  const Holder me = this_thread();
+  // So that nobody who lives keeps more than one.
+  for (std::atomic<Holder>& holder : g_holders) {
+    if (holder.load(std::memory_order_relaxed) != me) continue;
+    Holder expected = me;
+    (void)holder.compare_exchange_strong(expected, kFree, std::memory_order_release,
+                                         std::memory_order_relaxed);
+  }
+  g_holders[slot].store(me, std::memory_order_release);
 }
 
 void forget_other_slots() noexcept {
   const SlotIndex own = slot_of_stack();
   for (SlotIndex slot = 0; slot < kSlots; ++slot) {
-    g_taken[slot].store(slot == own, std::memory_order_relaxed);
+    g_holders[slot].store(slot == own ? kTaken : kFree, std::memory_order_relaxed);
   }
 }
 

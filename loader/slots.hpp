@@ -19,8 +19,9 @@ bool open_slots() noexcept;
 // stack.
 SlotIndex take_slot(std::uintptr_t hint) noexcept;
 void give_slot_back(SlotIndex slot) noexcept;
-// For whoever gives it back by hand: the byte to be cleared.
-void* slot_flag(SlotIndex slot) noexcept;
+// For a thread whose registers the kernel is about to read from the slot's stack, and which then
+// stands in the program: the slot is free once the thread comes with another call, or has ended.
+void leave_slot(SlotIndex slot) noexcept;
 // In the child of a fork: its one thread's slot stays taken.
 void forget_other_slots() noexcept;
 

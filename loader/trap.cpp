@@ -48,8 +48,7 @@ long serve_traced(const Call& call) noexcept {
       stack < call.a[0] + call.a[1]) {
     // The next stop would find no stack there: to a program that has no use for it any more, the
     // alternate one is as good as disabled.
-    const stack_t none{nullptr, SS_DISABLE, 0};
-    (void)system_call(__NR_sigaltstack, &none, 0);
+    kept.disable_alternate_stack();
   }
   kept.go_on(result, slot);
 }

@@ -12,6 +12,7 @@
 
 #include "exclave/process_port.hpp"
 #include "process/guard.hpp"
+#include "waiting_frees.hpp"
 
 namespace exclave::process_malloc {
 
@@ -202,30 +203,11 @@ void after_fork_in_child() noexcept {
 
 // ---- Frees that have to wait ----
 
-// Runs of pages freed by a signal handler inside malloc itself: their books are under way. They
-// wait here, linked through their own first word, which is this process's memory.
-struct Waiting {
-  Waiting* next;
-};
-std::atomic<Waiting*> g_waiting{nullptr};
-
-void free_later(void* block) noexcept {
-  Waiting* const waiting = static_cast<Waiting*>(block);
-  waiting->next = g_waiting.load(std::memory_order_relaxed);
-  // Release pairs with the acquire in free_waiting.
-  while (!g_waiting.compare_exchange_weak(waiting->next, waiting, std::memory_order_release,
-                                          std::memory_order_relaxed)) {
-  }
-}
+constinit WaitingFrees g_waiting;
 
 void free_waiting() noexcept {
-  if (EXCLAVE_LIKELY(g_waiting.load(std::memory_order_relaxed) == nullptr)) return;
-  Waiting* waiting = g_waiting.exchange(nullptr, std::memory_order_acquire);
-  while (waiting != nullptr) {
-    Waiting* const next = waiting->next;
-    deallocate(waiting);
-    waiting = next;
-  }
+  g_waiting.take_all(
+      [](std::uintptr_t block) noexcept { deallocate(reinterpret_cast<void*>(block)); });
 }
 
 }  // namespace
@@ -260,7 +242,7 @@ void deallocate_slow(void* block, Error error) noexcept {
   if (error != Error::kNone) {
     if (g_core == nullptr || g_core->query(address, 1).error() == Error::kNotFound)
       stop(error_text(Error::kForeignFree), address);
-    free_later(block);
+    g_waiting.add(address);
   }
   errno = saved;
 }

@@ -92,7 +92,8 @@ struct exclave_port {
 
 /* The enclave's own memory manager, as the runtime implements it: the inside half of the memory
  * calls. Each answers as the Linux system call would: 0 or an address, or a negative errno.
- * Trusted; called with no lock held. */
+ * Trusted; called with no lock held. NULL: none, and the answer is -ENOSYS where the call lies
+ * inside. */
 struct exclave_enclave_memory {
   void* context;
   intptr_t (*map)(void* context, uintptr_t address, size_t size, int protection, int flags,
@@ -103,8 +104,7 @@ struct exclave_enclave_memory {
    * inside. NULL: all stay inside. */
   int (*lies_outside)(void* context, int protection, int flags, int descriptor, uint64_t offset);
 
-  /* The rest of the memory calls. NULL: none, and the answer is -ENOSYS where the call lies
-   * inside. */
+  /* The rest of the memory calls. */
   /* mremap of an old range that lies inside. new_address: see mremap. */
   intptr_t (*remap)(void* context, uintptr_t old_address, size_t old_size, size_t new_size,
                     int flags, uintptr_t new_address);

@@ -60,6 +60,7 @@ std::intptr_t MemoryCalls::mmap(std::uintptr_t address, std::size_t length, int 
   if (!is_map_type(flags)) return -kEINVAL;
   // Private memory never lies outside, wherever it was asked for.
   if (fixed && !enclave.covers({address, size})) return -kENOMEM;
+  if (inside_.map == nullptr) return -kENOSYS;
   return inside_.map(inside_.context, address, length, protection, flags, descriptor, offset);
 }
 
@@ -72,7 +73,9 @@ int MemoryCalls::munmap(std::uintptr_t address, std::size_t length) noexcept {
   // mapping stands in the enclave's part.)
   int result = parts.inside == range ? 0 : memcall::unmap_outside(core, range);
   if (result == 0 && !parts.inside.empty()) {
-    result = inside_.unmap(inside_.context, parts.inside.base, parts.inside.size);
+    result = inside_.unmap == nullptr
+                 ? -kENOSYS
+                 : inside_.unmap(inside_.context, parts.inside.base, parts.inside.size);
   }
   return result;
 }
@@ -92,7 +95,9 @@ int MemoryCalls::mprotect(std::uintptr_t address, std::size_t length, int protec
   // In ascending order, as Linux walks, and up to the first hole.
   int result = memcall::protect_outside(core, parts.below, protection);
   if (result == 0 && !parts.inside.empty()) {
-    result = inside_.protect(inside_.context, parts.inside.base, parts.inside.size, protection);
+    result = inside_.protect == nullptr ? -kENOSYS
+                                        : inside_.protect(inside_.context, parts.inside.base,
+                                                          parts.inside.size, protection);
   }
   if (result == 0) result = memcall::protect_outside(core, parts.above, protection);
   return result == 0 && walked.beyond ? -kENOMEM : result;

@@ -18,7 +18,7 @@ TEST_F(ProcessesTest, EveryWayToAnotherProcess) {
 
 TEST_F(ProcessesTest, ThreadsThatUnmapTheirOwnStack) {
   const RunResult inside = expect_same({built("own_stack")});
-  EXPECT_EQ(inside.out, "ran 200, gone 200\ngood 100\nalternate 50\n");
+  EXPECT_EQ(inside.out, "ran 1200, gone 1200\ngood 100\nalternate 50\n");
 }
 
 TEST_F(ProcessesTest, SharedMemoryStaysShared) {

@@ -30,6 +30,11 @@ TEST_F(ExecSignalsTest, HandlersThatMapMemoryBesideThreadsAndForks) {
   EXPECT_EQ(inside.out, "bad 0, children 40\n");
 }
 
+TEST_F(ExecSignalsTest, HandlersThatJumpOutOfACallOnTheirOwnStack) {
+  const RunResult inside = expect_same({built("jumps")});
+  EXPECT_EQ(inside.out, "jumped 1500, elsewhere 0, bad 0\n");
+}
+
 TEST_F(ExecSignalsTest, ShellTraps) {
   expect_same({"/bin/bash", "-c",
                "trap 'echo usr1' USR1; trap 'echo bye' EXIT; kill -USR1 $$; sleep 0.05; echo end"});

@@ -698,4 +698,64 @@ TEST(BadFree, IsToldInAThreadAndInAForkedChildToo) {
   free(block);
 }
 
+// ---- Frees from a handler that comes while the books are under way ----
+
+std::atomic<bool> g_done{false};
+std::atomic<char*> g_victim{nullptr};
+void (*g_nested)(char*) = nullptr;
+
+// Calls the function with a block of whole pages while this thread is inside malloc.
+void in_the_middle_of_malloc(char* block, void (*function)(char*)) {
+  g_victim = block;
+  g_nested = function;
+  struct sigaction action {};
+  action.sa_handler = [](int) {
+    // No size: its books cannot be asked just now.
+    if (g_done || malloc_usable_size(g_victim) != 0) return;
+    g_nested(g_victim);
+    g_done = true;
+  };
+  sigaction(SIGALRM, &action, nullptr);
+  const itimerval often{{0, 200}, {0, 200}};
+  const itimerval never{};
+  setitimer(ITIMER_REAL, &often, nullptr);
+  while (!g_done) free(malloc(100000));
+  setitimer(ITIMER_REAL, &never, nullptr);
+}
+
+TEST(BadFree, InTheMiddleOfMallocWritesNothingAndIsTold) {
+  EXPECT_TRUE(stops("exclave malloc: ", [] {
+    char* const block = static_cast<char*>(malloc(1 << 20));
+    memset(block, 0x5a, 1 << 20);
+    in_the_middle_of_malloc(block, [](char* it) {
+      g_free(it + kPage);
+      g_free(it + 5);
+    });
+    if (!holds(block, 0x5a, 1 << 20)) _exit(3);
+    malloc_trim(0);
+  }));
+  EXPECT_TRUE(stops("exclave malloc: ", [] {
+    in_the_middle_of_malloc(static_cast<char*>(malloc(1 << 20)), [](char* it) {
+      g_free(it);
+      g_free(it);
+    });
+    malloc_trim(0);
+  }));
+}
+
+std::array<char*, 2000> g_many{};
+
+TEST(BadFree, IsToldOfEachOfManyBlocksThatWereFreedInTheMiddleOfMalloc) {
+  for (const std::size_t which : {0u, 510u, 511u, 512u, 1999u}) {
+    EXPECT_TRUE(stops("exclave malloc: ", [which] {
+      for (char*& block : g_many) block = static_cast<char*>(malloc(100000));
+      in_the_middle_of_malloc(g_many[0], [](char*) {
+        for (char* const block : g_many) g_free(block);
+      });
+      malloc_trim(0);
+      g_free(g_many[which]);
+    })) << which;
+  }
+}
+
 }  // namespace

@@ -157,29 +157,26 @@ class ForkFirstTest : public ManagerFixture {
   };
 
   void SetUp() override {
-    auto made = EnclaveManager::create(port_table(), bind_enclave_pages(pages), options());
+    auto made = EnclaveManager::create(port_table(), bind_enclave_pages(waiting_pages_), options());
     ASSERT_TRUE(made.ok());
     manager_.emplace(std::move(made.value()));
   }
   // In the middle of a call, when the fork waits for it.
   void while_a_fork_waits(const std::function<void()>& then) {
     std::thread forker;
-    std::atomic<bool> begun{false};
-    std::atomic<bool> waits{false};
-    pages.during = [&](Op) {
-      if (begun.exchange(true)) return;
+    waiting_pages_.during = [&](Op) {
+      if (begun_.exchange(true)) return;
       forker = std::thread([&] {
-        WaitingPages::in_wait = [&] { waits = true; };
+        WaitingPages::in_wait = [&] { fork_waits_ = true; };
         EXPECT_TRUE(manager_->before_fork().ok());
         manager_->after_fork_in_parent();
-        fork_over = true;
+        fork_over_ = true;
       });
-      while (!waits) std::this_thread::yield();
+      while (!fork_waits_) std::this_thread::yield();
       then();
     };
     EXPECT_EQ(map(0, 1), answer(0));
     forker.join();
-    pages.during = nullptr;
   }
   // The call of the other thread; and how often it waited, but for its first 8 short waits.
   unsigned map_and_count(const std::function<void()>& in_each_wait) {
@@ -189,17 +186,22 @@ class ForkFirstTest : public ManagerFixture {
       in_each_wait();
     };
     EXPECT_EQ(map(4, 1), answer(4));
+    WaitingPages::in_wait = nullptr;
     return waits;
   }
 
-  WaitingPages pages;
-  std::atomic<bool> fork_over{false};
+  WaitingPages waiting_pages_;
+  std::atomic<bool> fork_over_{false};
+
+ private:
+  std::atomic<bool> begun_{false};
+  std::atomic<bool> fork_waits_{false};
 };
 
 TEST_F(ForkFirstTest, ForAWhileOnly) {
   while_a_fork_waits([&] {
     std::thread([&] { EXPECT_EQ(map_and_count([] {}), 256u - 8); }).join();
-    EXPECT_FALSE(fork_over);
+    EXPECT_FALSE(fork_over_);
   });
 }
 
@@ -214,7 +216,7 @@ TEST_F(ForkFirstTest, NotWhenTheForkIsOver) {
     caller = std::thread([&] {
       EXPECT_EQ(map_and_count([&] {
                   waits = true;
-                  while (!fork_over) std::this_thread::yield();
+                  while (!fork_over_) std::this_thread::yield();
                 }),
                 1u);
     });

@@ -258,6 +258,14 @@ TEST_F(RemapTest, AMappingBesideTheEnclaveEndsThere) {
   EXPECT_THAT(host_->take_calls(), IsEmpty());
 }
 
+TEST_F(RemapTest, ATableWithoutAnyFunctionIsNotCalled) {
+  MemoryCalls calls(*allocator_, EnclaveMemoryTable{});
+  const std::uintptr_t inside = host_->enclave().base;
+  EXPECT_EQ(calls.mmap(0, kPage, kReadWrite, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0), -ENOSYS);
+  EXPECT_EQ(calls.munmap(inside, kPage), -ENOSYS);
+  EXPECT_EQ(calls.mprotect(inside, kPage, kReadWrite), -ENOSYS);
+}
+
 TEST_F(RemapTest, AManagerWithoutTheCallDoesNotConcernTheOutside) {
   EnclaveMemoryTable without = enclave_.table();
   without.remap = nullptr;

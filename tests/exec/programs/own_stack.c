@@ -10,7 +10,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { kStackBytes = 65536 };
+enum { kStackBytes = 65536, kThreads = 1200 };  // more than the loader has slots
 static volatile int ran;
 
 static long call3(long number, long a, long b, long c) {
@@ -35,7 +35,7 @@ static int unmap_and_end(void* stack) {
 
 int main(void) {
   int gone = 0;
-  for (int i = 0; i < 200; ++i) {
+  for (int i = 0; i < kThreads; ++i) {
     char* const stack =
         mmap(NULL, kStackBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     volatile pid_t thread = 1;
