@@ -21,6 +21,8 @@ SlotIndex take_slot(std::uintptr_t hint) noexcept;
 void give_slot_back(SlotIndex slot) noexcept;
 // For a thread whose registers the kernel is about to read from the slot's stack, and which then
 // stands in the program: the slot is free once the thread comes with another call, or has ended.
+// (kSlots threads that left one each and go on without a memory call would keep all others
+// waiting.)
 void leave_slot(SlotIndex slot) noexcept;
 // In the child of a fork: its one thread's slot stays taken.
 void forget_other_slots() noexcept;
