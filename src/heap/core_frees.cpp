@@ -212,12 +212,12 @@ bool AllocatorCore::take_remotely(const SlotRef& found, std::uintptr_t block,
     *freed = free_unless_live(state);
     return false;
   }
-  // GCOVR_EXCL_BR_START: a race
-  if (!confirm_mark(found, block)) {
+  if (!confirm_mark(found, block)) {  // GCOVR_EXCL_BR_LINE: a race
+    // GCOVR_EXCL_START: as above
     *freed = Error::kDoubleFree;
     return false;
+    // GCOVR_EXCL_STOP
   }
-  // GCOVR_EXCL_BR_STOP
   scrub_slot(found, block);
   return true;
 }
