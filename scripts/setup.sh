@@ -4,7 +4,7 @@
 set -euo pipefail
 
 declare -A packages=(
-  [build]="make cmake ninja-build g++ pkg-config libssl-dev liburing-dev libcli11-dev"
+  [build]="make ccache cmake ninja-build g++ pkg-config libssl-dev liburing-dev libcli11-dev"
   # sqlite3 and on: real programs that run under libexclave_malloc.so.
   [test]="binutils python3 libgtest-dev libgmock-dev clang-format-14 sqlite3 perl lua5.4 xz-utils"
   [check]="clang-14 clang-tidy-14 libclang-rt-14-dev valgrind gcovr"
