@@ -72,7 +72,8 @@ void add_common(CLI::App& command, CommandOptions& options) {
   command.add_option("OUTPUT", options.output)->required();
   command.add_option("--key-file", options.key_file,
                      "The key, as `exclave keygen` makes it (default: ~/.config/exclave/key)");
-  command.add_option("--report", options.report, "Also write the report as one HTML page");
+  command.add_option("--report", options.report,
+                     "Also write the report as one HTML page, in place of what stands there");
   command.add_flag("--hostile", options.hostile,
                    "Run beside a process that writes random bytes over the I/O memory");
   command.add_option("--io", options.engine, "How the host moves the bytes: auto, uring or pread")

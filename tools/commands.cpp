@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <memory>
 #include <optional>
+#include <vector>
 
 #include "sim/neighbour.hpp"
 #include "tools/enclave_key_file.hpp"
@@ -15,6 +16,7 @@
 #include "tools/enclave_trusted_file.hpp"
 #include "tools/enclave_unsealer.hpp"
 #include "tools/failure.hpp"
+#include "tools/file_place.hpp"
 #include "tools/host_linux.hpp"
 #include "tools/run_recorder.hpp"
 #include "tools/run_report.hpp"
@@ -34,23 +36,17 @@ class Page {
     if (options.report.empty()) {
       return;
     }
-    for (const std::string& other : {options.input, options.output, options.key_file}) {
-      if (!other.empty() && (other == options.report || same_file(other, options.report))) {
-        throw Failure(ExitCode::kOutput,
-                      options.report + ": the report would overwrite another file of this run");
-      }
-    }
-    file_.emplace(options.report, true);
+    file_.emplace(options.report, TemporaryOutput::Existing::kIsReplaced);
   }
 
-  void write(const RunReport& report) {
+  void write(const RunReport& report, const std::vector<FileId>& in_use) {
     if (!file_) {
       return;
     }
     const std::string html = html_report(report);
     write_trusted(file_->descriptor(), file_->path(),
                   {reinterpret_cast<const std::uint8_t*>(html.data()), html.size()});
-    file_->commit();
+    file_->commit(in_use);
   }
 
  private:
@@ -80,18 +76,35 @@ class Attacker {
   std::unique_ptr<sim::Neighbour> neighbour_;
 };
 
-Key key_of(const CommandOptions& options) {
-  const std::string path = options.key_file.empty() ? default_key_file() : options.key_file;
+// The options with the key file that they mean by saying nothing. Throws Failure(kUsage) when what
+// is to be written is also to be read, or written twice.
+CommandOptions resolved(CommandOptions options) {
+  if (options.key_file.empty()) {
+    options.key_file = default_key_file();
+  }
+  const auto file = [](const char* role, const std::string& path) {
+    return RunFile{role, path, place_of(path)};
+  };
+  std::vector<RunFile> written{file("OUTPUT", options.output),
+                               {"standard output", "standard output", place_of(STDOUT_FILENO)}};
+  if (!options.report.empty()) {
+    written.insert(written.begin(), file("the report", options.report));
+  }
+  refuse_same_files(written, {file("INPUT", options.input), file("the key", options.key_file)});
+  return options;
+}
+
+Key key_of(const CommandOptions& options, std::vector<FileId>& in_use) {
+  const std::string& path = options.key_file;
   if (options.new_key && ::access(path.c_str(), F_OK) != 0 && errno == ENOENT) {
     create_key(path);
   }
-  return load_key(path);
+  in_use.emplace_back();
+  return load_key(path, &in_use.back());
 }
 
-void refuse_same_file(const CommandOptions& options) {
-  if (same_file(options.input, options.output)) {
-    throw Failure(ExitCode::kUsage, options.output + ": INPUT and OUTPUT are the same file");
-  }
+TemporaryOutput::Existing existing_output(const CommandOptions& options) {
+  return options.force ? TemporaryOutput::Existing::kIsReplaced : TemporaryOutput::Existing::kStays;
 }
 
 UniqueFd open_sealed(const std::string& path) {
@@ -161,17 +174,22 @@ void conclude(RunReport& report, RunRecorder& recorder, EnclaveSession& session,
   }
 }
 
-// Prints the report; then, if the run was clean, gives OUTPUT its name.
-void deliver(const RunReport& report, TemporaryOutput& output, Page& page) {
+// Gives OUTPUT its name, if the run was clean; then prints the report. in_use: what the run has
+// read. Names may have been changed since they were compared, and a file system may take two of
+// them for one.
+void deliver(const RunReport& report, TemporaryOutput& output, Page& page,
+             std::vector<FileId> in_use) {
   const bool sound = report.ending_as_it_should();
   const bool clean = report.tampered.clean();
   if (sound && clean) {
-    output.commit();
+    const std::optional<FileId> made = file_id(output.descriptor());
+    output.commit(in_use);
+    in_use.push_back(*made);
   }
   const std::string text = text_report(report);
   const bool printed =
       std::fwrite(text.data(), 1, text.size(), stdout) == text.size() && std::fflush(stdout) == 0;
-  page.write(report);
+  page.write(report, in_use);
   if (!sound) {
     throw Failure(ExitCode::kInternal, "the allocator gave a wrong answer at the end; " +
                                            report.output + " was not written");
@@ -191,10 +209,11 @@ void deliver(const RunReport& report, TemporaryOutput& output, Page& page) {
 
 }  // namespace
 
-void run_seal(const CommandOptions& options) {
-  refuse_same_file(options);
+void run_seal(const CommandOptions& given) {
+  const CommandOptions options = resolved(given);
   TrustedInput input(options.input, kMaxPlaintextBytes);
-  TemporaryOutput output(options.output, options.force);
+  std::vector<FileId> in_use{*file_id(input.descriptor())};
+  TemporaryOutput output(options.output, existing_output(options));
   Page page(options);
 
   LinuxHost host(output.descriptor());
@@ -208,23 +227,24 @@ void run_seal(const CommandOptions& options) {
   RunReport report;
   report.command = "seal";
   RunRecorder recorder(session);
-  Sealer sealer(session, key_of(options), input, options.block_bytes, options.output);
+  Sealer sealer(session, key_of(options, in_use), input, options.block_bytes, options.output);
   describe(report, options, sealer.layout(), session);
   sealer.seal(recorder);
   report.tampered = sealer.verify(recorder);
   report.digest = hex(sealer.digest());
   report.staging_bytes = sealer.staging_bytes();
   conclude(report, recorder, session, host, attacker);
-  deliver(report, output, page);
+  deliver(report, output, page, std::move(in_use));
 }
 
-void run_unseal(const CommandOptions& options) {
-  refuse_same_file(options);
+void run_unseal(const CommandOptions& given) {
+  const CommandOptions options = resolved(given);
   const UniqueFd sealed = open_sealed(options.input);
+  std::vector<FileId> in_use{*file_id(sealed.get())};
   LinuxHost host(sealed.get());
   EnclaveSession session(host);
   Unsealer unsealer(session, options.input);
-  TemporaryOutput output(options.output, options.force);
+  TemporaryOutput output(options.output, existing_output(options));
   Page page(options);
   session.open_io(io_options(options, unsealer.layout().block_bytes));
   std::optional<Attacker> attacker;
@@ -236,10 +256,11 @@ void run_unseal(const CommandOptions& options) {
   report.command = "unseal";
   RunRecorder recorder(session);
   describe(report, options, unsealer.layout(), session);
-  report.tampered = unsealer.unseal(key_of(options), output.descriptor(), options.output, recorder);
+  report.tampered =
+      unsealer.unseal(key_of(options, in_use), output.descriptor(), options.output, recorder);
   report.staging_bytes = unsealer.staging_bytes();
   conclude(report, recorder, session, host, attacker);
-  deliver(report, output, page);
+  deliver(report, output, page, std::move(in_use));
 }
 
 void run_keygen(const std::string& key_file) {

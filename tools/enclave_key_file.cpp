@@ -7,8 +7,11 @@
 #include <cerrno>
 #include <cstdlib>
 #include <filesystem>
+#include <vector>
 
+#include "tools/enclave_trusted_file.hpp"
 #include "tools/failure.hpp"
+#include "tools/temporary_output.hpp"
 #include "tools/unique_fd.hpp"
 
 namespace exclave::tools {
@@ -48,6 +51,26 @@ std::size_t read_all(int descriptor, const std::string& path, std::span<std::uin
   return have;
 }
 
+// The folders that the path needs, each brought to disk by a sync of the one above it.
+void make_folders(const std::string& path) {
+  std::vector<std::filesystem::path> missing;
+  std::error_code error;
+  for (std::filesystem::path folder = std::filesystem::path(path).parent_path();
+       !folder.empty() && !std::filesystem::exists(folder, error); folder = folder.parent_path()) {
+    missing.push_back(folder);
+  }
+  for (auto folder = missing.rbegin(); folder != missing.rend(); ++folder) {
+    std::filesystem::create_directory(*folder, error);
+    if (error) {
+      fail(path, error.message());
+    }
+    const std::filesystem::path above = folder->has_parent_path() ? folder->parent_path() : ".";
+    if (!sync_folder(UniqueFd(::open(above.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)).get())) {
+      fail(path, errno_text(errno));
+    }
+  }
+}
+
 }  // namespace
 
 std::string default_key_file() {
@@ -62,7 +85,7 @@ std::string default_key_file() {
   return std::string(home) + "/.config/exclave/key";
 }
 
-Key load_key(const std::string& path) {
+Key load_key(const std::string& path, FileId* file_is) {
   const UniqueFd file(::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK));
   if (!file) {
     fail(path, errno == ENOENT ? "there is none; `exclave keygen` makes one" : errno_text(errno));
@@ -80,6 +103,7 @@ Key load_key(const std::string& path) {
   if (status.st_uid != ::geteuid() && status.st_uid != 0) {
     fail(path, "it belongs to another user");
   }
+  *file_is = {status.st_dev, status.st_ino};
   SecretBytes<kHexDigits + 3> text;  // one more than the longest that is good
   std::size_t length = read_all(file.get(), path, {text.data(), text.size()});
   Key key;
@@ -106,14 +130,7 @@ Key load_key(const std::string& path) {
 }
 
 void create_key(const std::string& path) {
-  const std::filesystem::path folder = std::filesystem::path(path).parent_path();
-  if (!folder.empty()) {
-    std::error_code error;
-    std::filesystem::create_directories(folder, error);
-    if (error) {
-      fail(path, error.message());
-    }
-  }
+  make_folders(path);
   Key key;
   random_bytes({key.data(), key.size()});
   SecretBytes<kHexDigits + 1> text;
@@ -122,15 +139,12 @@ void create_key(const std::string& path) {
     text.data()[2 * i + 1] = static_cast<std::uint8_t>(kDigits[key.data()[i] & 15]);
   }
   text.data()[kHexDigits] = '\n';
-  const UniqueFd file(::open(path.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600));
-  if (!file) {
-    fail(path, errno == EEXIST ? "there is one already; it stays as it is" : errno_text(errno));
-  }
-  const ssize_t written = ::write(file.get(), text.data(), text.size());
-  if (written != static_cast<ssize_t>(text.size()) || ::fsync(file.get()) != 0) {
-    const int error = written < 0 || errno != 0 ? errno : ENOSPC;
-    ::unlink(path.c_str());
-    fail(path, errno_text(error));
+  try {
+    TemporaryOutput file(path, TemporaryOutput::Existing::kStays, "; it stays as it is");
+    write_trusted(file.descriptor(), path, {text.data(), text.size()});
+    file.commit();
+  } catch (const Failure& failure) {
+    throw Failure(ExitCode::kKey, std::string("key file ") + failure.what());
   }
 }
 

@@ -8,6 +8,7 @@
 #include <string>
 
 #include "tools/enclave_block_cipher.hpp"
+#include "tools/file_place.hpp"
 
 namespace exclave::tools {
 
@@ -16,11 +17,13 @@ namespace exclave::tools {
 std::string default_key_file();
 
 // 32 raw bytes, or 64 hex digits and perhaps a line end. Throws Failure(kKey): missing, unreadable,
-// no regular file, wrong length, bad digits, or open to anyone but its owner.
-Key load_key(const std::string& path);
+// no regular file, wrong length, bad digits, or open to anyone but its owner. *file: which one it
+// is.
+Key load_key(const std::string& path, FileId* file);
 
-// Makes a new key, mode 0600, and its folder if that is missing. Throws Failure(kKey); an existing
-// file is an error and stays as it is.
+// Makes a new key, mode 0600, and its folder if that is missing, and brings both to disk: what is
+// sealed with the key must not outlive it. Throws Failure(kKey); an existing file is an error and
+// stays as it is.
 void create_key(const std::string& path);
 
 }  // namespace exclave::tools

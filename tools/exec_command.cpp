@@ -8,9 +8,11 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstdlib>
+#include <optional>
 #include <string_view>
 
 #include "loader/options.hpp"
+#include "tools/file_place.hpp"
 
 namespace exclave::tools {
 namespace {
@@ -62,10 +64,27 @@ std::string find_loader() {
   return {};
 }
 
+bool trace_has_file(const ExecOptions& options) {
+  return !options.trace.empty() && options.trace != "-";
+}
+
+// Which file of this run the trace would be written over. Empty: none.
+std::string traced_over(const ExecOptions& options, const std::string& program,
+                        const std::string& own_loader) {
+  if (!trace_has_file(options)) return {};
+  const std::optional<FilePlace> trace = place_of(options.trace);
+  std::vector<std::string> files{program, own_loader};
+  files.insert(files.end(), options.allowed.begin(), options.allowed.end());
+  for (const std::string& file : files) {
+    if (trace && trace == place_of(file)) return file;
+  }
+  return {};
+}
+
 // Where trace and summary go: a descriptor that the program does not know of, and what it is open
 // on, so that the loader can tell when it is not ours any more.
 bool open_output(const ExecOptions& options, loader::Options* told) {
-  const bool to_file = !options.trace.empty() && options.trace != "-";
+  const bool to_file = trace_has_file(options);
   int opened = 2;
   if (to_file) {
     opened = ::open(options.trace.c_str(), O_WRONLY | O_CREAT | O_TRUNC | O_APPEND, 0666);
@@ -122,6 +141,9 @@ int run_exec(const ExecOptions& options) {
   const std::string own_loader = find_loader();
   if (own_loader.empty())
     return fail(kFault, "exclave-loader", "not beside exclave, nor installed");
+  if (const std::string shared = traced_over(options, program, own_loader); !shared.empty()) {
+    return fail(kUsage, "--trace", "would overwrite " + shared);
+  }
   told.trace = !options.trace.empty();
   told.stats = options.stats;
   if ((told.trace || told.stats) && !open_output(options, &told)) {

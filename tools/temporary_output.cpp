@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstdint>
@@ -55,10 +56,15 @@ void unwatch(int index) noexcept {
   }
 }
 
+// How an open file is named for linkat.
+std::string descriptor_path(int descriptor) {
+  return "/proc/self/fd/" + std::to_string(descriptor);
+}
+
 }  // namespace
 
-TemporaryOutput::TemporaryOutput(std::string path, bool replace)
-    : path_(std::move(path)), replace_(replace) {
+TemporaryOutput::TemporaryOutput(std::string path, Existing existing, std::string hint)
+    : path_(std::move(path)), hint_(std::move(hint)), existing_(existing) {
   const std::filesystem::path whole(path_);
   name_ = whole.filename();
   if (name_.empty() || name_ == "." || name_ == "..") {
@@ -77,8 +83,8 @@ TemporaryOutput::TemporaryOutput(std::string path, bool replace)
     if (!S_ISREG(status.st_mode)) {
       throw Failure(ExitCode::kOutput, path_ + ": is not a regular file");
     }
-    if (!replace_) {
-      throw Failure(ExitCode::kOutput, path_ + ": exists already; --force replaces it");
+    if (existing_ == Existing::kStays) {
+      throw Failure(ExitCode::kOutput, path_ + ": exists already" + hint_);
     }
   } else if (errno != ENOENT) {
     fail(errno);
@@ -89,6 +95,19 @@ TemporaryOutput::TemporaryOutput(std::string path, bool replace)
   }
   (void)std::snprintf(temporary_.data(), temporary_.size(), ".exclave-%016llx.partial",
                       static_cast<unsigned long long>(random));
+  file_ = UniqueFd(::openat(folder_.get(), ".", O_TMPFILE | O_RDWR | O_CLOEXEC, 0600));
+  if (!file_ || ::access(descriptor_path(file_.get()).c_str(), F_OK) != 0) {
+    make_named();
+  }
+}
+
+TemporaryOutput::~TemporaryOutput() {
+  if (file_) {
+    remove_temporary();
+  }
+}
+
+void TemporaryOutput::make_named() {
   // Watched first: a signal in between finds nothing to remove, which is no harm.
   watched_ = watch(folder_.get(), temporary_);
   file_ = UniqueFd(
@@ -98,64 +117,100 @@ TemporaryOutput::TemporaryOutput(std::string path, bool replace)
     unwatch(watched_);
     fail(error);
   }
+  named_ = true;
 }
 
-TemporaryOutput::~TemporaryOutput() {
-  if (file_) {
-    ::unlinkat(folder_.get(), temporary_.data(), 0);
-    unwatch(watched_);
+void TemporaryOutput::remove_temporary() noexcept {
+  if (named_) {
+    (void)::unlinkat(folder_.get(), temporary_.data(), 0);
+    named_ = false;
   }
+  unwatch(watched_);
+  watched_ = -1;
 }
 
-void TemporaryOutput::commit() {
-  if (::fsync(file_.get()) != 0) {
-    fail(errno);
-  }
+// Gives the file that name, never over another file.
+void TemporaryOutput::link_as(const char* name) {
   const int folder = folder_.get();
-  int answer = ::renameat2(folder, temporary_.data(), folder, name_.c_str(),
-                           replace_ ? 0 : RENAME_NOREPLACE);
-  if (answer != 0 && !replace_ && (errno == EINVAL || errno == ENOSYS)) {
-    // A file system without RENAME_NOREPLACE: a second name never replaces either.
-    answer = ::linkat(folder, temporary_.data(), folder, name_.c_str(), 0);
-    if (answer == 0) {
-      ::unlinkat(folder, temporary_.data(), 0);
+  int answer = 0;
+  if (!named_) {
+    answer =
+        ::linkat(AT_FDCWD, descriptor_path(file_.get()).c_str(), folder, name, AT_SYMLINK_FOLLOW);
+  } else {
+    // FAT knows no second names, NFS no RENAME_NOREPLACE.
+    answer = ::renameat2(folder, temporary_.data(), folder, name, RENAME_NOREPLACE);
+    if (answer != 0 && (errno == EINVAL || errno == ENOSYS)) {
+      answer = ::linkat(folder, temporary_.data(), folder, name, 0);
     }
   }
   if (answer != 0) {
     if (errno == EEXIST) {
-      throw Failure(ExitCode::kOutput,
-                    path_ + ": was made by someone else meanwhile; --force replaces it");
+      throw Failure(ExitCode::kOutput, path_ + ": was made by someone else meanwhile" + hint_);
     }
     fail(errno);
   }
-  unwatch(watched_);
+}
+
+void TemporaryOutput::replace(const std::vector<FileId>& in_use) {
+  const int folder = folder_.get();
+  struct stat status {};
+  if (::fstatat(folder, name_.c_str(), &status, AT_SYMLINK_NOFOLLOW) == 0 &&
+      std::count(in_use.begin(), in_use.end(), FileId{status.st_dev, status.st_ino}) != 0) {
+    throw Failure(ExitCode::kOutput, path_ + ": has become another file of this run");
+  }
+  if (!named_) {
+    watched_ = watch(folder, temporary_);
+    link_as(temporary_.data());
+    named_ = true;
+  }
+  if (::renameat(folder, temporary_.data(), folder, name_.c_str()) != 0) {
+    fail(errno);
+  }
+  named_ = false;
+}
+
+void TemporaryOutput::commit(const std::vector<FileId>& in_use) {
+  if (::fsync(file_.get()) != 0) {
+    fail(errno);
+  }
+  if (existing_ == Existing::kIsReplaced) {
+    replace(in_use);
+  } else {
+    link_as(name_.c_str());
+  }
+  remove_temporary();
   file_.reset();
-  // So that the name, too, outlives a power cut. The file itself is complete whatever this answers.
-  (void)::fsync(folder);
+  if (!sync_folder(folder_.get())) {
+    throw Failure(ExitCode::kOutput,
+                  path_ + ": is complete, but may not outlive a power cut: " + errno_text(errno));
+  }
 }
 
 void TemporaryOutput::fail(int error) const {
   throw Failure(ExitCode::kOutput, path_ + ": " + errno_text(error));
 }
 
+bool sync_folder(int folder) noexcept {
+  return ::fsync(folder) == 0 || errno == EINVAL;
+}
+
 void remove_temporaries_on_signals() {
   struct sigaction action {};
   action.sa_handler = remove_watched;
   action.sa_flags = static_cast<int>(SA_RESETHAND);
-  for (const int signal_number : {SIGINT, SIGTERM, SIGHUP}) {
+  for (int signal_number = 1; signal_number < NSIG; ++signal_number) {
     struct sigaction before {};
-    // What the parent told us to ignore (nohup) stays ignored.
-    if (::sigaction(signal_number, nullptr, &before) == 0 && before.sa_handler != SIG_IGN) {
-      ::sigaction(signal_number, &action, nullptr);
+    // The kernel's default for these is to do nothing, to stop, or to go on.
+    const bool harmless = signal_number == SIGCHLD || signal_number == SIGURG ||
+                          signal_number == SIGWINCH || signal_number == SIGCONT ||
+                          signal_number == SIGTSTP || signal_number == SIGTTIN ||
+                          signal_number == SIGTTOU;
+    // SIGKILL and SIGSTOP cannot be caught, and the C library keeps two for itself: refused.
+    if (!harmless && ::sigaction(signal_number, nullptr, &before) == 0 &&
+        before.sa_handler == SIG_DFL) {
+      (void)::sigaction(signal_number, &action, nullptr);
     }
   }
-}
-
-bool same_file(const std::string& a, const std::string& b) {
-  struct stat first {};
-  struct stat second {};
-  return ::stat(a.c_str(), &first) == 0 && ::stat(b.c_str(), &second) == 0 &&
-         first.st_dev == second.st_dev && first.st_ino == second.st_ino;
 }
 
 }  // namespace exclave::tools

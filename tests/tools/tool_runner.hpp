@@ -9,12 +9,16 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <array>
 #include <cstdint>
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
 #include <functional>
+#include <map>
+#include <optional>
 #include <random>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -82,6 +86,9 @@ class ToolTest : public ::testing::Test {
   ToolResult finish(pid_t child) {
     int status = 0;
     EXPECT_EQ(::waitpid(child, &status, 0), child);
+    return result_of(status);
+  }
+  ToolResult result_of(int status) const {
     ToolResult result;
     result.code = WIFEXITED(status) ? WEXITSTATUS(status) : -1;
     result.signal = WIFSIGNALED(status) ? WTERMSIG(status) : 0;
@@ -94,6 +101,33 @@ class ToolTest : public ::testing::Test {
   ToolResult run(const std::vector<std::string>& arguments,
                  const std::function<void()>& in_child = {}) {
     return finish(start(arguments, in_child));
+  }
+
+  // The longest file without a name that the process has open in this folder: an output that is not
+  // complete. None: it has none, or has ended.
+  std::optional<std::size_t> nameless_bytes(pid_t child) const {
+    std::optional<std::size_t> longest;
+    std::error_code gone;
+    const std::string files = "/proc/" + std::to_string(child) + "/fd";
+    for (const auto& file : std::filesystem::directory_iterator(files, gone)) {
+      const std::string target = std::filesystem::read_symlink(file.path(), gone).string();
+      struct stat status {};
+      if (target.rfind(folder_.string() + "/", 0) == 0 &&
+          ::stat(file.path().c_str(), &status) == 0 && status.st_nlink == 0) {
+        longest = std::max(longest.value_or(0), static_cast<std::size_t>(status.st_size));
+      }
+    }
+    return longest;
+  }
+  // What the folder holds, but for what start() makes.
+  std::set<std::string> names() const {
+    std::set<std::string> found;
+    for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
+      found.insert(entry.path().filename().string());
+    }
+    found.erase("stdout");
+    found.erase("stderr");
+    return found;
   }
 
   std::string text(const std::string& name) const {
