@@ -156,11 +156,16 @@ fuzz-replay: ## the corpora of the fuzz targets, without libFuzzer
 	@ctest --preset dev --parallel $(JOBS) -L '^fuzz$$'
 
 MINUTES ?= 10
-soak: ## MINUTES=10: everything at once, beside a hostile host and a scribbling process
+# SECONDS on the command line goes before MINUTES.
+soak_time = $(if $(filter command,$(firstword $(origin SECONDS))),--seconds $(SECONDS),--minutes $(MINUTES))
+soak: ## MINUTES=10 or SECONDS=n: everything at once beside a hostile host and a scribbling process; and what cannot be
 	$(call number,MINUTES)
+	$(call number,SECONDS)
 	@$(call setup,build test)
 	$(call build,dev)
-	@build/dev/tests/exclave_soak --minutes $(MINUTES)
+	@build/dev/tests/exclave_soak $(soak_time) & soak=$$!; \
+	build/dev/tests/exclave_linearizability $(soak_time); linearizability=$$?; \
+	wait $$soak && [ $$linearizability -eq 0 ]
 
 OPERATIONS ?= 1000000
 noninterference: ## OPERATIONS=1000000: the same decisions quietly, scribbled over, and without access
