@@ -86,6 +86,13 @@ foreach(room ${rooms})
     DISCOVERY_TIMEOUT 60 PROPERTIES TIMEOUT ${timeout_s} LABELS ${room})
 endforeach()
 
+if(TARGET exclave_cli)
+  # Debian's own Python, for which it has the package.
+  add_test(NAME tools.another_hand
+    COMMAND /usr/bin/python3 ${PROJECT_SOURCE_DIR}/tests/tools/another_hand.py --test $<TARGET_FILE:exclave_cli>)
+  set_tests_properties(tools.another_hand PROPERTIES LABELS tools TIMEOUT ${timeout_s})
+endif()
+
 if(TARGET exclave_malloc)
   # The whole program lives on it; no call of malloc may be optimised away; clang 14 has to be asked for sized delete.
   target_link_libraries(malloc_test PRIVATE exclave_malloc)

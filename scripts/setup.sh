@@ -5,8 +5,8 @@ set -euo pipefail
 
 declare -A packages=(
   [build]="make ccache cmake ninja-build g++ pkg-config libssl-dev liburing-dev libcli11-dev"
-  # sqlite3 and on: real programs that run under libexclave_malloc.so.
-  [test]="binutils python3 libgtest-dev libgmock-dev clang-format-14 sqlite3 perl lua5.4 xz-utils"
+  # python3-cryptography: an implementation of the sealed file that is not ours. sqlite3 and on: real programs that run under libexclave_malloc.so.
+  [test]="binutils python3 python3-cryptography libgtest-dev libgmock-dev clang-format-14 sqlite3 perl lua5.4 xz-utils"
   [check]="clang-14 clang-tidy-14 libclang-rt-14-dev valgrind gcovr"
   [models]="spin gcc python3"
   # Real programs that run under `exclave exec`.

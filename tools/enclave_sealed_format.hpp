@@ -1,4 +1,4 @@
-// The sealed file, byte by byte.
+// The sealed file, byte by byte. docs/sealed-format.md has what another implementation needs.
 //
 //   header   4096 bytes
 //     0   8  magic "EXCLAVE1"

@@ -1,4 +1,5 @@
-// Trusted memory that is wiped when it goes: keys, plaintext.
+// Trusted memory that is wiped when it goes: keys, plaintext. Registers that someone else saves, a
+// signal frame or the dynamic linker, are beyond its reach.
 #pragma once
 
 #include <openssl/crypto.h>
