@@ -242,20 +242,55 @@ EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_next_run(const exclave_allo
                                                               exclave_run_info* info);
 EXCLAVE_C_API bool exclave_validate_books(const exclave_allocator* allocator);
 
-/* ---- The boundary. Addresses validated by the caller: blocks, or ranges that exclave_validate
- * allowed. ---- */
+/* ---- The boundary ----
+ *
+ * In C++ a span of untrusted memory is a proof that the books allowed it. C has addresses only, so
+ * each function comes twice:
+ * - exclave_checked_*: asks the books of `allocator` first, as untrusted_span::validated does, then
+ * copies. Errors: EXCLAVE_INVALID_ARGUMENT, and those of exclave_validate: EXCLAVE_NOT_FOUND
+ * (inside the enclave, or in no region), EXCLAVE_NOT_PERMITTED. Use these for every address that
+ * came from outside. Cost: one more look into the books, without a lock.
+ * - without: the caller vouches for the address: it is his own block, or a range that
+ * exclave_validate allowed. What can be told without the books is EXCLAVE_INVALID_ARGUMENT: NULL, a
+ * range that wraps, an address that is not aligned as said.
+ * On error no byte has moved. */
 
-EXCLAVE_C_API void exclave_copy_out(exclave_address to, const void* from, size_t size_bytes);
+EXCLAVE_C_API exclave_error exclave_copy_out(exclave_address to, const void* from,
+                                             size_t size_bytes);
 /* to is 8-aligned; zeros up to the next multiple of 8 follow. No slow tail. */
-EXCLAVE_C_API void exclave_copy_out_padded(exclave_address to, const void* from, size_t size_bytes);
-EXCLAVE_C_API void exclave_copy_in(void* to, exclave_address from, size_t size_bytes);
-EXCLAVE_C_API void exclave_fill_zero(exclave_address to, size_t size_bytes);
-EXCLAVE_C_API void exclave_copy_across(exclave_address to, exclave_address from, size_t size_bytes);
-/* One access each, naturally aligned. */
+EXCLAVE_C_API exclave_error exclave_copy_out_padded(exclave_address to, const void* from,
+                                                    size_t size_bytes);
+EXCLAVE_C_API exclave_error exclave_copy_in(void* to, exclave_address from, size_t size_bytes);
+EXCLAVE_C_API exclave_error exclave_fill_zero(exclave_address to, size_t size_bytes);
+EXCLAVE_C_API exclave_error exclave_copy_across(exclave_address to, exclave_address from,
+                                                size_t size_bytes);
+/* One access each, naturally aligned. The two loads can tell of nothing: what they are given is not
+ * looked at. */
 EXCLAVE_C_API uint32_t exclave_load_u32(exclave_address from);
 EXCLAVE_C_API uint64_t exclave_load_u64(exclave_address from);
-EXCLAVE_C_API void exclave_store_u32(exclave_address to, uint32_t value);
-EXCLAVE_C_API void exclave_store_u64(exclave_address to, uint64_t value);
+EXCLAVE_C_API exclave_error exclave_store_u32(exclave_address to, uint32_t value);
+EXCLAVE_C_API exclave_error exclave_store_u64(exclave_address to, uint64_t value);
+
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_checked_copy_out(
+    const exclave_allocator* allocator, exclave_address to, const void* from, size_t size_bytes);
+/* The zeros, too, lie in the range that is asked for. */
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_checked_copy_out_padded(
+    const exclave_allocator* allocator, exclave_address to, const void* from, size_t size_bytes);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_checked_copy_in(
+    const exclave_allocator* allocator, void* to, exclave_address from, size_t size_bytes);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_checked_fill_zero(
+    const exclave_allocator* allocator, exclave_address to, size_t size_bytes);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error
+exclave_checked_copy_across(const exclave_allocator* allocator, exclave_address to,
+                            exclave_address from, size_t size_bytes);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error
+exclave_checked_load_u32(const exclave_allocator* allocator, exclave_address from, uint32_t* value);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error
+exclave_checked_load_u64(const exclave_allocator* allocator, exclave_address from, uint64_t* value);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error
+exclave_checked_store_u32(const exclave_allocator* allocator, exclave_address to, uint32_t value);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error
+exclave_checked_store_u64(const exclave_allocator* allocator, exclave_address to, uint64_t value);
 
 /* A byte ring; layout and rules in ring.hpp. The struct is one side's trusted state: initialise it
  * with the function, leave its inside alone. */
@@ -273,6 +308,13 @@ EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_ring_producer_init(exclave_
 EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_ring_consumer_init(exclave_ring_consumer* ring,
                                                                         exclave_address memory,
                                                                         size_t size_bytes);
+/* The same, and `allocator`'s books allow the memory. */
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error
+exclave_checked_ring_producer_init(const exclave_allocator* allocator, exclave_ring_producer* ring,
+                                   exclave_address memory, size_t size_bytes);
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error
+exclave_checked_ring_consumer_init(const exclave_allocator* allocator, exclave_ring_consumer* ring,
+                                   exclave_address memory, size_t size_bytes);
 EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_ring_write(exclave_ring_producer* ring,
                                                                 const void* bytes,
                                                                 size_t size_bytes);

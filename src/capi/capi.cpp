@@ -3,6 +3,7 @@
 #include "exclave/exclave.h"
 
 #include <new>
+#include <span>
 
 #include "exclave/access.hpp"
 #include "exclave/memory_calls.hpp"
@@ -101,9 +102,66 @@ exclave::Config config_of(const exclave_config& from) noexcept {
   return to;
 }
 
-exclave::untrusted_span<std::byte> ring_memory(exclave_address memory, size_t size_bytes) noexcept {
-  return exclave::untrusted_span<std::byte>::unsafe_from(
-      untrusted_bytes::unsafe_from_address(memory), size_bytes);
+constexpr exclave_error kBadArgument = EXCLAVE_INVALID_ARGUMENT;
+constexpr int kEinval = -22;
+
+bool is_buffer(const void* bytes, std::size_t size_bytes) noexcept {
+  return bytes != nullptr || size_bytes == 0;
+}
+// What can be said without any books: it begins somewhere and does not wrap.
+bool is_range(exclave_address address, std::size_t size_bytes) noexcept {
+  return size_bytes == 0 || (address != 0 && size_bytes - 1 <= ~address);
+}
+
+std::span<const std::byte> trusted(const void* bytes, std::size_t size_bytes) noexcept {
+  return {static_cast<const std::byte*>(bytes), size_bytes};
+}
+
+// The core, as untrusted_span asks it.
+struct Books {
+  const AllocatorCore& core;
+  Result<untrusted_bytes> validate(std::uintptr_t address, std::size_t size_bytes,
+                                   exclave::Protection needed) const noexcept {
+    return core.validate_range(address, size_bytes, needed);
+  }
+};
+template <class T>
+Result<exclave::untrusted_span<T>> validated(const exclave_allocator* allocator,
+                                             exclave_address address, std::size_t count) noexcept {
+  if (allocator == nullptr) return Error::kInvalidArgument;
+  return exclave::untrusted_span<T>::validated(Books{core_of(allocator)}, address, count);
+}
+
+template <class Word>
+exclave_error store_word(exclave_address to, Word value) noexcept {
+  const auto word =
+      exclave::untrusted_atomic<Word>::at(exclave::untrusted_ptr<Word>::unsafe_from_address(to));
+  if (word.ok()) word->store_release(value);
+  return c_error(word.error());
+}
+template <class Word>
+exclave_error load_checked(const exclave_allocator* allocator, exclave_address from,
+                           Word* value) noexcept {
+  if (value == nullptr) return kBadArgument;
+  const auto range = validated<const Word>(allocator, from, 1);
+  if (!range.ok()) return c_error(range.error());
+  *value = exclave::untrusted_atomic<const Word>::at(range->data())->load_acquire();
+  return EXCLAVE_OK;
+}
+template <class Word>
+exclave_error store_checked(const exclave_allocator* allocator, exclave_address to,
+                            Word value) noexcept {
+  const auto range = validated<Word>(allocator, to, 1);
+  return range.ok() ? store_word<Word>(to, value) : c_error(range.error());
+}
+
+template <class End, class CEnd>
+exclave_error init_ring(CEnd* ring, exclave_address memory, std::size_t size_bytes) noexcept {
+  if (ring == nullptr || !is_range(memory, size_bytes)) return kBadArgument;
+  Result<End> made = End::create(exclave::untrusted_span<std::byte>::unsafe_from(
+      untrusted_bytes::unsafe_from_address(memory), size_bytes));
+  if (made.ok()) ::new (static_cast<void*>(ring)) End(static_cast<End&&>(*made));
+  return c_error(made.error());
 }
 
 // exclave_enclave_manager_table answers an empty one for NULL.
@@ -111,9 +169,6 @@ bool is_whole(const exclave_enclave_memory* inside) noexcept {
   return inside != nullptr && inside->map != nullptr && inside->unmap != nullptr &&
          inside->protect != nullptr;
 }
-
-constexpr exclave_error kBadArgument = EXCLAVE_INVALID_ARGUMENT;
-constexpr int kEinval = -22;
 
 }  // namespace
 
@@ -336,20 +391,30 @@ bool exclave_validate_books(const exclave_allocator* allocator) {
 
 // ---- The boundary ----
 
-void exclave_copy_out(exclave_address to, const void* from, size_t size_bytes) {
+exclave_error exclave_copy_out(exclave_address to, const void* from, size_t size_bytes) {
+  if (!is_range(to, size_bytes) || !is_buffer(from, size_bytes)) return kBadArgument;
   exclave::detail::copy_out_bytes(to, from, size_bytes);
+  return EXCLAVE_OK;
 }
-void exclave_copy_out_padded(exclave_address to, const void* from, size_t size_bytes) {
+exclave_error exclave_copy_out_padded(exclave_address to, const void* from, size_t size_bytes) {
+  if (!is_range(to, size_bytes) || !is_buffer(from, size_bytes) || to % 8 != 0) return kBadArgument;
   exclave::detail::copy_out_padded_bytes(to, from, size_bytes);
+  return EXCLAVE_OK;
 }
-void exclave_copy_in(void* to, exclave_address from, size_t size_bytes) {
+exclave_error exclave_copy_in(void* to, exclave_address from, size_t size_bytes) {
+  if (!is_buffer(to, size_bytes) || !is_range(from, size_bytes)) return kBadArgument;
   exclave::detail::copy_in_bytes(to, from, size_bytes);
+  return EXCLAVE_OK;
 }
-void exclave_fill_zero(exclave_address to, size_t size_bytes) {
+exclave_error exclave_fill_zero(exclave_address to, size_t size_bytes) {
+  if (!is_range(to, size_bytes)) return kBadArgument;
   exclave::detail::fill_zero_bytes(to, size_bytes);
+  return EXCLAVE_OK;
 }
-void exclave_copy_across(exclave_address to, exclave_address from, size_t size_bytes) {
+exclave_error exclave_copy_across(exclave_address to, exclave_address from, size_t size_bytes) {
+  if (!is_range(to, size_bytes) || !is_range(from, size_bytes)) return kBadArgument;
   exclave::detail::copy_across_bytes(to, from, size_bytes);
+  return EXCLAVE_OK;
 }
 uint32_t exclave_load_u32(exclave_address from) {
   return exclave::detail::load_u32(from);
@@ -357,11 +422,65 @@ uint32_t exclave_load_u32(exclave_address from) {
 uint64_t exclave_load_u64(exclave_address from) {
   return exclave::detail::load_u64(from);
 }
-void exclave_store_u32(exclave_address to, uint32_t value) {
-  exclave::detail::store_u32(to, value);
+exclave_error exclave_store_u32(exclave_address to, uint32_t value) {
+  return store_word<std::uint32_t>(to, value);
 }
-void exclave_store_u64(exclave_address to, uint64_t value) {
-  exclave::detail::store_u64(to, value);
+exclave_error exclave_store_u64(exclave_address to, uint64_t value) {
+  return store_word<std::uint64_t>(to, value);
+}
+
+exclave_error exclave_checked_copy_out(const exclave_allocator* allocator, exclave_address to,
+                                       const void* from, size_t size_bytes) {
+  if (!is_buffer(from, size_bytes)) return kBadArgument;
+  const auto dst = validated<std::byte>(allocator, to, size_bytes);
+  return dst.ok() ? c_error(exclave::copy_out(*dst, trusted(from, size_bytes)))
+                  : c_error(dst.error());
+}
+exclave_error exclave_checked_copy_out_padded(const exclave_allocator* allocator,
+                                              exclave_address to, const void* from,
+                                              size_t size_bytes) {
+  std::size_t padded_bytes = 0;
+  if (!is_buffer(from, size_bytes) || __builtin_add_overflow(size_bytes, 7, &padded_bytes))
+    return kBadArgument;
+  const auto dst = validated<std::byte>(allocator, to, padded_bytes - padded_bytes % 8);
+  return dst.ok() ? c_error(exclave::copy_out_padded(*dst, trusted(from, size_bytes)))
+                  : c_error(dst.error());
+}
+exclave_error exclave_checked_copy_in(const exclave_allocator* allocator, void* to,
+                                      exclave_address from, size_t size_bytes) {
+  if (!is_buffer(to, size_bytes)) return kBadArgument;
+  const auto src = validated<const std::byte>(allocator, from, size_bytes);
+  if (!src.ok()) return c_error(src.error());
+  return c_error(exclave::copy_in(std::span(static_cast<std::byte*>(to), size_bytes), *src));
+}
+exclave_error exclave_checked_fill_zero(const exclave_allocator* allocator, exclave_address to,
+                                        size_t size_bytes) {
+  const auto dst = validated<std::byte>(allocator, to, size_bytes);
+  if (dst.ok()) exclave::fill_zero(*dst);
+  return c_error(dst.error());
+}
+exclave_error exclave_checked_copy_across(const exclave_allocator* allocator, exclave_address to,
+                                          exclave_address from, size_t size_bytes) {
+  const auto dst = validated<std::byte>(allocator, to, size_bytes);
+  if (!dst.ok()) return c_error(dst.error());
+  const auto src = validated<const std::byte>(allocator, from, size_bytes);
+  return src.ok() ? c_error(exclave::copy_across(*dst, *src)) : c_error(src.error());
+}
+exclave_error exclave_checked_load_u32(const exclave_allocator* allocator, exclave_address from,
+                                       uint32_t* value) {
+  return load_checked<std::uint32_t>(allocator, from, value);
+}
+exclave_error exclave_checked_load_u64(const exclave_allocator* allocator, exclave_address from,
+                                       uint64_t* value) {
+  return load_checked<std::uint64_t>(allocator, from, value);
+}
+exclave_error exclave_checked_store_u32(const exclave_allocator* allocator, exclave_address to,
+                                        uint32_t value) {
+  return store_checked<std::uint32_t>(allocator, to, value);
+}
+exclave_error exclave_checked_store_u64(const exclave_allocator* allocator, exclave_address to,
+                                        uint64_t value) {
+  return store_checked<std::uint64_t>(allocator, to, value);
 }
 
 size_t exclave_ring_bytes(size_t capacity) {
@@ -370,35 +489,34 @@ size_t exclave_ring_bytes(size_t capacity) {
 
 exclave_error exclave_ring_producer_init(exclave_ring_producer* ring, exclave_address memory,
                                          size_t size_bytes) {
-  if (ring == nullptr) return kBadArgument;
-  Result<exclave::RingProducer> made =
-      exclave::RingProducer::create(ring_memory(memory, size_bytes));
-  if (made.ok())
-    ::new (static_cast<void*>(ring))
-        exclave::RingProducer(static_cast<exclave::RingProducer&&>(*made));
-  return c_error(made.error());
+  return init_ring<exclave::RingProducer>(ring, memory, size_bytes);
 }
-
 exclave_error exclave_ring_consumer_init(exclave_ring_consumer* ring, exclave_address memory,
                                          size_t size_bytes) {
-  if (ring == nullptr) return kBadArgument;
-  Result<exclave::RingConsumer> made =
-      exclave::RingConsumer::create(ring_memory(memory, size_bytes));
-  if (made.ok())
-    ::new (static_cast<void*>(ring))
-        exclave::RingConsumer(static_cast<exclave::RingConsumer&&>(*made));
-  return c_error(made.error());
+  return init_ring<exclave::RingConsumer>(ring, memory, size_bytes);
+}
+exclave_error exclave_checked_ring_producer_init(const exclave_allocator* allocator,
+                                                 exclave_ring_producer* ring,
+                                                 exclave_address memory, size_t size_bytes) {
+  const auto range = validated<std::byte>(allocator, memory, size_bytes);
+  return range.ok() ? exclave_ring_producer_init(ring, memory, size_bytes) : c_error(range.error());
+}
+exclave_error exclave_checked_ring_consumer_init(const exclave_allocator* allocator,
+                                                 exclave_ring_consumer* ring,
+                                                 exclave_address memory, size_t size_bytes) {
+  const auto range = validated<std::byte>(allocator, memory, size_bytes);
+  return range.ok() ? exclave_ring_consumer_init(ring, memory, size_bytes) : c_error(range.error());
 }
 
 exclave_error exclave_ring_write(exclave_ring_producer* ring, const void* bytes,
                                  size_t size_bytes) {
-  if (ring == nullptr || (bytes == nullptr && size_bytes != 0)) return kBadArgument;
+  if (ring == nullptr || !is_buffer(bytes, size_bytes)) return kBadArgument;
   return c_error(reinterpret_cast<exclave::RingProducer*>(ring)->write(
       {static_cast<const std::byte*>(bytes), size_bytes}));
 }
 
 exclave_error exclave_ring_read(exclave_ring_consumer* ring, void* bytes, size_t size_bytes) {
-  if (ring == nullptr || (bytes == nullptr && size_bytes != 0)) return kBadArgument;
+  if (ring == nullptr || !is_buffer(bytes, size_bytes)) return kBadArgument;
   return c_error(reinterpret_cast<exclave::RingConsumer*>(ring)->read(
       {static_cast<std::byte*>(bytes), size_bytes}));
 }
