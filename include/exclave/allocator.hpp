@@ -34,15 +34,25 @@ class EXCLAVE_API Allocator {
   constexpr Allocator() noexcept = default;
   Allocator(Allocator&& other) noexcept;
   Allocator& operator=(Allocator&& other) noexcept;
-  // Gives grown regions back to the host (pinned ones are left to leak outside) and all books back
-  // to the port.
+  // Ends everything, in this order:
+  // 1. Config::leaked is told of each block that still lives.
+  // 2. Each region that is still attached (pool, mapping, forbidden window) leaves the books, in
+  //    ascending order of addresses, whatever lives in it; its pins end; AttachOptions::gone is
+  //    called. The host is not: the range stays mapped.
+  // 3. Grown regions go back to the host; pinned ones are left to leak outside.
+  // 4. All books go back to the port.
+  // These callbacks may call the allocator to look and to end things (deallocate, detach, unpin:
+  // kNotFound and kForeignFree tell of what has gone). attach answers kNotPermitted, and
+  // MemoryCalls must not be used. No other call may run or follow. With no callbacks: O(regions);
+  // leaked walks all books of blocks once.
   ~Allocator();
 
   // ---- Regions ----
 
   // Inserts a committed, page-aligned untrusted range. O(log regions), plus the books of a pool
   // (0.03 % of it). Errors, all without change: kInvalidArgument (empty, unaligned, wrapping,
-  // non-canonical, constraints out of shape), kInsideEnclave, kOverlap, kOutOfTrustedMemory.
+  // non-canonical, constraints out of shape), kInsideEnclave, kOverlap, kOutOfTrustedMemory,
+  // kNotPermitted (in a callback of the allocator's destruction).
   Result<RegionId> attach(Extent range, const AttachOptions& options = {}) noexcept;
 
   // Removes a range that was attached. A mapping may lose any page-aligned part; a pool or a

@@ -80,6 +80,9 @@ typedef struct exclave_config {
   void* misuse_context;
   bool (*rescue)(void* context, size_t size_bytes); /* true: try again */
   void* rescue_context;
+  void (*leaked)(void* context, exclave_region_id region, exclave_address block,
+                 size_t size_bytes); /* by exclave_destroy, for each live block */
+  void* leaked_context;
 } exclave_config;
 
 EXCLAVE_C_API void exclave_config_init(exclave_config* config);
@@ -88,7 +91,9 @@ EXCLAVE_C_API void exclave_config_init(exclave_config* config);
 EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_create(const struct exclave_port* port,
                                                             const exclave_config* config,
                                                             exclave_allocator** allocator);
-EXCLAVE_C_API void exclave_destroy(exclave_allocator* allocator); /* NULL is allowed */
+/* NULL is allowed. Calls leaked for each live block, then gone for each attached region; the order,
+ * and what they may call, as at ~Allocator. */
+EXCLAVE_C_API void exclave_destroy(exclave_allocator* allocator);
 
 /* ---- Regions ---- */
 

@@ -86,7 +86,8 @@ struct AttachOptions {
   // power of two of at least a page, and device_base must agree with the base modulo it.
   std::size_t boundary = 0;
   // Called once when the region is gone, on the thread that made it go, with no lock held.
-  // For a mapping that goes in parts, once for each part. region_id is RegionId::value.
+  // For a mapping that goes in parts, once for each part. region_id is RegionId::value. When the
+  // allocator is destroyed, too, for each region that is still attached (see ~Allocator).
   void (*gone)(void* context, std::uint64_t region_id, std::uintptr_t base,
                std::size_t size_bytes) = nullptr;
   void* gone_context = nullptr;
@@ -139,6 +140,13 @@ struct Config {
   // retry.
   bool (*rescue)(void* context, std::size_t size_bytes) = nullptr;
   void* rescue_context = nullptr;
+  // Told of each block that still lives when the allocator is destroyed, in ascending order of
+  // addresses, before anything goes: the region it lies in, its address and the bytes that its
+  // caller may use. Trusted, and called on the destroying thread with no lock held. It may look
+  // (query, next_run, usable_size, statistics) and end things (deallocate, detach, unpin).
+  void (*leaked)(void* context, std::uint64_t region_id, std::uintptr_t block,
+                 std::size_t size_bytes) = nullptr;
+  void* leaked_context = nullptr;
 };
 
 struct Statistics {

@@ -99,6 +99,8 @@ exclave::Config config_of(const exclave_config& from) noexcept {
   to.misuse_context = from.misuse_context;
   to.rescue = from.rescue;
   to.rescue_context = from.rescue_context;
+  to.leaked = from.leaked;
+  to.leaked_context = from.leaked_context;
   return to;
 }
 
@@ -188,6 +190,8 @@ void exclave_config_init(exclave_config* config) {
              from.grow_max_bytes,
              from.keep_free_bytes,
              from.scrub_on_free,
+             nullptr,
+             nullptr,
              nullptr,
              nullptr,
              nullptr,

@@ -81,27 +81,76 @@ Status AllocatorCore::open() noexcept {
 
 void AllocatorCore::destroy(AllocatorCore* core) noexcept {
   unregister_thread_exit(&on_thread_exit, core);
-  // Grown regions go back, used or not; pinned ones stay outside, for a device may still write
-  // there.
-  for (std::uintptr_t at = 0;;) {
-    const Result<RegionInfo> info = core->registry_.next(at);
-    if (!info.ok()) break;
-    at = info->extent.end();
-    if (!info->grown) continue;
-    bool pinned = false;
-    {
-      LockGuard guard(core->registry_.lock());
-      Region* const region = core->registry_.region_at_locked(info->extent.base);
-      // GCOVR_EXCL_BR_START: nobody else takes it away now
-      pinned = region == nullptr || core->registry_.is_pinned_locked(*region);
-      // GCOVR_EXCL_BR_STOP
-    }
-    if (!pinned)
-      (void)core->port_.host_release(core->port_.context, info->extent.base, info->extent.size);
-  }
+  core->ending_ = true;
+  if (core->config_.leaked != nullptr) core->tell_leaks();
+  core->end_attached();
+  core->release_grown();
   const PortTable port = core->port_;
   core->books_.close();
   port.trusted_release(port.context, core, kCoreBytes);
+}
+
+// The callback may free blocks and detach pools, so each look is taken afresh.
+void AllocatorCore::tell_leaks() noexcept {
+  const auto tell = [this](RegionId id, std::uintptr_t block) noexcept {
+    if (const Result<Found> live = find_live(block); live.ok())
+      config_.leaked(config_.leaked_context, id.value, block, live->usable);
+  };
+  for (std::uintptr_t at = 0;;) {
+    const Result<RegionInfo> region = registry_.next(at);
+    if (!region.ok()) return;
+    at = region->extent.end();
+    for (std::uintptr_t page = region->extent.base; page < at;) {
+      const Result<RunInfo> run = run_at(page);
+      if (!run.ok()) break;  // no pool, or no more
+      page = run->extent.end();
+      if (run->kind == RunInfo::Kind::kBlock) tell(region->id, run->extent.base);
+      if (run->kind != RunInfo::Kind::kSlab) continue;
+      const std::uintptr_t first = run->extent.base;
+      for (std::uint32_t slot = 0; slot < run->slots; ++slot)
+        tell(region->id, first + std::size_t{slot} * run->slot_bytes);
+    }
+  }
+}
+
+void AllocatorCore::end_attached() noexcept {
+  for (std::uintptr_t at = 0;;) {
+    const Result<RegionInfo> info = registry_.next(at);
+    if (!info.ok()) return;
+    at = info->extent.end();
+    if (info->grown) continue;
+    Region* gone = registry_.find(info->extent.base);
+    Pool* const pool = static_cast<Pool*>(gone->pool.load(std::memory_order_acquire));
+    {
+      LockGuard guard(registry_.lock());
+      // What would be unpinned later is not there any more.
+      if (registry_.is_pinned_locked(*gone)) registry_.pins_locked().remove_in(gone->extent());
+      gone->pins = 0;
+      if (pool == nullptr) registry_.remove_locked(*gone);
+    }
+    if (pool != nullptr) {
+      LockGuard lists(pool_lists_);
+      LockGuard guard(pool->shared.lock);
+      const Status closed = close_pool_locked(*pool, &gone);
+      EXCLAVE_CHECK(closed.ok());  // no pin is left
+    }
+    take_farewell(*gone).say();
+  }
+}
+
+// Used or not; pinned ones stay outside, for a device may still write there.
+void AllocatorCore::release_grown() noexcept {
+  for (std::uintptr_t at = 0;;) {
+    const Result<RegionInfo> info = registry_.next(at);
+    if (!info.ok()) return;
+    at = info->extent.end();
+    bool pinned = false;
+    {
+      LockGuard guard(registry_.lock());
+      pinned = registry_.is_pinned_locked(*registry_.region_at_locked(info->extent.base));
+    }
+    if (!pinned) (void)port_.host_release(port_.context, info->extent.base, info->extent.size);
+  }
 }
 
 // ---- Threads ----

@@ -130,6 +130,10 @@ class AllocatorCore {
  private:
   explicit AllocatorCore(const PortTable& port, const Config& config) noexcept;
   Status open() noexcept;
+  // The parts of destroy, in their order.
+  void tell_leaks() noexcept;
+  void end_attached() noexcept;
+  void release_grown() noexcept;
 
   // ---- Threads ----
   // This thread's entry in the table of heaps. A thread without a slot has the first, which none
@@ -283,6 +287,19 @@ class AllocatorCore {
   // finished without a lock. Errors, without change: kPinned.
   Status close_pool_locked(Pool& pool, Region** gone) noexcept EXCLAVE_REQUIRES(pool_lists_)
       EXCLAVE_REQUIRES(pool.shared.lock);
+  // What is told of a region whose book is given back.
+  struct Farewell {
+    void (*gone)(void* context, std::uint64_t region_id, std::uintptr_t base,
+                 std::size_t size_bytes);
+    void* context;
+    RegionId id;
+    Extent extent;
+    void say() const noexcept {
+      if (gone != nullptr) gone(context, id.value, extent.base, extent.size);
+    }
+  };
+  // Gives the book back. The callback may be called once the gate is open.
+  Farewell take_farewell(Region& region) noexcept;
   void finish_drain(Gate& gate, Pool& pool, RegionId id) noexcept;
   void settle_drains(Gate& gate) noexcept;
   Pool* take_pool_locked() noexcept EXCLAVE_REQUIRES(pool_lists_);
@@ -322,6 +339,7 @@ class AllocatorCore {
   // pools are open to all. Guarded by pool_lists_ when written.
   std::atomic<std::size_t> small_fast_bytes_{kMaxSmallBytes};
   bool scrub_ = false;
+  bool ending_ = false;  // destroy has begun: only its own thread calls
   // On lines that nothing else is on, for each thread writes its entry in every call (ports give
   // out slots eight apart). By thread slot + 1. none_: that thread has no heap yet; busy_: it is
   // inside a call.

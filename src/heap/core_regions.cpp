@@ -37,6 +37,7 @@ Status check_options(Extent range, const AttachOptions& options) noexcept {
 Result<RegionId> AllocatorCore::attach(Extent range, const AttachOptions& options) noexcept {
   if (Status legal = check_outside(range, registry_.enclave()); !legal.ok()) return legal.error();
   if (Status shape = check_options(range, options); !shape.ok()) return shape.error();
+  if (ending_) return Error::kNotPermitted;
   Gate gate(*this);
   if (!gate.status().ok()) return gate.status().error();
   if (options.role == Role::kPool) return attach_pool(range, options);
@@ -271,16 +272,18 @@ void AllocatorCore::settle_drains(Gate& gate) noexcept {
   }
 }
 
-void AllocatorCore::finish_region(Gate& gate, Region& region) noexcept {
-  auto* const gone = region.gone;
-  void* const context = region.gone_context;
-  const std::uint64_t id = region.region_id().value;
-  const Extent extent = region.extent();
+AllocatorCore::Farewell AllocatorCore::take_farewell(Region& region) noexcept {
+  const Farewell farewell{region.gone, region.gone_context, region.region_id(), region.extent()};
   registry_.destroy(region);
-  if (gone == nullptr) return;
+  return farewell;
+}
+
+void AllocatorCore::finish_region(Gate& gate, Region& region) noexcept {
+  const Farewell farewell = take_farewell(region);
+  if (farewell.gone == nullptr) return;
   // The callback may call the allocator.
   gate.open();
-  gone(context, id, extent.base, extent.size);
+  farewell.say();
   gate.close();
 }
 

@@ -77,4 +77,12 @@ Result<Pin> PinTable::remove(PinId id) noexcept {
   return was;
 }
 
+void PinTable::remove_in(Extent range) noexcept {
+  for (std::uint32_t i = 0; i < slot_count_; ++i) {
+    const Slot& slot = slots_[i];
+    if (slot.pin != nullptr && slot.pin->extent.overlaps(range))
+      (void)remove(PinId{(std::uint64_t{slot.serial} << 32) | (i + 1)});
+  }
+}
+
 }  // namespace exclave

@@ -28,6 +28,8 @@ class PinTable {
   void make_whole(PinId id) noexcept;
   // The pin as it was. Errors: kNotFound.
   Result<Pin> remove(PinId id) noexcept;
+  // All pins that overlap the range, of whole pools, too. O(all pins that there ever were at once).
+  void remove_in(Extent range) noexcept;
   // Does a pin of blocks or pages (not of a whole pool) overlap the range?
   bool overlaps(Extent range) const noexcept { return overlaps_in(tree_.root(), range); }
   std::size_t count() const noexcept { return count_; }

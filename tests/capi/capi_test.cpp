@@ -63,6 +63,47 @@ TEST_F(CApi, CopiesUseTheRegistersThatThePortAllows) {
   exclave::access::wide_registers = before;
 }
 
+TEST_F(CApi, DestroyTellsWhatIsLeft) {
+  struct Told {
+    std::vector<std::pair<exclave_region_id, exclave_address>> leaked, gone;
+    std::size_t leaked_bytes = 0;
+  } told;
+  exclave_config config;
+  exclave_config_init(&config);
+  EXPECT_EQ(config.leaked, nullptr);
+  EXPECT_EQ(config.leaked_context, nullptr);
+  config.leaked = [](void* context, exclave_region_id region, exclave_address block,
+                     std::size_t size) {
+    static_cast<Told*>(context)->leaked.emplace_back(region, block);
+    static_cast<Told*>(context)->leaked_bytes += size;
+  };
+  config.leaked_context = &told;
+  exclave_allocator* another = nullptr;
+  ASSERT_EQ(exclave_create(&table_, &config, &another), EXCLAVE_OK);
+  const exclave_address memory = map_pool(16 * kPage);
+  ASSERT_NE(memory, 0u);
+  exclave_attach_options options;
+  exclave_attach_options_init(&options);
+  options.gone = [](void* context, exclave_region_id region, exclave_address base, std::size_t) {
+    static_cast<Told*>(context)->gone.emplace_back(region, base);
+  };
+  options.gone_context = &told;
+  exclave_region_id id = 0;
+  ASSERT_EQ(exclave_attach(another, memory, 16 * kPage, &options, &id), EXCLAVE_OK);
+  const exclave_placement where{EXCLAVE_IN_POOL, 0, id};
+  exclave_address block = 0;
+  ASSERT_EQ(exclave_allocate_at(another, 100, 16, &where, &block), EXCLAVE_OK);
+  std::size_t usable = 0;
+  ASSERT_EQ(exclave_usable_size(another, block, &usable), EXCLAVE_OK);
+  exclave_destroy(another);
+  ASSERT_EQ(told.leaked.size(), 1u);
+  EXPECT_EQ(told.leaked[0], std::make_pair(id, block));
+  EXPECT_EQ(told.leaked_bytes, usable);
+  ASSERT_EQ(told.gone.size(), 1u);
+  EXPECT_EQ(told.gone[0], std::make_pair(id, memory));
+  munmap(reinterpret_cast<void*>(memory), 16 * kPage);
+}
+
 TEST_F(CApi, BlocksLiveAndDie) {
   exclave_address block = 0;
   ASSERT_EQ(exclave_allocate(allocator_, 100, &block), EXCLAVE_OK);
