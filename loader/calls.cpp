@@ -7,6 +7,7 @@
 #include "loader/process.hpp"
 #include "loader/program_memory.hpp"
 #include "loader/segments.hpp"
+#include "loader/shortage.hpp"
 #include "loader/stats.hpp"
 #include "loader/syscalls.hpp"
 
@@ -279,6 +280,9 @@ bool is_memory_call(long number) noexcept {
 
 long serve_memory_call(const Call& call, Route* route) noexcept {
   const long result = serve(call);
+  if (result == -ENOMEM && (call.number == __NR_mmap || call.number == __NR_mremap)) {
+    tell_shortage(call);
+  }
   *route = route_of(call, result);
   count_call(*route);
   return result;

@@ -26,12 +26,12 @@ inline constexpr std::size_t kStacksBytes = kSlots * kSlotStackBytes;
 
 // The enclave's range begins where Linux lets a program map memory, so that programs linked to
 // fixed addresses lie in it, too; its end is a power of two, as SGX wants it. Its manager counts
-// 4 G pages at most.
+// 4 G pages at most. That is what a program gets that nobody said a size for: it costs no memory,
+// and language runtimes and servers reserve some TiB, or want places above 8 GiB.
 inline constexpr std::uintptr_t kRangeBase = 0x10000;
 inline constexpr std::size_t kRangeLeast = std::size_t{256} << 20;
 inline constexpr std::size_t kRangeMost = std::size_t{16} << 40;
-inline constexpr std::size_t kRangeUsual = std::size_t{64} << 30;
-// The books take the last eighth of it, or less.
+// The books take the last eighth of it, or less, as they grow.
 inline constexpr std::size_t kBooksLeast = std::size_t{4} << 20;
 inline constexpr std::size_t kBooksMost = std::size_t{512} << 20;
 

@@ -16,7 +16,7 @@ inline constexpr std::size_t kMaxAllowedBytes = 8192;
 inline constexpr char kFieldEnd = '\x1f';
 
 struct Options {
-  std::uint64_t range_bytes = 0;
+  std::uint64_t range_bytes = 0;  // 0: the largest that there is room for
   bool trace = false;
   bool stats = false;
   // Where trace and stats go. File descriptor, and what it was open on when we made it; should the

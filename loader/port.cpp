@@ -22,6 +22,20 @@ HostReply reply_of(long result) noexcept {
 
 }  // namespace
 
+// Nobody may touch a book that is not there yet, so that limits on data and locks of all memory count
+// those that are.
+bool LoaderPort::take_books(std::size_t end) noexcept {
+  // Of a limited address space the program needs the most.
+  std::uint64_t limits[2] = {UINT64_MAX, 0};
+  (void)system_call(__NR_prlimit64, 0, RLIMIT_AS, 0, limits);
+  std::size_t bytes = end / 8 < kBooksMost ? end / 8 : kBooksMost;
+  while (bytes > limits[0] / 8 && bytes > kBooksLeast) bytes /= 2;
+  if (!map_at(end - bytes, bytes, PROT_NONE)) return false;
+  books_ = {end - bytes, bytes};
+  top_.store(books_.base, std::memory_order_relaxed);
+  return true;
+}
+
 bool LoaderPort::open(std::size_t bytes) noexcept {
   // Where an administrator keeps programs off the lowest pages (vm.mmap_min_addr), a little above.
   std::uintptr_t base = kRangeBase;
@@ -30,15 +44,12 @@ bool LoaderPort::open(std::size_t bytes) noexcept {
     base *= 2;
   }
   (void)system_call(__NR_munmap, base, kPage);
-  // Of a limited address space the program needs the most.
-  std::uint64_t limits[2] = {UINT64_MAX, 0};
-  (void)system_call(__NR_prlimit64, 0, RLIMIT_AS, 0, limits);
-  std::size_t book_bytes = bytes / 8 < kBooksMost ? bytes / 8 : kBooksMost;
-  while (book_bytes > limits[0] / 8 && book_bytes > kBooksLeast) book_bytes /= 2;
-  if (!map_at(bytes - book_bytes, book_bytes, PROT_READ | PROT_WRITE)) return false;
-  range_ = {base, bytes - base};
-  books_ = {bytes - book_bytes, book_bytes};
-  top_.store(books_.base, std::memory_order_relaxed);
+  std::size_t end = bytes != 0 ? bytes : kRangeMost;
+  while (!take_books(end)) {
+    if (bytes != 0 || end == kRangeLeast) return false;
+    end /= 2;
+  }
+  range_ = {base, end - base};
   return true;
 }
 
@@ -47,7 +58,13 @@ void* LoaderPort::trusted_reserve(std::size_t bytes) noexcept {
   do {
     if (bytes > books_.end() - top) return nullptr;
   } while (!top_.compare_exchange_weak(top, top + bytes, std::memory_order_relaxed));
-  return reinterpret_cast<void*>(top);
+  if (!failed(RawCalls::mprotect(top, bytes, PROT_READ | PROT_WRITE))) {
+    return reinterpret_cast<void*>(top);
+  }
+  // Given back, if nobody took what follows meanwhile.
+  std::uintptr_t taken = top + bytes;
+  (void)top_.compare_exchange_strong(taken, top, std::memory_order_relaxed);
+  return nullptr;
 }
 
 void LoaderPort::trusted_release(void*, std::size_t) noexcept {}

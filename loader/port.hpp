@@ -10,9 +10,9 @@ namespace exclave::loader {
 
 class LoaderPort {
  public:
-  // The range is [kRangeBase, bytes). Only the books are mapped: the rest is the program's, which
-  // sees no more than it mapped, and the kernel places nothing of its own so low. False: no room
-  // for the books.
+  // The range is [kRangeBase, bytes); bytes 0: as large as there is room for. Only the books have
+  // their place taken from the start: the rest is the program's, which sees no more than it mapped,
+  // and the kernel places nothing of its own so low. False: no room for the books.
   bool open(std::size_t bytes) noexcept;
 
   Extent enclave() noexcept { return range_; }
@@ -35,6 +35,8 @@ class LoaderPort {
   int host_resident(std::uintptr_t address, std::size_t bytes, unsigned char* vector) noexcept;
 
  private:
+  bool take_books(std::size_t end) noexcept;
+
   Extent range_{};
   Extent books_{};
   std::atomic<std::uintptr_t> top_{0};  // of the books given out; each range is one thread's

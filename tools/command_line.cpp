@@ -130,7 +130,7 @@ int run_command_line(int argc, char** argv) {
       app.add_subcommand("exec", "Run PROGRAM with its memory split between enclave and outside");
   ExecOptions exec_options;
   exec->add_option("--elrange", exec_options.range_bytes,
-                   "The enclave's range, a power of two from 256M to 16T (64G)")
+                   "The enclave's range, a power of two from 256M to 16T (the most that fits)")
       ->transform(CLI::AsSizeValue(false).description(""))
       ->type_name("SIZE");
   exec->add_option("--allow-device", exec_options.allowed,

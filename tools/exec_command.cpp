@@ -11,6 +11,7 @@
 #include <optional>
 #include <string_view>
 
+#include "loader/layout.hpp"
 #include "loader/options.hpp"
 #include "tools/file_place.hpp"
 
@@ -117,11 +118,13 @@ struct StringSink {
 
 int run_exec(const ExecOptions& options) {
   loader::Options told;
-  if (!std::has_single_bit(options.range_bytes) || options.range_bytes < loader::kRangeLeast ||
-      options.range_bytes > loader::kRangeMost) {
-    return fail(kUsage, "--elrange", "a power of two from 256M to 16T");
+  if (options.range_bytes.has_value()) {
+    told.range_bytes = *options.range_bytes;
+    if (!std::has_single_bit(told.range_bytes) || told.range_bytes < loader::kRangeLeast ||
+        told.range_bytes > loader::kRangeMost) {
+      return fail(kUsage, "--elrange", "a power of two from 256M to 16T");
+    }
   }
-  told.range_bytes = options.range_bytes;
   std::string allowed;
   for (const std::string& path : options.allowed) {
     if (path.empty() || path.find(loader::kFieldEnd) != std::string::npos) {

@@ -2,15 +2,14 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
-
-#include "loader/layout.hpp"
 
 namespace exclave::tools {
 
 struct ExecOptions {
-  std::uint64_t range_bytes = loader::kRangeUsual;
+  std::optional<std::uint64_t> range_bytes;  // none: the largest that there is room for
   std::vector<std::string> allowed;
   std::string trace;  // empty: none; "-": standard error; else a file
   bool stats = false;
