@@ -1,5 +1,5 @@
 # Programs that tests/exec runs natively and under `exclave exec`. static_*.c are linked statically, high_*.c to a high
-# address. They are ordinary programs: no flags of ours but warnings.
+# address, bare_*.c without libc. They are ordinary programs: no flags of ours but warnings.
 if(NOT TARGET exclave_loader OR NOT TARGET exclave_cli OR EXCLAVE_SANITIZE OR EXCLAVE_COVERAGE)
   return()
 endif()
@@ -14,7 +14,10 @@ foreach(source ${exec_programs})
     C_STANDARD 11 C_EXTENSIONS ON)
   target_compile_options(exec_program_${name} PRIVATE -Wall -Wextra $<$<BOOL:${EXCLAVE_WERROR}>:-Werror>)
   target_link_options(exec_program_${name} PRIVATE -pthread)
-  if(name MATCHES "^static_")
+  if(name MATCHES "^bare_")
+    target_compile_options(exec_program_${name} PRIVATE -ffreestanding -fno-stack-protector -fno-pie)
+    target_link_options(exec_program_${name} PRIVATE -static -nostdlib -no-pie)
+  elseif(name MATCHES "^static_")
     target_link_options(exec_program_${name} PRIVATE -static)
   elseif(name MATCHES "^high_")
     target_compile_options(exec_program_${name} PRIVATE -fPIE)

@@ -64,18 +64,8 @@ long do_mincore(const Call& call) noexcept {
 
 // What Linux says to a lock of so many more bytes: who has no right to lock all has a limit.
 long may_lock(std::size_t bytes) noexcept {
-  constexpr std::uint32_t kVersion = 0x20080522, kMayLockAll = 1u << 14;  // CAP_IPC_LOCK
-  struct {
-    std::uint32_t version = kVersion;
-    int process = 0;
-  } head;
-  struct {
-    std::uint32_t effective, permitted, inheritable;
-  } rights[2] = {};
-  if (!failed(system_call(__NR_capget, &head, rights)) &&
-      (rights[0].effective & kMayLockAll) != 0) {
-    return 0;
-  }
+  constexpr unsigned kRightToLock = 14;  // CAP_IPC_LOCK
+  if (has_right(kRightToLock)) return 0;
   std::uint64_t limits[2] = {};
   (void)system_call(__NR_prlimit64, 0, RLIMIT_MEMLOCK, 0, limits);
   if (limits[0] == 0) return -EPERM;

@@ -44,7 +44,7 @@ int read_parts(const ProgramFile& file, Parts* parts) noexcept {
     if (part.p_type != PT_LOAD) continue;
     const std::uintptr_t end = part.p_vaddr + part.p_memsz;
     if (part.p_filesz > part.p_memsz || end < part.p_vaddr || end > UINTPTR_MAX / 2 ||
-        part.p_vaddr % kPage != part.p_offset % kPage) {
+        (part.p_filesz != 0 && part.p_vaddr % kPage != part.p_offset % kPage)) {
       return -ENOEXEC;
     }
     if (page_down(part.p_vaddr) < parts->low) parts->low = page_down(part.p_vaddr);

@@ -25,6 +25,9 @@ constexpr auto kHigh = static_cast<std::uint32_t>(kImageBase >> 32);
 constexpr std::uint32_t kTrap = SECCOMP_RET_TRAP | kFilterMark;
 constexpr std::uint32_t kAllow = SECCOMP_RET_ALLOW;
 constexpr std::uint32_t kNoSuchCall = SECCOMP_RET_ERRNO | ENOSYS;
+constexpr std::uint32_t kNoSuchRequest = SECCOMP_RET_ERRNO | EINVAL;
+// What strict mode leaves to a thread.
+constexpr std::uint32_t kStrictCalls[] = {__NR_read, __NR_write, __NR_exit, __NR_rt_sigreturn};
 
 constexpr std::uint32_t kStopped[] = {
     // Memory calls (calls.hpp).
@@ -32,9 +35,11 @@ constexpr std::uint32_t kStopped[] = {
     __NR_mlock, __NR_mlock2, __NR_munlock, __NR_mlockall, __NR_munlockall, __NR_brk,
     __NR_pkey_mprotect, __NR_remap_file_pages, __NR_shmat, __NR_shmdt, __NR_io_setup,
     __NR_io_destroy, 462,
+    // Those that do not look like one (disguised_calls.hpp).
+    __NR_process_madvise, __NR_io_uring_setup, __NR_io_uring_register,
     // What would lose the loader, or show it (processes.hpp, signals.hpp).
     __NR_fork, __NR_execve, __NR_execveat, __NR_exit_group, __NR_readlink, __NR_readlinkat,
-    __NR_rt_sigaction, __NR_rt_sigprocmask, __NR_seccomp, __NR_prctl};
+    __NR_rt_sigaction, __NR_rt_sigprocmask, __NR_seccomp, __NR_prctl, __NR_ptrace};
 // Stopped if an argument points to anything but the loader's image: a signal mask for the length of
 // the call (signals.hpp), the description of a child (processes.hpp).
 struct WithPointer {
@@ -44,8 +49,11 @@ struct WithPointer {
 constexpr WithPointer kWithPointer[] = {
     {__NR_clone3, 0},      {__NR_rt_sigsuspend, 0}, {__NR_ppoll, 3},        {__NR_pselect6, 5},
     {__NR_epoll_pwait, 4}, {__NR_epoll_pwait2, 4},  {__NR_io_pgetevents, 5}};
-// map_shadow_stack would map outside.
-constexpr std::uint32_t kUnknown[] = {453};
+// uselib and map_shadow_stack would map where no book knows of it.
+constexpr std::uint32_t kUnknown[] = {__NR_uselib, 453};
+// So would these requests to arch_prctl: ARCH_MAP_VDSO_X32, _32, _64, ARCH_SHSTK_ENABLE. EINVAL, as
+// on kernels that do not know them.
+constexpr std::uint32_t kUnknownRequests[] = {0x2001, 0x2002, 0x2003, 0x5001};
 
 constexpr std::uint32_t offset_of_argument(unsigned argument) noexcept {
   return static_cast<std::uint32_t>(offsetof(seccomp_data, args) + argument * sizeof(__u64));
@@ -120,6 +128,12 @@ sock_fprog build(Builder& code) noexcept {
     (void)code.jump(BPF_JEQ, kHigh, allow, code.next());
     with_pointer[i++] = code.load(offset_of_argument(call.argument) + 4);
   }
+  const unsigned no_such_request = code.answer(kNoSuchRequest);
+  unsigned request = allow;
+  for (const std::uint32_t number : kUnknownRequests) {
+    request = code.jump(BPF_JEQ, number, no_such_request, request);
+  }
+  request = code.load(offset_of_argument(0));
 
   // By number, from here on: what is on no list passes, by its number alone.
   (void)code.answer(kAllow);
@@ -128,6 +142,7 @@ sock_fprog build(Builder& code) noexcept {
     (void)code.jump(BPF_JEQ, call.number, with_pointer[i++], code.next());
   }
   (void)code.jump(BPF_JEQ, __NR_clone, clone, code.next());
+  (void)code.jump(BPF_JEQ, __NR_arch_prctl, request, code.next());
   for (const std::uint32_t number : kUnknown) {
     (void)code.jump(BPF_JEQ, number, no_such_call, code.next());
   }
@@ -143,15 +158,18 @@ sock_fprog build(Builder& code) noexcept {
   return code.finish();
 }
 
-}  // namespace
-
-bool filter_is_installed() noexcept {
-  return system_call(kProbe) == -static_cast<long>(kProbeAnswer);
+sock_fprog build_strict(Builder& code) noexcept {
+  const unsigned allow = code.answer(kAllow);
+  const unsigned trap = code.answer(SECCOMP_RET_TRAP | kStrictMark);
+  unsigned next = put_origin(code, allow, trap);
+  for (const std::uint32_t number : kStrictCalls) next = code.jump(BPF_JEQ, number, allow, next);
+  next = code.load(offsetof(seccomp_data, nr));
+  (void)code.jump(BPF_JEQ, AUDIT_ARCH_X86_64, next, trap);
+  (void)code.load(offsetof(seccomp_data, arch));
+  return code.finish();
 }
 
-long install_filter() noexcept {
-  Builder code;
-  const sock_fprog program = build(code);
+long install(const sock_fprog& program) noexcept {
   // Older kernels do not know the flag.
   constexpr unsigned kFlags[] = {SECCOMP_FILTER_FLAG_SPEC_ALLOW, 0};
   for (const unsigned flags : kFlags) {
@@ -166,6 +184,22 @@ long install_filter() noexcept {
     if (result != -EINVAL) return result;
   }
   return -EINVAL;
+}
+
+}  // namespace
+
+bool filter_is_installed() noexcept {
+  return system_call(kProbe) == -static_cast<long>(kProbeAnswer);
+}
+
+long install_filter() noexcept {
+  Builder code;
+  return install(build(code));
+}
+
+long install_strict_filter() noexcept {
+  Builder code;
+  return install(build_strict(code));
 }
 
 }  // namespace exclave::loader

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 
+#include "loader/disguised_calls.hpp"
 #include "loader/linux_abi.hpp"
 #include "loader/syscalls.hpp"
 #include "loader/text.hpp"
@@ -38,6 +39,9 @@ bool touches_own_frame(const StoppedCall& stop) noexcept {
     case __NR_mremap:
     case __NR_madvise:
       break;
+    case __NR_process_madvise:
+      // Where, its vectors say, which others may change meanwhile.
+      return takes_pages(static_cast<int>(call.a[3]));
     case __NR_mmap:
       if ((call.a[3] & MAP_FIXED) == 0) return false;
       break;

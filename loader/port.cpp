@@ -22,8 +22,8 @@ HostReply reply_of(long result) noexcept {
 
 }  // namespace
 
-// Nobody may touch a book that is not there yet, so that limits on data and locks of all memory count
-// those that are.
+// Nobody may touch a book that is not there yet, so that limits on data and locks of all memory
+// count those that are.
 bool LoaderPort::take_books(std::size_t end) noexcept {
   // Of a limited address space the program needs the most.
   std::uint64_t limits[2] = {UINT64_MAX, 0};

@@ -50,4 +50,24 @@ bool Process::open(const Options& asked, const char* allowed_paths) noexcept {
   return true;
 }
 
+bool has_right(unsigned capability) noexcept {
+  struct {
+    std::uint32_t version = 0x20080522;
+    int process = 0;
+  } head;
+  struct {
+    std::uint32_t effective, permitted, inheritable;
+  } rights[2] = {};
+  return !failed(system_call(__NR_capget, &head, rights)) &&
+         (rights[capability / 32].effective >> (capability % 32) & 1) != 0;
+}
+
+const char* name_of_program() noexcept {
+  const char* name = g_process.program_path;
+  for (const char* at = name; *at != 0; ++at) {
+    if (*at == '/') name = at + 1;
+  }
+  return name;
+}
+
 }  // namespace exclave::loader

@@ -44,4 +44,10 @@ struct Process {
 
 extern Process g_process;
 
+// Has this thread the capability, in its user namespace?
+bool has_right(unsigned capability) noexcept;
+
+// The last part of its path: for lines that tell of it.
+const char* name_of_program() noexcept;
+
 }  // namespace exclave::loader

@@ -6,6 +6,7 @@
 
 #include <atomic>
 
+#include "loader/filter.hpp"
 #include "loader/layout.hpp"
 #include "loader/process.hpp"
 #include "loader/program_file.hpp"
@@ -15,6 +16,7 @@
 #include "loader/slots.hpp"
 #include "loader/stats.hpp"
 #include "loader/text.hpp"
+#include "loader/trace.hpp"
 
 namespace exclave::loader {
 namespace {
@@ -152,6 +154,19 @@ bool is_own_exe(const char* path) noexcept {
   return own.view() == path;
 }
 
+// The other end of a trace, by its number; 0 is one that this process cannot see.
+bool runs_inside(long thread) noexcept {
+  Line<64> link;
+  link.text("/proc/").decimal(thread).text("/exe");
+  FileStatus status{};
+  if (thread != 0 && !failed(system_call(__NR_stat, link.c_string(), &status))) {
+    return status.device == g_process.loader_device && status.inode == g_process.loader_inode;
+  }
+  // Nobody there, or nobody whom this process may trace: the kernel says so. Without /proc nobody
+  // knows.
+  return thread == 0 || failed(system_call(__NR_stat, kOwnImage, &status));
+}
+
 }  // namespace
 
 void make_child(StoppedCall& stop) noexcept {
@@ -257,14 +272,50 @@ void prepare_exit(StoppedCall& stop) noexcept {
 
 long set_filter(const Call& call) noexcept {
   const auto what = static_cast<unsigned>(call.a[0]);
-  const bool filters = call.number == __NR_seccomp
-                           ? what == SECCOMP_SET_MODE_FILTER || what == SECCOMP_SET_MODE_STRICT
-                           : what == PR_SET_SECCOMP;
-  // It would dispatch the loader's own calls, too.
-  constexpr unsigned kSetUserDispatch = 59;
-  if (call.number == __NR_prctl && what == kSetUserDispatch) return -EINVAL;
+  constexpr unsigned kSetUserDispatch = 59, kSetDenyWriteExecute = 65;
+  bool filters = what == PR_SET_SECCOMP, strict = filters && call.a[1] == SECCOMP_MODE_STRICT;
+  if (call.number == __NR_seccomp) {
+    filters = what == SECCOMP_SET_MODE_FILTER || what == SECCOMP_SET_MODE_STRICT;
+    strict = what == SECCOMP_SET_MODE_STRICT;
+    if (strict && (call.a[1] != 0 || call.a[2] != 0)) return -EINVAL;
+  } else if (what == kSetUserDispatch || what == kSetDenyWriteExecute) {
+    // The first would dispatch the loader's own calls, too.
+    return -EINVAL;
+  }
+  static constinit std::atomic<bool> has_own_filter{false};
+  if (strict) {
+    // As on Linux: a thread is in one mode for ever. And none of its own looks at the clock there.
+    if (has_own_filter.load(std::memory_order_relaxed)) return -EINVAL;
+    (void)system_call(__NR_prctl, PR_SET_TSC, PR_TSC_SIGSEGV, 0, 0, 0);
+    return install_strict_filter();
+  }
   if (filters) copy_directly();
-  return system_call(call.number, call.a[0], call.a[1], call.a[2], call.a[3], call.a[4]);
+  const long result =
+      system_call(call.number, call.a[0], call.a[1], call.a[2], call.a[3], call.a[4]);
+  if (filters && !failed(result)) has_own_filter.store(true, std::memory_order_relaxed);
+  return result;
+}
+
+long trace_process(const Call& call) noexcept {
+  constexpr std::uintptr_t kTraceMe = 0, kAttach = 16, kSeize = 0x4206;
+  const std::uintptr_t request = call.a[0];
+  const bool begins = request == kTraceMe || request == kAttach || request == kSeize;
+  const long traced = request == kTraceMe ? system_call(__NR_getppid) : static_cast<int>(call.a[1]);
+  if (!begins || !runs_inside(traced)) {
+    return system_call(call.number, call.a[0], call.a[1], call.a[2], call.a[3]);
+  }
+  static constinit std::atomic<bool> told{false};
+  if (!told.exchange(true, std::memory_order_relaxed)) {
+    Line<256> line;
+    line.text("exclave: exec: ").text(name_of_program());
+    line.text(
+            ": ptrace is EPERM: no program inside can trace another one inside. See docs/exec.md, ")
+        .text("\"What is different\"\n")
+        .write_to(output_descriptor());
+  }
+  count_call(Route::kRefused);
+  trace_call(call, -EPERM, Route::kRefused);
+  return -EPERM;
 }
 
 long read_link(const Call& call) noexcept {

@@ -21,8 +21,14 @@ void execute(StoppedCall& stop) noexcept;
 // exit_group: the summary of --stats.
 void prepare_exit(StoppedCall& stop) noexcept;
 
-// seccomp and prctl: a filter of the program's own. There is no syscall user dispatch.
+// seccomp and prctl: a filter of the program's own, or strict mode. There is no syscall user
+// dispatch, nor may a process be forbidden to make memory executable (PR_SET_MDWE): code is copied
+// in, and made executable then.
 long set_filter(const Call& call) noexcept;
+
+// ptrace. A program inside may trace none inside, whose stops it would take for the program's own:
+// EPERM, and a line that says so.
+long trace_process(const Call& call) noexcept;
 
 // readlink and readlinkat: /proc/self/exe is the program, not the loader.
 long read_link(const Call& call) noexcept;

@@ -1,5 +1,10 @@
 #include "loader/program_file.hpp"
 
+#include <linux/prctl.h>
+#include <sys/statfs.h>
+#include <sys/statvfs.h>
+
+#include "loader/filter.hpp"
 #include "loader/linux_abi.hpp"
 #include "loader/process.hpp"
 #include "loader/text.hpp"
@@ -11,12 +16,22 @@ bool is_blank(char c) noexcept {
   return c == ' ' || c == '\t';
 }
 
-// Rights that this process cannot give it.
-bool would_gain_rights(const FileStatus& status) noexcept {
+// Without rights over the system our filter takes no_new_privs, if it is not there already, and
+// then Linux gives none to anybody.
+bool may_gain_rights() noexcept {
+  constexpr unsigned kRightOverSystem = 21;  // CAP_SYS_ADMIN
+  if (system_call(__NR_prctl, PR_GET_NO_NEW_PRIVS, 0, 0, 0, 0) == 1) return false;
+  return filter_is_installed() || has_right(kRightOverSystem);
+}
+
+// Would Linux give it rights, which this process cannot?
+bool would_gain_rights(long descriptor, const FileStatus& status) noexcept {
   const bool sets_user = (status.mode & S_ISUID) != 0 && status.uid != system_call(__NR_geteuid);
   const bool sets_group = (status.mode & S_ISGID) != 0 && (status.mode & S_IXGRP) != 0 &&
                           status.gid != system_call(__NR_getegid);
-  return sets_user || sets_group;
+  if ((!sets_user && !sets_group) || !may_gain_rights()) return false;
+  struct statfs mount {};
+  return failed(system_call(__NR_fstatfs, descriptor, &mount)) || (mount.f_flags & ST_NOSUID) == 0;
 }
 
 }  // namespace
@@ -48,12 +63,18 @@ int open_program(int folder, const char* path, int flags, ProgramFile* file) noe
   long result = system_call(__NR_fstat, opened, &status);
   if (!failed(result) && !status.is_regular()) result = -EACCES;
   if (!failed(result)) {
-    // By effective rights, and so that a mount without execution counts.
-    result = system_call(__NR_faccessat2, opened, "", 1, AT_EMPTY_PATH | AT_EACCESS);
+    // What execve says before it looks into the file: the mount, effective rights, whether somebody
+    // has it open for writing. Older kernels cannot be asked for all of it.
+    constexpr int kOnlyCheck = 0x10000;  // AT_EXECVE_CHECK, since Linux 6.14
+    const char* const words[] = {"", nullptr};
+    result = system_call(__NR_execveat, opened, "", words, words + 1, AT_EMPTY_PATH | kOnlyCheck);
+    if (result == -EINVAL || result == -ENOSYS) {
+      result = system_call(__NR_faccessat2, opened, "", 1, AT_EMPTY_PATH | AT_EACCESS);
+    }
     if (result == -ENOSYS) result = (status.mode & 0111) != 0 ? 0 : -EACCES;
   }
-  if (!failed(result) && would_gain_rights(status)) result = -EPERM;
   if (!failed(result)) {
+    file->gains_rights = would_gain_rights(opened, status);
     memset(file->head, 0, kHeadBytes);
     result = system_call(__NR_pread64, opened, file->head, kHeadBytes, 0);
     if (!failed(result)) file->head_bytes = static_cast<std::size_t>(result);
@@ -73,6 +94,11 @@ int check_elf(const ProgramFile& file) noexcept {
   return good ? 0 : -ENOEXEC;
 }
 
+int check_own_elf(const ProgramFile& file) noexcept {
+  const int bad = check_elf(file);
+  return bad == 0 && file.gains_rights ? -EPERM : bad;
+}
+
 int open_interpreter(const ProgramFile& file, ProgramFile* interpreter) noexcept {
   const Elf64_Ehdr& header = file.header();
   for (unsigned i = 0; i < header.e_phnum; ++i) {
@@ -89,6 +115,7 @@ int open_interpreter(const ProgramFile& file, ProgramFile* interpreter) noexcept
         path[part.p_filesz - 1] != 0) {
       return -ENOEXEC;
     }
+    if (path[0] == 0) return -EACCES;  // the folder that it is in, to Linux
     const int opened = open_program(AT_FDCWD, path, 0, interpreter);
     if (opened != 0) return opened;
     if (check_elf(*interpreter) == 0) return 0;
@@ -136,7 +163,7 @@ int check_program(int folder, const char* path, int flags, ProgramKind* kind) no
           status.device == g_process.loader_device && status.inode == g_process.loader_inode;
       kind->is_script = script;
     }
-    result = script ? parse_script(file, &line) : check_elf(file);
+    result = script ? parse_script(file, &line) : check_own_elf(file);
     if (!script && result == 0) {
       ProgramFile interpreter;
       result = open_interpreter(file, &interpreter);

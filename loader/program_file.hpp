@@ -16,6 +16,7 @@ struct ProgramFile {
   int descriptor = -1;
   char head[kHeadBytes] = {};  // zeroes behind the file's end
   std::size_t head_bytes = 0;
+  bool gains_rights = false;  // it sets a user or a group that this process cannot give it
 
   bool is_script() const noexcept { return head_bytes >= 2 && head[0] == '#' && head[1] == '!'; }
   const Elf64_Ehdr& header() const noexcept { return *reinterpret_cast<const Elf64_Ehdr*>(head); }
@@ -26,6 +27,8 @@ struct ProgramFile {
 int open_program(int folder, const char* path, int flags, ProgramFile* file) noexcept;
 // 0, or -ENOEXEC: not a 64-bit x86 program.
 int check_elf(const ProgramFile& file) noexcept;
+// Also -EPERM: it would gain rights. Linux does not look at those of scripts, nor of interpreters.
+int check_own_elf(const ProgramFile& file) noexcept;
 
 // The program's interpreter (ld.so), if it names one: opened, and checked as execve does. 0, or a
 // negative errno. interpreter->descriptor stays -1 if there is none.

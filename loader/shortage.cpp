@@ -30,9 +30,8 @@ Wish wish_of(const Call& call) noexcept {
 // Would it be there, natively? Tried outside, and given back.
 bool linux_has(const Wish& wish) noexcept {
   const int placed = wish.place != 0 ? MAP_FIXED_NOREPLACE : 0;
-  const long place =
-      RawCalls::mmap(wish.place, wish.size, wish.protection,
-                     MAP_PRIVATE | MAP_ANONYMOUS | wish.kept_flags | placed, -1, 0);
+  const long place = RawCalls::mmap(wish.place, wish.size, wish.protection,
+                                    MAP_PRIVATE | MAP_ANONYMOUS | wish.kept_flags | placed, -1, 0);
   if (failed(place)) return false;
   (void)system_call(__NR_munmap, place, wish.size);
   return true;
@@ -111,13 +110,9 @@ void tell_shortage(const Call& call) noexcept {
   }
   if (!linux_has(wish) || g_told.exchange(true, std::memory_order_relaxed)) return;
 
-  const char* name = g_process.program_path;
-  for (const char* at = name; *at != 0; ++at) {
-    if (*at == '/') name = at + 1;
-  }
   const std::size_t range = g_process.port.enclave().end();
   Text line;
-  line.text("exclave: exec: ").text(name).text(" asked for ");
+  line.text("exclave: exec: ").text(name_of_program()).text(" asked for ");
   put_size(line, wish.size);
   if (wish.place != 0) {
     line.text(" at ").hex(wish.place).text(", which lies beyond its range of ");

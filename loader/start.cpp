@@ -43,6 +43,8 @@ const char* errno_text(int error) noexcept {
       return "not executable, or not readable";
     case EPERM:
       return "runs with another's rights, which cannot be given here";
+    case ETXTBSY:
+      return "open for writing";
     case ENOEXEC:
       return "not a program for 64-bit x86 Linux, nor a script";
     case ELIBBAD:
@@ -116,7 +118,7 @@ void find_program(const char* path, Arguments& arguments, ProgramFile* file) noe
         continue;
       }
     }
-    if (bad == 0) bad = check_elf(*file);
+    if (bad == 0) bad = check_own_elf(*file);
     if (bad != 0) die_of(current, bad);
     return;
   }
@@ -214,20 +216,29 @@ void load(Job& job) noexcept {
                static_cast<std::uintptr_t>(stack)};
 }
 
-[[noreturn]] void jump(const Entry& entry) noexcept {
-  __asm__ volatile(
-      "movq %[stack], %%rsp\n\t"
-      "xorl %%edx, %%edx\n\t"  // no function to run at exit
-      "xorl %%ebp, %%ebp\n\t"
-      "jmpq *%[address]\n\t"
-      :
-      : [stack] "r"(entry.stack), [address] "a"(entry.address)
-      : "rdx", "memory");
-  __builtin_unreachable();
-}
-
 }  // namespace
 }  // namespace exclave::loader
+
+// Stack pointer and address are found in memory, so that every register is as Linux leaves it.
+extern "C" {
+[[gnu::visibility("hidden")]] std::uintptr_t exclave_loader_entry[2];
+[[noreturn]] void exclave_loader_jump();
+}
+__asm__(
+    ".text\n"
+    ".type exclave_loader_jump, @function\n"
+    "exclave_loader_jump:\n\t"
+    ".irp n, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15\n\t"
+    "pxor %xmm\\n, %xmm\\n\n\t"
+    ".endr\n\t"
+    ".irp register, eax, ebx, ecx, edx, esi, edi, ebp, r8d, r9d, r10d, r11d, r12d, r13d, r14d, r15d"
+    "\n\t"
+    "xorl %\\register, %\\register\n\t"
+    ".endr\n\t"
+    "pushq $0x202\n\t"  // interrupts only
+    "popfq\n\t"
+    "movq exclave_loader_entry+8(%rip), %rsp\n\t"
+    "jmpq *exclave_loader_entry(%rip)\n");
 
 extern "C" void exclave_loader_start(std::uintptr_t* stack) {
   using namespace exclave::loader;  // NOLINT(google-build-using-namespace): the loader's main
@@ -247,5 +258,7 @@ extern "C" void exclave_loader_start(std::uintptr_t* stack) {
   run_in_slot(
       slot, [](void* argument) { load(*static_cast<Job*>(argument)); }, &job);
   give_slot_back(slot);
-  jump(job.entry);
+  exclave_loader_entry[0] = job.entry.address;
+  exclave_loader_entry[1] = job.entry.stack;
+  exclave_loader_jump();
 }

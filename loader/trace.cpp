@@ -73,6 +73,7 @@ constexpr Shape kShapes[] = {{__NR_mmap, "mmap", "puPFdx"},
                              {__NR_shmdt, "shmdt", "p"},
                              {__NR_io_setup, "io_setup", "up"},
                              {__NR_io_destroy, "io_destroy", "p"},
+                             {__NR_ptrace, "ptrace", "ddpp"},
                              {462, "mseal", "pux"}};
 
 template <std::size_t kCount>

@@ -4,6 +4,7 @@
 // registers, the slot given back; the return from the signal goes on with the program.
 #include "loader/trap.hpp"
 
+#include "loader/disguised_calls.hpp"
 #include "loader/filter.hpp"
 #include "loader/own_stack.hpp"
 #include "loader/processes.hpp"
@@ -29,6 +30,7 @@ namespace {
 
 // The memory call itself.
 long serve_traced(const Call& call) noexcept {
+  if (call.number == __NR_process_madvise) return advise_process(call);
   Route route = Route::kNone;
   const long result = serve_memory_call(call, &route);
   trace_call(call, result, route);
@@ -82,15 +84,25 @@ void serve(StoppedCall& stop) noexcept {
     case __NR_readlink:
     case __NR_readlinkat:
       return stop.answer(read_link(stop.call));
-    default:
+    case __NR_ptrace:
+      return stop.answer(trace_process(stop.call));
+    case __NR_io_uring_setup:
+      return stop.answer(set_up_ring(stop.call));
+    case __NR_io_uring_register:
+      return stop.answer(register_in_ring(stop.call));
+    case __NR_process_madvise:
       break;
+    default:
+      if (!is_memory_call(stop.call.number)) return stop.answer(-ENOSYS);
   }
-  if (!is_memory_call(stop.call.number)) return stop.answer(-ENOSYS);
   if (touches_own_frame(stop)) serve_own_stack(stop);
   stop.answer(serve_traced(stop.call));
 }
 
 void on_sigsys(int, SignalInfo* info, SignalContext* context) noexcept {
+  if (info->si_code == kStoppedByFilter && info->si_errno == kStrictMark) {
+    (void)system_call(__NR_kill, system_call(__NR_getpid), SIGKILL);
+  }
   if (info->si_code != kStoppedByFilter || info->si_errno != kFilterMark) {
     return receive_sigsys(*info, *context);
   }

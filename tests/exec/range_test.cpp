@@ -21,8 +21,7 @@ class RangeTest : public ExecTest {
 
 TEST_F(RangeTest, ByDefaultThereIsRoomForThoseWhoReserveLavishly) {
   const RunResult inside = expect_same({built("lavish")});
-  EXPECT_EQ(inside.out,
-            "haskell: all\nmemories: 20\nbrowser: done\ndatabase: done\nfixed: 1\n");
+  EXPECT_EQ(inside.out, "haskell: all\nmemories: 20\nbrowser: done\ndatabase: done\nfixed: 1\n");
 }
 
 // Small pages and tables for it: nothing of the range costs anything before it is used.
@@ -48,16 +47,14 @@ TEST_F(RangeTest, WhoAsksForMoreThanThereIsIsToldWhy) {
                                           "try --elrange 2G\n")))
       << inside.err;
   // It is said once, and by each program.
-  const RunResult twice =
-      run_inside({"/bin/sh", "-c", built("lavish") + "; " + built("lavish") + "; :"},
-                 {"--elrange", "1G"});
+  const RunResult twice = run_inside(
+      {"/bin/sh", "-c", built("lavish") + "; " + built("lavish") + "; :"}, {"--elrange", "1G"});
   const std::string lines = told(twice);
   EXPECT_EQ(std::count(lines.begin(), lines.end(), '\n'), 2) << lines;
 }
 
 TEST_F(RangeTest, WhoWantsAPlaceBeyondTheRangeIsToldWhy) {
-  const RunResult above =
-      run_inside({built("lavish"), "1", "0x1002001000"}, {"--elrange", "64G"});
+  const RunResult above = run_inside({built("lavish"), "1", "0x1002001000"}, {"--elrange", "64G"});
   EXPECT_EQ(above.out, "refused\n");
   EXPECT_EQ(told(above),
             "exclave: exec: lavish asked for 1 MiB at 0x1002001000, which lies beyond its range of "
@@ -75,9 +72,9 @@ TEST_F(RangeTest, NothingIsSaidOfWhatLinuxRefusesToo) {
     program.insert(program.end(), wish.begin(), wish.end());
     EXPECT_EQ(expect_same(program, {"--elrange", "256M"}).out, "refused\n");
   }
-  const RunResult limited = run({"/bin/sh", "-c",
-                                 "ulimit -v 1000000; exec " + tool() + " exec --elrange 1G -- " +
-                                     built("lavish") + " 1024"});
+  const RunResult limited = run(
+      {"/bin/sh", "-c",
+       "ulimit -v 1000000; exec " + tool() + " exec --elrange 1G -- " + built("lavish") + " 1024"});
   EXPECT_EQ(limited.out, "refused\n");
   EXPECT_EQ(told(limited), "");
 }
@@ -94,8 +91,8 @@ TEST_F(RangeTest, TheDefaultIsWhatTheMachineHas) {
   EXPECT_LT(highest, std::uintmax_t{1} << 40) << narrow.out;
   EXPECT_GT(highest, std::uintmax_t{8} << 30) << narrow.out;
   // What was asked for in so many words is not made less.
-  const RunResult refused = run(
-      {built("narrow"), tool(), "exec", "--elrange", "16T", "--", built("static_where")});
+  const RunResult refused =
+      run({built("narrow"), tool(), "exec", "--elrange", "16T", "--", built("static_where")});
   EXPECT_EQ(refused.code, 1);
   EXPECT_EQ(refused.err, "exclave: exec: no address space for the enclave's range\n");
 }

@@ -55,8 +55,8 @@ static void at_once(const char* who, size_t size) {
 // Of valgrind: at a place that it wants, and no other.
 static void fixed(void) {
   void* const place = (void*)0x1002001000;
-  void* const p = mmap(place, 4 << 20, PROT_READ | PROT_WRITE,
-                       MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
+  void* const p =
+      mmap(place, 4 << 20, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED, -1, 0);
   printf("fixed: %d\n", p == place);
 }
 
