@@ -10,7 +10,7 @@
 #include <sys/mman.h>
 #include <sys/time.h>
 
-enum { kNearBytes = 1 << 17, kJumps = 1500, kPageBytes = 4096, kBelowBytes = 2 << 20 };
+enum { kNearBytes = 1 << 17, kJumps = 1500, kPageBytes = 4096, kBelowBytes = 256 << 10 };
 
 static sigjmp_buf back;
 static char* stack;  // about where main's frame is
