@@ -11,13 +11,15 @@ setup = $(if $(EXCLAVE_SKIP_SETUP),true,scripts/setup.sh $(1))
 build = @home=$$(sed -n 's/^CMAKE_HOME_DIRECTORY:INTERNAL=//p' build/$(1)/CMakeCache.txt 2>/dev/null); \
 	if [ -n "$$home" ] && [ ! "$$home" -ef . ]; then rm -rf build/$(1); fi; \
 	if [ ! -e build/$(1)/build.ninja ] || [ CMakePresets.json -nt build/$(1)/build.ninja ]; then \
-	  cmake --preset $(1) && touch build/$(1)/build.ninja; fi && \
+	  cmake --preset $(1) $(CONFIGURE) && touch build/$(1)/build.ninja; fi && \
 	cmake --build --preset $(1) --parallel $(JOBS) $(if $(ROOMS),--target $(addsuffix _test,$(ROOMS)))
 test = ctest --preset $(1) --parallel $(JOBS) $(if $(ROOMS),-L '^($(subst $(space),|,$(strip $(ROOMS))))$$')
 # ROOMS="heap region": only the tests of these folders, and only what they need is built. For asan, tsan, release-test.
 ROOMS ?=
-# TIDY='^src/': only these files. For tidy.
+# TIDY='^src/': only these files; TIDY=--changed: only what changed since every check was run whole (.ci/whole). For tidy.
 TIDY ?=
+# CONFIGURE="-DEXCLAVE_WERROR=ON": further arguments of CMake, when a build folder is made.
+CONFIGURE ?=
 # MUTANTS='src/region/*' SAMPLE=100 SEED=7: only these files, and so many mutants of them at random; BUDGET=20: seconds of
 # tests for each. For mutants. SAMPLE=10 SEED=7 for mutants-sample, too; without SEED the commit chooses.
 MUTANTS ?=
@@ -133,7 +135,7 @@ access-traces: ## the boundary's machine code by g++ and clang, -O2 and -O3, ste
 	@$(call setup,build test check)
 	@scripts/check_access_traces.sh $(VARIANTS)
 
-coverage: ## all tests, and how much of src/ they execute, held to scripts/coverage_floor.txt
+coverage: ## the tests of the library, and how much of src/ they execute, held to scripts/coverage_floor.txt
 	@$(call setup,build test check)
 	$(call build,coverage)
 	@find build/coverage -name '*.gcda' -delete

@@ -27,10 +27,16 @@ function(exclave_options target)
     # Without inlining, not even of what always is, so that each branch is counted once, where it is written; and nothing
     # but src/, for counting is slow.
     string(REGEX REPLACE "[^A-Za-z0-9/_-]" "." counted ${PROJECT_SOURCE_DIR}/src/)
-    target_compile_options(${target} PRIVATE --coverage -fprofile-update=atomic -fprofile-filter-files=^${counted} -O0)
+    target_compile_options(${target} PRIVATE --coverage -fprofile-update=atomic -fprofile-filter-files=^${counted} -O0 -g0)
     target_compile_definitions(${target} PRIVATE EXCLAVE_COVERAGE always_inline=unused)
     target_link_options(${target} PRIVATE --coverage)
   endif()
+endfunction()
+
+# A program of tests, and what tests share.
+function(exclave_test_options target)
+  exclave_options(${target})
+  target_compile_options(${target} PRIVATE $<$<CONFIG:Debug>:-g${EXCLAVE_TEST_DEBUG_LEVEL}>)
 endfunction()
 
 # What goes into libexclave: no C++ run-time library, so that C programs can link it with a C compiler.
