@@ -28,7 +28,7 @@ bool stands = true;   /* Pool::region */
 bool inserted = true; /* the region is in the registry */
 bool draining;
 bool sweep_wanted;
-bool nested_frees = true; /* AllocatorCore::nested_pool_frees_: there was one in another pool */
+bool nested_frees = true; /* AllocatorCore::drains_wait_: there was one in another pool */
 byte live = BLOCKS;
 byte whole_pins;
 bool block_pinned; /* a pin of block 0 stands in the table */

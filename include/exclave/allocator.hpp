@@ -18,6 +18,12 @@ namespace core {
 class AllocatorCore;
 }
 
+// A block and the region that it was placed in: what an owning handle keeps.
+struct PlacedBlock {
+  untrusted_bytes start;
+  RegionId region;
+};
+
 // Names one pin.
 struct PinId {
   std::uint64_t value = 0;
@@ -58,8 +64,14 @@ class EXCLAVE_API Allocator {
   // Removes a range that was attached. A mapping may lose any page-aligned part; a pool or a
   // forbidden window goes whole, by its exact range. The host is not called: the range stays
   // mapped. Errors, all without change: kInvalidArgument, kNotFound (unknown, grown, partial pool,
-  // holes), kBusy, kPinned. With kDrain, success means that the region is gone or will go with its
-  // last block (see AttachOptions::gone).
+  // holes), kBusy, kPinned, kReentered. With kDrain, success means that the region is gone or will
+  // go with its last block (see AttachOptions::gone).
+  // Once the region is gone, the library touches none of its bytes any more: the caller may unmap
+  // them, or give them to somebody else. What it does itself (zeroing, copying in reallocate,
+  // scrubbing) is over by then, in all threads: detach waits for it, at most for a piece of 64 KiB
+  // or one scrub. kBusy in any mode when that takes seconds (the host has stopped that thread):
+  // try again. A handler that jumps out of such work, and does not end its thread, leaves the pool
+  // busy. Copies by the caller (access.hpp, Box, Ring) are the caller's to stop.
   Status detach(Extent range, DetachMode mode = DetachMode::kBusy) noexcept;
 
   // The region in which [address, address + size_bytes) wholly lies. Lock-free, a few nanoseconds.
@@ -94,13 +106,22 @@ class EXCLAVE_API Allocator {
   Result<untrusted_bytes> allocate(std::size_t size_bytes) noexcept;
   Result<untrusted_bytes> allocate(std::size_t size_bytes, std::size_t alignment,
                                    Placement where = {}) noexcept;
-  // The same, with zeros written through the boundary. The host can change them at any time.
+  // As allocate, for owning handles: tells the region, too. It is the one that the block was placed
+  // in, whatever has been revoked and attached since; region_of, asked later, may name the region
+  // of another block at the same address. Errors: as allocate.
+  Result<PlacedBlock> allocate_handle(std::size_t size_bytes, std::size_t alignment = 16,
+                                      Placement where = {}) noexcept;
+  // As allocate, with zeros written through the boundary. The host can change them at any time.
+  // kNotFound, too, when the pool goes meanwhile. While it writes to a pool, calls from signal
+  // handlers of this thread hear kReentered.
   Result<untrusted_bytes> allocate_zeroed(std::size_t size_bytes, std::size_t alignment = 16,
                                           Placement where = {}) noexcept;
   // Moves a block to a new size if it does not fit in place; contents up to the smaller size go
   // along. A pinned block of pages that would lose pages moves, too: the old one is freed, and kept
-  // until its last pin goes. On error the old block is untouched. A null block allocates. Errors:
-  // as allocate and deallocate.
+  // until its last pin goes. On error the old block is untouched. A null block allocates. A block
+  // stays where it is only if it could be placed there now: the pool or device asked for is its
+  // own, and the pool's largest_block allows the size. Errors: as allocate_zeroed and deallocate;
+  // kStale, the block's pool was revoked meanwhile.
   Result<untrusted_bytes> reallocate(untrusted_bytes block, std::size_t size_bytes,
                                      std::size_t alignment = 16, Placement where = {}) noexcept;
 
@@ -114,10 +135,11 @@ class EXCLAVE_API Allocator {
   // Bytes that the caller may use. Errors: as deallocate, without telling Config::misuse.
   Result<std::size_t> usable_size(untrusted_bytes block) const noexcept;
 
-  // The region of a live block, for handles that must tell a stale block. Errors: as usable_size.
+  // The region of the block that is live at the address now. A handle compares it with the id that
+  // allocate_handle told it. Errors: as usable_size.
   Result<RegionId> region_of(untrusted_bytes block) const noexcept;
-  // deallocate for handles: kStale, without telling Config::misuse, when the region is not there
-  // any more.
+  // Frees a block of allocate_handle. kStale, without telling Config::misuse, when the region is
+  // not there any more; else as deallocate.
   Status deallocate_handle(untrusted_bytes block, RegionId region) noexcept;
 
   // ---- Threads ----

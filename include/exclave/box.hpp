@@ -19,19 +19,17 @@ namespace exclave {
 class Block {
  public:
   // A block of size_bytes. What it holds is what the host put there. May call the host; cost of
-  // allocate. Errors: as Allocator::allocate, and kStale when its pool was revoked meanwhile.
-  // Nothing is kept on error.
+  // allocate. Errors: as Allocator::allocate; nothing is kept on error. A pool that is revoked
+  // meanwhile makes a stale handle, never a handle of another block.
   static Result<Block> create(Allocator& allocator, std::size_t size_bytes,
                               std::size_t alignment = 16, Placement where = {}) noexcept {
-    const Result<untrusted_bytes> start = allocator.allocate(size_bytes, alignment, where);
-    if (!start) return start.error();
-    const Result<RegionId> region = allocator.region_of(*start);
-    if (!region) return Error::kStale;
+    const Result<PlacedBlock> placed = allocator.allocate_handle(size_bytes, alignment, where);
+    if (!placed) return placed.error();
     Block block;
     block.allocator_ = &allocator;
-    block.start_ = *start;
+    block.start_ = placed->start;
     block.size_bytes_ = size_bytes;
-    block.region_ = *region;
+    block.region_ = placed->region;
     return Result<Block>(static_cast<Block&&>(block));
   }
 
@@ -114,7 +112,7 @@ class Box {
                 "exclave: Result<T> needs a T to hold on error");
 
  public:
-  // Errors: as Block::create.
+  // Errors: as Block::create; kStale, its pool was revoked meanwhile.
   static Result<Box> create(Allocator& allocator, const T& value, Placement where = {}) noexcept {
     constexpr std::size_t kAlignment = alignof(T) < 8 ? 8 : alignof(T);
     Result<Block> block = Block::create(allocator, sizeof(T), kAlignment, where);

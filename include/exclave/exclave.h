@@ -141,6 +141,7 @@ EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_attach(exclave_allocator* a
                                                             exclave_address base, size_t size_bytes,
                                                             const exclave_attach_options* options,
                                                             exclave_region_id* id);
+/* Once the region is gone, the library touches none of its bytes any more (Allocator::detach). */
 EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_detach(exclave_allocator* allocator,
                                                             exclave_address base, size_t size_bytes,
                                                             int mode);
@@ -183,6 +184,11 @@ EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_allocate_at(exclave_allocat
                                                                  size_t alignment,
                                                                  const exclave_placement* where,
                                                                  exclave_address* block);
+/* For owning handles: *region is the region that the block was placed in, to be given to
+ * exclave_deallocate_handle. exclave_region_of, asked later, may name that of another block. */
+EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_allocate_handle(
+    exclave_allocator* allocator, size_t size_bytes, size_t alignment,
+    const exclave_placement* where, exclave_address* block, exclave_region_id* region);
 EXCLAVE_C_API EXCLAVE_MUST_USE exclave_error exclave_allocate_zeroed(exclave_allocator* allocator,
                                                                      size_t size_bytes,
                                                                      size_t alignment,

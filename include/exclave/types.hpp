@@ -47,7 +47,7 @@ enum class Role : std::uint8_t {
 enum class DetachMode : std::uint8_t {
   kBusy = 0,    // refuse while blocks live in it
   kDrain = 1,   // place nothing new; it goes with its last block
-  kRevoke = 2,  // it goes now; its blocks become stale
+  kRevoke = 2,  // it goes now; its blocks become stale (Allocator::detach says what it waits for)
 };
 
 // Names one attach or growth for ever: never reused, so it also tells a stale handle.

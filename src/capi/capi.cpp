@@ -299,6 +299,20 @@ exclave_error exclave_allocate_at(exclave_allocator* allocator, size_t size_byte
   return answer(core_of(allocator).allocate(size_bytes, alignment, placement_of(where)), block);
 }
 
+exclave_error exclave_allocate_handle(exclave_allocator* allocator, size_t size_bytes,
+                                      size_t alignment, const exclave_placement* where,
+                                      exclave_address* block, exclave_region_id* region) {
+  if (allocator == nullptr || block == nullptr || region == nullptr || !is_placement(where))
+    return kBadArgument;
+  const Result<exclave::PlacedBlock> placed =
+      core_of(allocator).allocate_handle(size_bytes, alignment, placement_of(where));
+  if (placed.ok()) {
+    *block = placed->start.address();
+    *region = placed->region.value;
+  }
+  return c_error(placed.error());
+}
+
 exclave_error exclave_allocate_zeroed(exclave_allocator* allocator, size_t size_bytes,
                                       size_t alignment, const exclave_placement* where,
                                       exclave_address* block) {

@@ -66,6 +66,10 @@ Result<untrusted_bytes> Allocator::allocate(std::size_t size_bytes, std::size_t 
                                             Placement where) noexcept {
   return core_->allocate(size_bytes, alignment, where);
 }
+Result<PlacedBlock> Allocator::allocate_handle(std::size_t size_bytes, std::size_t alignment,
+                                               Placement where) noexcept {
+  return core_->allocate_handle(size_bytes, alignment, where);
+}
 Result<untrusted_bytes> Allocator::allocate_zeroed(std::size_t size_bytes, std::size_t alignment,
                                                    Placement where) noexcept {
   return core_->allocate_zeroed(size_bytes, alignment, where);

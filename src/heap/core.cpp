@@ -202,7 +202,14 @@ void AllocatorCore::on_thread_exit(void* context, std::uint32_t slot) noexcept {
   // GCOVR_EXCL_BR_START: no test unwinds out of a call
   Heap* const heap = core.enter(mine) != &core.busy_ ? core.homes_[slot] : nullptr;
   // GCOVR_EXCL_BR_STOP
-  if (heap != nullptr) core.retire_heap_slow(*heap);
+  if (heap != nullptr) {
+    core.retire_heap_slow(*heap);
+  } else if (Heap* const left = core.homes_[slot]; left != nullptr) {
+    // What it was at work on may go.
+    for (Door* const door : left->visits) {
+      if (door != nullptr) door->leave();
+    }
+  }
   core.homes_[slot] = nullptr;
   // The next thread of this slot starts afresh.
   leave(mine, &core.none_);

@@ -3,9 +3,9 @@
 //
 // Read core_blocks.cpp for the life of a block: allocate and deallocate come first there, and end
 // in heap.hpp's pop and push; core_frees.cpp for its end, where a free is more than a push.
-// core_growth.cpp asks the host for regions, core_regions.cpp has those that are attached, and
-// pins, core_mappings.cpp what the memory calls take out, core_looking.cpp what stands at an
-// address, statistics, iteration and validation.
+// core_contents.cpp zeroes and copies; core_growth.cpp asks the host for regions, core_regions.cpp
+// has those that are attached, and pins, core_mappings.cpp what the memory calls take out,
+// core_looking.cpp what stands at an address, statistics, iteration and validation.
 #pragma once
 
 #include <atomic>
@@ -41,6 +41,8 @@ class AllocatorCore {
   Result<untrusted_bytes> allocate(std::size_t size) noexcept;
   Result<untrusted_bytes> allocate(std::size_t size, std::size_t alignment,
                                    Placement where) noexcept;
+  Result<PlacedBlock> allocate_handle(std::size_t size, std::size_t alignment,
+                                      Placement where) noexcept;
   Result<untrusted_bytes> allocate_zeroed(std::size_t size, std::size_t alignment,
                                           Placement where) noexcept;
   Result<untrusted_bytes> reallocate(std::uintptr_t block, std::size_t size, std::size_t alignment,
@@ -107,7 +109,8 @@ class AllocatorCore {
     ~Gate() {
       if (!status_.ok()) return;
       // Acquire pairs with the release in deallocate_nested: the state and the sweep it asked for.
-      if (core_.nested_pool_frees_.load(std::memory_order_acquire)) core_.settle_drains(*this);
+      // Sequentially consistent for close_drained_locked.
+      if (core_.drains_wait_.load(std::memory_order_seq_cst)) core_.settle_drains(*this);
       open();
       if (heap_->has_double_frees()) core_.report_folded(*heap_);
     }
@@ -163,6 +166,8 @@ class AllocatorCore {
   static void on_thread_exit(void* context, std::uint32_t slot) noexcept;
   void retire_heap_slow(Heap& heap) noexcept;
   template <class Function>
+  void each_pool(const Function& visit) noexcept EXCLAVE_REQUIRES(pool_lists_);
+  template <class Function>
   void each_lock(const Function& apply) noexcept;
   Heap* leave_fork() noexcept;
 
@@ -171,25 +176,52 @@ class AllocatorCore {
   [[gnu::noinline]] Result<untrusted_bytes> allocate_slow(std::size_t size) noexcept;
   Result<untrusted_bytes> allocate_slow(std::size_t size, std::size_t alignment,
                                         Placement where) noexcept;
-  Result<untrusted_bytes> allocate_placed(Gate& gate, std::size_t size, std::size_t alignment,
-                                          Placement where) noexcept;
+  // A run that is kept at hand, or 0.
+  [[gnu::always_inline]] inline std::uintptr_t take_kept(std::size_t size) noexcept;
+  // A block and the id of the attached pool that it lies in; the null id: it is grown memory. The
+  // id is read under the pool's lock, with which the block is taken, so it is never that of a pool
+  // that came to the same place later.
+  Result<PlacedBlock> place(std::size_t size, std::size_t alignment, Placement where) noexcept;
+  Result<PlacedBlock> place_slow(std::size_t size, std::size_t alignment, Placement where) noexcept;
+  Result<PlacedBlock> place_gated(Gate& gate, std::size_t size, std::size_t alignment,
+                                  Placement where) noexcept;
   Result<untrusted_bytes> allocate_small_slow(Gate& gate, SizeClass c) noexcept;
   Result<untrusted_bytes> allocate_pages(Gate& gate, const SizePlan& plan) noexcept;
-  Result<untrusted_bytes> allocate_in(Pool& pool, RegionId id, std::size_t size,
-                                      const SizePlan& plan) noexcept;
+  Result<PlacedBlock> allocate_in(Pool& pool, RegionId id, std::size_t size,
+                                  const SizePlan& plan) noexcept;
   Result<untrusted_bytes> allocate_in_locked(Pool& pool, std::size_t size,
                                              const SizePlan& plan) noexcept
       EXCLAVE_REQUIRES(pool.shared.lock);
-  Result<untrusted_bytes> allocate_on_device(DeviceTag tag, std::size_t size,
-                                             const SizePlan& plan) noexcept;
-  Result<untrusted_bytes> allocate_open(std::size_t size, const SizePlan& plan) noexcept;
-  Result<untrusted_bytes> allocate_first(Pool*& first, Pool* Pool::*next, std::size_t size,
-                                         const SizePlan& plan) noexcept
-      EXCLAVE_REQUIRES(pool_lists_);
+  Result<PlacedBlock> allocate_on_device(DeviceTag tag, std::size_t size,
+                                         const SizePlan& plan) noexcept;
+  Result<PlacedBlock> allocate_open(std::size_t size, const SizePlan& plan) noexcept;
+  Result<PlacedBlock> allocate_first(Pool*& first, Pool* Pool::*next, std::size_t size,
+                                     const SizePlan& plan) noexcept EXCLAVE_REQUIRES(pool_lists_);
   bool adopt_orphan(Heap& heap, SizeClass c) noexcept;
+  struct Found;
+  bool may_stay(const Found& found, std::size_t size, Placement where) const noexcept;
   bool shrink_pages(Region& region, std::uintptr_t block, std::uint64_t pages) noexcept;
   bool cut_pages(PagePool& from, Region& region, std::uintptr_t block,
                  std::uint64_t pages) const noexcept;
+
+  // ---- Contents (core_contents.cpp) ----
+  // What must not go while a block is touched. door: null for grown memory.
+  struct Owner {
+    Door* door = nullptr;
+    RegionId region{};
+  };
+  class Visit;
+  // region: the null id for grown memory.
+  Owner owner_of(std::uintptr_t block, RegionId region) noexcept;
+  template <class Work>
+  Status touch(std::size_t size, const Owner& to, const Owner& from, const Work& work) noexcept;
+  // Errors: kNotFound, the pool of the block that is written goes; kStale, that of the block that
+  // is read; kReentered.
+  Status zero_block(const PlacedBlock& block, std::size_t size) noexcept;
+  Status copy_block(const PlacedBlock& to, const PlacedBlock& from, std::size_t size) noexcept;
+  // Behind the door, which was entered and is left; null: grown memory.
+  static void scrub_kept(Gate& gate, Door* entered, Extent block) noexcept;
+  Status free_placed(const PlacedBlock& block) noexcept;
 
   // One host call: counted, under no lock, and with the gate open, for the host may call back in.
   class HostCall {
@@ -227,6 +259,7 @@ class AllocatorCore {
   Status deallocate_told(std::uintptr_t block, const std::size_t* size,
                          std::size_t alignment) noexcept;
   Status deallocate_nested(std::uintptr_t block, const SizePlan* plan) noexcept;
+  Status defer_nested(Region& region, std::uintptr_t block, const SizePlan* plan) noexcept;
   Status free_block(Gate& gate, std::uintptr_t block, const SizePlan* plan) noexcept;
   Status free_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept;
   static void take_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept;
@@ -267,12 +300,15 @@ class AllocatorCore {
     std::size_t usable = 0;
     bool can_shrink = false;  // in place: a run of pages that no pin holds
     Region* region = nullptr;
+    // Read before all else: a block of a region that came to the same place meanwhile is not taken
+    // for one of this region.
+    RegionId id{};
   };
   // Errors: kForeignFree, kInteriorFree, kDoubleFree.
   Result<Found> find_live(std::uintptr_t block) const noexcept;
   Result<Found> look_up(std::uintptr_t block) noexcept;
-  static Result<Found> live_slot(Region& region, const SlotRef& found) noexcept;
-  static Result<Found> live_pages(Region& region, std::uintptr_t block) noexcept;
+  static Result<Found> live_slot(Region& region, RegionId id, const SlotRef& found) noexcept;
+  static Result<Found> live_pages(Region& region, RegionId id, std::uintptr_t block) noexcept;
   bool fits_plan(const Found& found, const SizePlan& plan) const noexcept;
 
   // Errors: kPinned, kBusy, kNotFound; kWouldBlock while another thread's call is under way there.
@@ -284,7 +320,9 @@ class AllocatorCore {
   Result<RegionId> attach_pool(Extent range, const AttachOptions& options) noexcept;
   Status detach_pool(Gate& gate, RegionId id, DetachMode mode) noexcept;
   // Takes the region out of the pool, the registry and the lists; *gone gets its book, to be
-  // finished without a lock. Errors, without change: kPinned.
+  // finished without a lock. Errors: kPinned, without change; kWouldBlock: the library itself is
+  // at work on bytes of the pool. Its door is shut then, so the work ends soon; whoever gives up
+  // opens it again.
   Status close_pool_locked(Pool& pool, Region** gone) noexcept EXCLAVE_REQUIRES(pool_lists_)
       EXCLAVE_REQUIRES(pool.shared.lock);
   // What is told of a region whose book is given back.
@@ -302,6 +340,8 @@ class AllocatorCore {
   Farewell take_farewell(Region& region) noexcept;
   void finish_drain(Gate& gate, Pool& pool, RegionId id) noexcept;
   void settle_drains(Gate& gate) noexcept;
+  void close_drained_locked(Pool& pool, Region** gone) noexcept EXCLAVE_REQUIRES(pool_lists_)
+      EXCLAVE_REQUIRES(pool.shared.lock);
   Pool* take_pool_locked() noexcept EXCLAVE_REQUIRES(pool_lists_);
   Device* device_locked(DeviceTag tag) noexcept EXCLAVE_REQUIRES(pool_lists_);
   Result<PinId> pin_mappings_locked(Extent pages) noexcept EXCLAVE_REQUIRES(registry_.lock());
@@ -364,9 +404,11 @@ class AllocatorCore {
   // fast paths go their slow way.
   Heap none_;
   Heap busy_;
+  Door no_door_;  // stays shut
   std::atomic<bool> has_orphans_{false};
-  // Blocks of pools were freed in nested calls, which take no lock: a draining one may be empty.
-  std::atomic<bool> nested_pool_frees_{false};
+  // Blocks of pools were freed in nested calls, which take no lock, or the library was at work on
+  // bytes of an empty pool: a draining one may be ready to go.
+  std::atomic<bool> drains_wait_{false};
 
   std::atomic<std::size_t> grown_bytes_{0};
   std::atomic<std::uint64_t> reserve_calls_{0}, release_calls_{0}, map_calls_{0}, unmap_calls_{0},

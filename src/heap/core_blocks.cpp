@@ -77,16 +77,21 @@ Status AllocatorCore::deallocate(std::uintptr_t block) noexcept {
 
 // ---- Allocation: what the fast path leaves over, in its most frequent form first ----
 
-Result<untrusted_bytes> AllocatorCore::allocate_slow(std::size_t size) noexcept {
-  if (size > kMaxSmallBytes && size <= kLongestClassedRun * kPageBytes &&
-      small_fast_bytes_.load(std::memory_order_relaxed) != 0) {
-    std::atomic<Heap*>& mine = this->mine();
-    Heap* const heap = enter(mine);
-    // No lock in a nested call.
-    const std::uintptr_t block = is_own(heap) ? grown_.take_kept(pages_for(size)) : 0;
-    leave(mine, heap);
-    if (block != 0) return pointer(block);
+std::uintptr_t AllocatorCore::take_kept(std::size_t size) noexcept {
+  if (size <= kMaxSmallBytes || size > kLongestClassedRun * kPageBytes ||
+      small_fast_bytes_.load(std::memory_order_relaxed) == 0) {
+    return 0;
   }
+  std::atomic<Heap*>& mine = this->mine();
+  Heap* const heap = enter(mine);
+  // No lock in a nested call.
+  const std::uintptr_t block = is_own(heap) ? grown_.take_kept(pages_for(size)) : 0;
+  leave(mine, heap);
+  return block;
+}
+
+Result<untrusted_bytes> AllocatorCore::allocate_slow(std::size_t size) noexcept {
+  if (const std::uintptr_t block = take_kept(size); block != 0) return pointer(block);
   return allocate_slow(size, kDefaultAlignment, Placement::anywhere());
 }
 
@@ -108,12 +113,43 @@ Result<SizePlan> SizePlan::of(std::size_t size, std::size_t alignment) noexcept 
 
 Result<untrusted_bytes> AllocatorCore::allocate_slow(std::size_t size, std::size_t alignment,
                                                      Placement where) noexcept {
+  const Result<PlacedBlock> block = place_slow(size, alignment, where);
+  if (!block.ok()) return block.error();
+  return block->start;
+}
+
+Result<PlacedBlock> AllocatorCore::allocate_handle(std::size_t size, std::size_t alignment,
+                                                   Placement where) noexcept {
+  Result<PlacedBlock> block = place(size, alignment, where);
+  // Grown memory is not revoked, and the block holds its region in place.
+  if (block.ok() && !block->region)
+    block->region = registry_.find(block->start.address())->region_id();
+  return block;
+}
+
+Result<PlacedBlock> AllocatorCore::place(std::size_t size, std::size_t alignment,
+                                         Placement where) noexcept {
+  // As allocate does.
+  if (alignment == kDefaultAlignment && where.kind == Placement::Kind::kAnywhere) {
+    std::uintptr_t block = 0;
+    if (size - 1 >= small_fast_bytes_.load(std::memory_order_relaxed)) {
+      block = take_kept(size);
+    } else {
+      (void)pop(size_class_fast(size), &block);
+    }
+    if (block != 0) return PlacedBlock{pointer(block), {}};
+  }
+  return place_slow(size, alignment, where);
+}
+
+Result<PlacedBlock> AllocatorCore::place_slow(std::size_t size, std::size_t alignment,
+                                              Placement where) noexcept {
   for (bool rescued = false;; rescued = true) {
-    Result<untrusted_bytes> block = Error::kOutOfMemory;
+    Result<PlacedBlock> block = Error::kOutOfMemory;
     {
       Gate gate(*this);
       if (!gate.status().ok()) return gate.status().error();
-      block = allocate_placed(gate, size, alignment, where);
+      block = place_gated(gate, size, alignment, where);
     }
     if (block.ok() || rescued || config_.rescue == nullptr) return block;
     switch (block.error()) {
@@ -130,15 +166,15 @@ Result<untrusted_bytes> AllocatorCore::allocate_slow(std::size_t size, std::size
   }
 }
 
-Result<untrusted_bytes> AllocatorCore::allocate_placed(Gate& gate, std::size_t size,
-                                                       std::size_t alignment,
-                                                       Placement where) noexcept {
+Result<PlacedBlock> AllocatorCore::place_gated(Gate& gate, std::size_t size, std::size_t alignment,
+                                               Placement where) noexcept {
   const Result<SizePlan> plan = SizePlan::of(size, alignment);
   if (!plan.ok()) return plan.error();
   switch (where.kind) {
     case Placement::Kind::kPool: {
       Pool* const pool = find_pool(where.pool);
-      return pool != nullptr ? allocate_in(*pool, where.pool, size, *plan) : Error::kNotFound;
+      if (pool == nullptr) return Error::kNotFound;
+      return allocate_in(*pool, where.pool, size, *plan);
     }
     case Placement::Kind::kDevice:
       return allocate_on_device(where.device, size, *plan);
@@ -146,11 +182,14 @@ Result<untrusted_bytes> AllocatorCore::allocate_placed(Gate& gate, std::size_t s
       break;
   }
   if (small_fast_bytes_.load(std::memory_order_relaxed) == 0) {
-    const Result<untrusted_bytes> block = allocate_open(size, *plan);
+    const Result<PlacedBlock> block = allocate_open(size, *plan);
     if (block.ok()) return block;
   }
-  return plan->size_class != kSizeClasses ? allocate_small_slow(gate, plan->size_class)
-                                          : allocate_pages(gate, *plan);
+  const Result<untrusted_bytes> block = plan->size_class != kSizeClasses
+                                            ? allocate_small_slow(gate, plan->size_class)
+                                            : allocate_pages(gate, *plan);
+  if (!block.ok()) return block.error();
+  return PlacedBlock{*block, {}};
 }
 
 Result<untrusted_bytes> AllocatorCore::allocate_small_slow(Gate& gate, SizeClass c) noexcept {
@@ -208,13 +247,15 @@ bool AllocatorCore::adopt_orphan(Heap& heap, SizeClass c) noexcept {
 
 // ---- Attached pools ----
 
-Result<untrusted_bytes> AllocatorCore::allocate_in(Pool& pool, RegionId id, std::size_t size,
-                                                   const SizePlan& plan) noexcept {
+Result<PlacedBlock> AllocatorCore::allocate_in(Pool& pool, RegionId id, std::size_t size,
+                                               const SizePlan& plan) noexcept {
   LockGuard guard(pool.shared.lock);
   // GCOVR_EXCL_BR_START: detached before the lock
   if (pool.region == nullptr || pool.id != id || pool.draining) return Error::kNotFound;
   // GCOVR_EXCL_BR_STOP
-  return allocate_in_locked(pool, size, plan);
+  const Result<untrusted_bytes> block = allocate_in_locked(pool, size, plan);
+  if (!block.ok()) return block.error();
+  return PlacedBlock{*block, id};
 }
 
 Result<untrusted_bytes> AllocatorCore::allocate_in_locked(Pool& pool, std::size_t size,
@@ -268,8 +309,8 @@ Result<untrusted_bytes> AllocatorCore::allocate_in_locked(Pool& pool, std::size_
 }
 
 // The pool that served last comes first, so full ones are not asked again and again.
-Result<untrusted_bytes> AllocatorCore::allocate_on_device(DeviceTag tag, std::size_t size,
-                                                          const SizePlan& plan) noexcept {
+Result<PlacedBlock> AllocatorCore::allocate_on_device(DeviceTag tag, std::size_t size,
+                                                      const SizePlan& plan) noexcept {
   LockGuard guard(pool_lists_);
   Device* const device = devices_.at_or_before(tag);
   if (tag == 0 || device == nullptr || device->tag != tag || device->first == nullptr)
@@ -277,18 +318,16 @@ Result<untrusted_bytes> AllocatorCore::allocate_on_device(DeviceTag tag, std::si
   return allocate_first(device->first, &Pool::next, size, plan);
 }
 
-Result<untrusted_bytes> AllocatorCore::allocate_open(std::size_t size,
-                                                     const SizePlan& plan) noexcept {
+Result<PlacedBlock> AllocatorCore::allocate_open(std::size_t size, const SizePlan& plan) noexcept {
   LockGuard guard(pool_lists_);
   return allocate_first(open_, &Pool::next_open, size, plan);
 }
 
-Result<untrusted_bytes> AllocatorCore::allocate_first(Pool*& first, Pool* Pool::*next,
-                                                      std::size_t size,
-                                                      const SizePlan& plan) noexcept {
+Result<PlacedBlock> AllocatorCore::allocate_first(Pool*& first, Pool* Pool::*next, std::size_t size,
+                                                  const SizePlan& plan) noexcept {
   for (Pool** link = &first; *link != nullptr; link = &((*link)->*next)) {
     Pool& pool = **link;
-    const Result<untrusted_bytes> block = allocate_in(pool, pool.id, size, plan);
+    const Result<PlacedBlock> block = allocate_in(pool, pool.id, size, plan);
     if (!block.ok()) continue;
     *link = pool.*next;
     pool.*next = first;
@@ -302,10 +341,14 @@ Result<untrusted_bytes> AllocatorCore::allocate_first(Pool*& first, Pool* Pool::
 
 Result<untrusted_bytes> AllocatorCore::allocate_zeroed(std::size_t size, std::size_t alignment,
                                                        Placement where) noexcept {
-  const Result<untrusted_bytes> block = allocate(size, alignment, where);
+  const Result<PlacedBlock> block = place(size, alignment, where);
+  if (!block.ok()) return block.error();
   // Slots are whole words, so the last word is ours, too.
-  if (block.ok()) detail::fill_zero_bytes(block->address(), align_up(size, 8));
-  return block;
+  if (const Status zeroed = zero_block(*block, align_up(size, 8)); !zeroed.ok()) {
+    (void)free_placed(*block);
+    return zeroed.error();
+  }
+  return block->start;
 }
 
 Result<untrusted_bytes> AllocatorCore::reallocate(std::uintptr_t block, std::size_t size,
@@ -316,7 +359,7 @@ Result<untrusted_bytes> AllocatorCore::reallocate(std::uintptr_t block, std::siz
   const Result<Found> found = look_up(block);
   if (!found.ok()) return report(found.error(), block, size).error();
   const bool attached = !found->region->traits().grown;
-  if (is_aligned(block, alignment)) {
+  if (is_aligned(block, alignment) && may_stay(*found, size, where)) {
     // In place: the size class is the same, or the tail pages can go.
     if (plan->size_class != kSizeClasses && found->usable == size_class_bytes(plan->size_class))
       return pointer(block);
@@ -331,18 +374,34 @@ Result<untrusted_bytes> AllocatorCore::reallocate(std::uintptr_t block, std::siz
     }
   }
   // A block of an attached pool stays there unless another place is asked for.
-  if (attached && where.kind == Placement::Kind::kAnywhere)
-    where = Placement::in_pool(found->region->region_id());
-  const Result<untrusted_bytes> moved = allocate(size, alignment, where);
-  if (!moved.ok()) return moved;
+  const PlacedBlock old{pointer(block), attached ? found->id : RegionId{}};
+  if (attached && where.kind == Placement::Kind::kAnywhere) where = Placement::in_pool(old.region);
+  const Result<PlacedBlock> moved = place(size, alignment, where);
+  if (!moved.ok()) return moved.error();
   // Whole words: both ends are ours up to the next multiple of 8, and the tail needs no fences.
   const std::size_t words = align_up(size, 8);
-  detail::copy_across_bytes(moved->address(), block, found->usable < words ? found->usable : words);
-  if (const Status freed = deallocate(block); !freed.ok()) {
-    (void)deallocate(moved->address());
-    return freed.error();
+  Status done = copy_block(*moved, old, found->usable < words ? found->usable : words);
+  if (done.ok()) done = free_placed(old);
+  if (!done.ok()) {
+    (void)free_placed(*moved);
+    return done.error();
   }
-  return moved;
+  return moved->start;
+}
+
+// Would a block of that size be placed in the region where this one lies?
+bool AllocatorCore::may_stay(const Found& found, std::size_t size, Placement where) const noexcept {
+  Region& region = *found.region;
+  Pool* const pool = static_cast<Pool*>(region.pool.load(std::memory_order_acquire));
+  if (pool == nullptr) return where.kind == Placement::Kind::kAnywhere;
+  if (where.kind == Placement::Kind::kPool && where.pool != found.id) return false;
+  // Behind the door the region stands, and so do the facts of its book.
+  if (!pool->door.enter(found.id)) return false;
+  const bool other_device = where.kind == Placement::Kind::kDevice &&
+                            (where.device == 0 || where.device != region.traits().device);
+  const bool too_large = region.largest_block != 0 && size > region.largest_block;
+  pool->door.leave();
+  return !other_device && !too_large;
 }
 
 // False: somebody pinned it a moment ago, or frees it, which the caller is told of when it moves.

@@ -10,18 +10,20 @@
 
 namespace exclave::core {
 
+template <class Function>
+void AllocatorCore::each_pool(const Function& visit) noexcept {
+  for (Pool* pool = pools_.at_or_after(0); pool != nullptr;
+       pool = pools_.at_or_after(pool->listed_id + 1)) {
+    visit(*pool);
+  }
+  // Whoever found one late may be looking at it still.
+  for (Pool* pool = idle_pools_; pool != nullptr; pool = pool->next) visit(*pool);
+}
+
 // All of them, in the order of their ranks. Several of one rank at once are nobody else's, so it is
 // enough that pool_lists_ comes first.
 template <class Function>
 void AllocatorCore::each_lock(const Function& apply) noexcept EXCLAVE_NO_THREAD_SAFETY_ANALYSIS {
-  const auto each_pool = [&](const auto& visit) EXCLAVE_NO_THREAD_SAFETY_ANALYSIS noexcept {
-    for (Pool* pool = pools_.at_or_after(0); pool != nullptr;
-         pool = pools_.at_or_after(pool->listed_id + 1)) {
-      visit(*pool);
-    }
-    // Whoever found one late may be looking at it still.
-    for (Pool* pool = idle_pools_; pool != nullptr; pool = pool->next) visit(*pool);
-  };
   apply(pool_lists_);
   apply(orphans_.lock);
   each_pool([&](Pool& pool) noexcept { apply(pool.shared.lock); });
@@ -72,6 +74,8 @@ void AllocatorCore::after_fork_in_child() noexcept {
     LockGuard guard(pool_lists_);
     heap = all_heaps_;
     idle_heaps_ = nullptr;
+    // Other threads were at work on bytes of these; this one is not, or before_fork had refused.
+    each_pool([](Pool& pool) noexcept { pool.door.empty(); });
   }
   // This thread's own heap is in the middle of a call, too: this one.
   for (; heap != nullptr; heap = heap->next_heap) {

@@ -282,11 +282,26 @@ void AllocatorCore::settle_abandoned(Heap& mine, Heap& abandoned) noexcept {
 // In a signal handler, inside another call of this thread: no lock, no list, only the state byte.
 Status AllocatorCore::deallocate_nested(std::uintptr_t block, const SizePlan* plan) noexcept {
   Region* const region = registry_.find(block);
+  if (region == nullptr) return Error::kReentered;
+  const RegionId id{region->id.load(std::memory_order_acquire)};
+  Pool* const pool = static_cast<Pool*>(region->pool.load(std::memory_order_acquire));
+  if (pool == nullptr) return defer_nested(*region, block, plan);
+  // Behind the door: the pool's lock may be what the interrupted call holds.
+  if (!pool->door.enter(id)) return Error::kReentered;
+  const Status freed = defer_nested(*region, block, plan);
+  pool->door.leave();
+  if (freed.ok()) drains_wait_.store(true, std::memory_order_release);
+  return freed;
+}
+
+Status AllocatorCore::defer_nested(Region& region, std::uintptr_t block,
+                                   const SizePlan* plan) noexcept {
   const SlotRef found = find_slot(block);
-  if (region == nullptr || found.slab == nullptr) return Error::kReentered;
+  if (found.slab == nullptr) return Error::kReentered;
   if (found.slot == Slab::kNoSlot) return Error::kInteriorFree;
   if (plan != nullptr &&
-      !fits_plan({found.slab->slot_bytes.load(std::memory_order_relaxed), false, region}, *plan)) {
+      !fits_plan({found.slab->slot_bytes.load(std::memory_order_relaxed), false, &region, {}},
+                 *plan)) {
     return Error::kWrongSize;
   }
   Status freed;
@@ -297,8 +312,6 @@ Status AllocatorCore::deallocate_nested(std::uintptr_t block, const SizePlan* pl
   Heap* const home = homes_[assigned_thread_slot()];
   if (home != nullptr && found.slab->owner.load(std::memory_order_relaxed) == home->self())
     home->note_nested_free(block);
-  if (region->pool.load(std::memory_order_relaxed) != nullptr)
-    nested_pool_frees_.store(true, std::memory_order_release);
   return {};
 }
 

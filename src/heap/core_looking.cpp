@@ -6,28 +6,30 @@ namespace exclave::core {
 
 // ---- What stands at an address ----
 
-Result<AllocatorCore::Found> AllocatorCore::live_slot(Region& region,
+Result<AllocatorCore::Found> AllocatorCore::live_slot(Region& region, RegionId id,
                                                       const SlotRef& found) noexcept {
   if (found.slot == Slab::kNoSlot) return Error::kInteriorFree;
   const SlotState state = found.state().load(std::memory_order_acquire);
   if (state != SlotState::kLive && state != SlotState::kPinned) return Error::kDoubleFree;
-  return Found{found.slab->slot_bytes.load(std::memory_order_relaxed), false, &region};
+  return Found{found.slab->slot_bytes.load(std::memory_order_relaxed), false, &region, id};
 }
 
-Result<AllocatorCore::Found> AllocatorCore::live_pages(Region& region,
+Result<AllocatorCore::Found> AllocatorCore::live_pages(Region& region, RegionId id,
                                                        std::uintptr_t block) noexcept {
   PagePool* const pages = static_cast<PagePool*>(region.page_pool.load(std::memory_order_acquire));
   if (pages == nullptr) return Error::kForeignFree;
   const Result<PageBlock> run = pages->find_block(region, block);
   if (!run.ok()) return run.error();
-  return Found{run->extent.size, !run->pinned, &region};
+  return Found{run->extent.size, !run->pinned, &region, id};
 }
 
 Result<AllocatorCore::Found> AllocatorCore::find_live(std::uintptr_t block) const noexcept {
   Region* const region = registry_.find(block);
   if (region == nullptr || region->unit_of(block) == nullptr) return Error::kForeignFree;
+  // Acquire: what is read after the id is no older.
+  const RegionId id{region->id.load(std::memory_order_acquire)};
   const SlotRef found = find_slot(block);
-  return found.slab != nullptr ? live_slot(*region, found) : live_pages(*region, block);
+  return found.slab != nullptr ? live_slot(*region, id, found) : live_pages(*region, id, block);
 }
 
 // Outside any gate: pages are looked up under a lock, so a nested call must be kept out; slots are
@@ -35,11 +37,12 @@ Result<AllocatorCore::Found> AllocatorCore::find_live(std::uintptr_t block) cons
 Result<AllocatorCore::Found> AllocatorCore::look_up(std::uintptr_t block) noexcept {
   Region* const region = registry_.find(block);
   if (region == nullptr || region->unit_of(block) == nullptr) return Error::kForeignFree;
+  const RegionId id{region->id.load(std::memory_order_acquire)};
   const SlotRef found = find_slot(block);
-  if (found.slab != nullptr) return live_slot(*region, found);
+  if (found.slab != nullptr) return live_slot(*region, id, found);
   Gate gate(*this);
   if (!gate.status().ok()) return gate.status().error();
-  return live_pages(*region, block);
+  return live_pages(*region, id, block);
 }
 
 // Is this what a request of the plan would have been given here?
@@ -67,7 +70,7 @@ Result<std::size_t> AllocatorCore::usable_size(std::uintptr_t block) noexcept {
 Result<RegionId> AllocatorCore::region_of(std::uintptr_t block) noexcept {
   const Result<Found> found = look_up(block);
   if (!found.ok()) return found.error();
-  return found->region->region_id();
+  return found->id;
 }
 
 // ---- All that stands anywhere ----

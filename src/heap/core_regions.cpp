@@ -101,6 +101,7 @@ Result<RegionId> AllocatorCore::attach_pool(Extent range, const AttachOptions& o
         pool->live = 0;
         pool->draining = false;
         pool->listed_id = id.value;
+        pool->door.open(id);
         pools_.insert(*pool);
         if (device != nullptr) {
           pool->next = device->first;
@@ -167,8 +168,12 @@ Status AllocatorCore::detach(Extent range, DetachMode mode) noexcept {
 }
 
 Status AllocatorCore::detach_pool(Gate& gate, RegionId id, DetachMode mode) noexcept {
+  // Some seconds: a piece of a block takes less than a millisecond, unless its thread is stopped.
+  constexpr unsigned kMostLooks = 1u << 18;
   Region* gone = nullptr;
-  {
+  Backoff backoff;
+  for (unsigned looks = 0; gone == nullptr; ++looks) {
+    if (looks != 0) backoff.wait();
     LockGuard lists(pool_lists_);
     Pool* const pool = pools_.at_or_before(id.value);
     // GCOVR_EXCL_BR_START: a race
@@ -178,10 +183,12 @@ Status AllocatorCore::detach_pool(Gate& gate, RegionId id, DetachMode mode) noex
     pool->shared.heap.fold_slow();
     pool->live -= pool->shared.heap.take_folded();
     if (pool->live != 0 && mode == DetachMode::kBusy) {
+      pool->door.open(id);  // an earlier look shut it
       LockGuard registry(registry_.lock());
       return registry_.is_pinned_locked(*pool->region) ? Error::kPinned : Error::kBusy;
     }
     if (pool->live != 0 && mode == DetachMode::kDrain) {
+      pool->door.open(id);
       if (pool->draining) return {};
       pool->draining = true;
       pool->next_draining = draining_;
@@ -190,7 +197,12 @@ Status AllocatorCore::detach_pool(Gate& gate, RegionId id, DetachMode mode) noex
       registry_.set_draining_locked(*pool->region, true);
       return {};
     }
-    if (Status closed = close_pool_locked(*pool, &gone); !closed.ok()) return closed;
+    const Status closed = close_pool_locked(*pool, &gone);
+    if (closed.ok()) break;
+    const bool waits = closed.error() == Error::kWouldBlock;
+    if (waits && looks != kMostLooks) continue;
+    pool->door.open(id);
+    return waits ? Error::kBusy : closed.error();
   }
   finish_region(gate, *gone);
   return {};
@@ -201,6 +213,7 @@ Status AllocatorCore::close_pool_locked(Pool& pool, Region** gone) noexcept {
   {
     LockGuard registry(registry_.lock());
     if (registry_.is_pinned_locked(region)) return Error::kPinned;
+    if (!pool.door.shut()) return Error::kWouldBlock;
     registry_.remove_locked(region);
   }
   pool.shared.heap.dissolve_slow();
@@ -246,24 +259,34 @@ void AllocatorCore::finish_drain(Gate& gate, Pool& pool, RegionId id) noexcept {
     // GCOVR_EXCL_BR_START: races
     if (pool.region == nullptr || pool.id != id || !pool.draining || pool.live != 0) return;
     // GCOVR_EXCL_BR_STOP
-    if (!close_pool_locked(pool, &gone).ok()) return;  // pinned: the last unpin comes back here
+    close_drained_locked(pool, &gone);
   }
-  finish_region(gate, *gone);
+  if (gone != nullptr) finish_region(gate, *gone);
+}
+
+// It stays, and its last unpin comes back here, when it is pinned; and when the library is at work
+// on its bytes (a call with a pointer to a block that was freed meanwhile): then the next call
+// that ends comes back.
+void AllocatorCore::close_drained_locked(Pool& pool, Region** gone) noexcept {
+  if (close_pool_locked(pool, gone).error() != Error::kWouldBlock) return;
+  // Who is inside leaves first and looks at this then; so it is stored first here, and then looked
+  // whether he is gone.
+  drains_wait_.store(true, std::memory_order_seq_cst);
+  (void)close_pool_locked(pool, gone);
 }
 
 // Nobody may ever call in a draining pool again, so what a nested call freed there is looked at by
 // the next call that is not nested, wherever it is.
 void AllocatorCore::settle_drains(Gate& gate) noexcept {
   // Cleared first: a nested free during the walk asks again.
-  nested_pool_frees_.store(false, std::memory_order_seq_cst);
+  drains_wait_.store(false, std::memory_order_seq_cst);
   for (Region* gone = nullptr;; gone = nullptr) {
     {
       LockGuard lists(pool_lists_);
       for (Pool* pool = draining_; pool != nullptr && gone == nullptr;) {
         Pool* const next = pool->next_draining;
         LockGuard guard(pool->shared.lock);
-        // Pinned: the last unpin ends it.
-        if (drained_locked(*pool, pool->shared.heap)) (void)close_pool_locked(*pool, &gone);
+        if (drained_locked(*pool, pool->shared.heap)) close_drained_locked(*pool, &gone);
         pool = next;
       }
     }
@@ -407,6 +430,7 @@ Status AllocatorCore::unpin(PinId id) noexcept {
   Extent freed{};
   RegionId pool_id{};
   bool is_slot = false;
+  Door* door = nullptr;
   {
     LockGuard guard(registry_.lock());
     const Result<Pin> pin = registry_.pins_locked().remove(id);
@@ -441,9 +465,14 @@ Status AllocatorCore::unpin(PinId id) noexcept {
         }
       }
     }
+    // Until now the pin held the pool; from now on the door does.
+    if (scrub_ && pool != nullptr && !freed.empty()) {
+      door = &pool->door;
+      door->enter_held();
+    }
   }
   if (!freed.empty()) {
-    if (scrub_) detail::fill_zero_bytes(freed.base, freed.size);
+    if (scrub_) scrub_kept(gate, door, freed);
     if (is_slot) {
       free_unpinned_slot(gate, pool, pool_id, freed.base);
     } else {

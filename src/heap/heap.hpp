@@ -37,6 +37,7 @@ struct SlotRef {
   std::atomic<SlotState>& state() const noexcept { return slab->states()[slot]; }
 };
 
+class Door;
 struct SharedHeap;
 
 class alignas(kCacheLine) Heap {
@@ -177,6 +178,9 @@ class alignas(kCacheLine) Heap {
 
   bool active() const noexcept { return active_.load(std::memory_order_seq_cst); }
   void set_active(bool active) noexcept { active_.store(active, std::memory_order_seq_cst); }
+  // The doors of pools that this heap's thread is behind, of the block that it writes and of the
+  // one that it reads (core_contents.cpp).
+  Door* visits[2] = {};
   Heap* next_heap = nullptr;  // the core's lists
   Heap* next_idle = nullptr;
 

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "base/spin_lock.hpp"
+#include "heap/door.hpp"
 #include "heap/heap.hpp"
 #include "page/page_pool.hpp"
 
@@ -27,6 +28,7 @@ struct Pool {
 
   PagePool pages;
   SharedHeap shared;
+  Door door;  // open while the pool is in use
   // Guarded by shared.lock.
   Region* region = nullptr;  // null: not in use
   RegionId id{};

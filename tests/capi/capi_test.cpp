@@ -113,6 +113,21 @@ TEST_F(CApi, BlocksLiveAndDie) {
   exclave_region_id region = 0;
   EXPECT_EQ(exclave_region_of(allocator_, block, &region), EXCLAVE_OK);
   EXPECT_NE(region, 0u);
+  exclave_address handle = 0;
+  exclave_region_id handle_region = 0;
+  for (const std::size_t size : {std::size_t{100}, std::size_t{100000}}) {
+    for (const std::size_t alignment : {std::size_t{16}, std::size_t{64}}) {
+      ASSERT_EQ(
+          exclave_allocate_handle(allocator_, size, alignment, nullptr, &handle, &handle_region),
+          EXCLAVE_OK);
+      EXPECT_EQ(exclave_region_of(allocator_, handle, &region), EXCLAVE_OK);
+      EXPECT_EQ(handle_region, region);
+      EXPECT_EQ(exclave_deallocate_handle(allocator_, handle, handle_region), EXCLAVE_OK);
+    }
+  }
+  EXPECT_EQ(exclave_allocate_handle(allocator_, 0, 16, nullptr, &handle, &handle_region),
+            EXCLAVE_INVALID_ARGUMENT);
+  EXPECT_EQ(exclave_region_of(allocator_, block, &region), EXCLAVE_OK);
   EXPECT_EQ(exclave_deallocate_sized(allocator_, block, 50, 16), EXCLAVE_WRONG_SIZE);
   EXPECT_EQ(told_, EXCLAVE_WRONG_SIZE);
   EXPECT_EQ(exclave_deallocate_handle(allocator_, block, region + 1), EXCLAVE_STALE);
@@ -414,6 +429,9 @@ TEST_F(CApi, EachNullAloneIsAnError) {
   EXPECT_EQ(exclave_allocate_at(allocator_, 1, 16, nullptr, nullptr), kBad);
   EXPECT_EQ(exclave_allocate_zeroed(nullptr, 1, 16, nullptr, &a), kBad);
   EXPECT_EQ(exclave_allocate_zeroed(allocator_, 1, 16, nullptr, nullptr), kBad);
+  EXPECT_EQ(exclave_allocate_handle(nullptr, 1, 16, nullptr, &a, &u), kBad);
+  EXPECT_EQ(exclave_allocate_handle(allocator_, 1, 16, nullptr, nullptr, &u), kBad);
+  EXPECT_EQ(exclave_allocate_handle(allocator_, 1, 16, nullptr, &a, nullptr), kBad);
   a = block;
   EXPECT_EQ(exclave_reallocate(nullptr, &a, 200, 16, nullptr), kBad);
   EXPECT_EQ(exclave_reallocate(allocator_, nullptr, 200, 16, nullptr), kBad);
@@ -435,6 +453,7 @@ TEST_F(CApi, EachNullAloneIsAnError) {
     where.place = static_cast<decltype(where.place)>(place);
     EXPECT_EQ(exclave_allocate_at(allocator_, 1, 16, &where, &a), kBad) << place;
     EXPECT_EQ(exclave_allocate_zeroed(allocator_, 1, 16, &where, &a), kBad) << place;
+    EXPECT_EQ(exclave_allocate_handle(allocator_, 1, 16, &where, &a, &u), kBad) << place;
     EXPECT_EQ(exclave_reallocate(allocator_, &a, 200, 16, &where), kBad) << place;
   }
   // What fits no enumeration is not cut down to what does.

@@ -254,6 +254,101 @@ TEST_F(ContentsTest, TheTailThatAShrinkingBlockLosesIsScrubbed) {
   EXPECT_TRUE(zero(block, 81920, 200000));
 }
 
+class ReallocateInPoolsTest : public ContentsTest {
+ protected:
+  static constexpr std::size_t kPoolBytes = kMiBytes;
+
+  void SetUp() override {
+    ContentsTest::SetUp();
+    static unsigned char memory[2 * kPoolBytes] __attribute__((aligned(kPoolBytes)));
+    std::memset(memory, 0x55, sizeof memory);
+    first_ = {reinterpret_cast<std::uintptr_t>(memory), kPoolBytes};
+    second_ = {first_.end(), kPoolBytes};
+  }
+  RegionId attach(Extent range, DeviceTag device, std::size_t largest_block) {
+    AttachOptions options;
+    options.device = device;
+    options.largest_block = largest_block;
+    return *allocator_->attach(range, options);
+  }
+  Result<untrusted_bytes> resize(untrusted_bytes block, std::size_t size, Placement where = {}) {
+    return allocator_->reallocate(block, size, 16, where);
+  }
+
+  Extent first_, second_;
+};
+
+TEST_F(ReallocateInPoolsTest, ABlockStaysOnlyWhereItCouldBePlaced) {
+  for (const std::size_t size : {5000u, 90000u}) {
+    const RegionId here = attach(first_, 3, size);
+    const RegionId there = attach(second_, 4, 0);
+    untrusted_bytes block = *allocator_->allocate(size, 16, Placement::in_pool(here));
+    fill(block, size);
+    // It fits in place, and is longer than the pool may give.
+    EXPECT_EQ(resize(block, size + 50).error(), Error::kOutOfMemory);
+    for (const Placement where :
+         {Placement::anywhere(), Placement::in_pool(here), Placement::on_device(3)}) {
+      EXPECT_EQ(*resize(block, size - 8, where), block);
+    }
+    // What is asked for and is not there.
+    for (const Placement where : {Placement::in_pool({there.value + 1}), Placement::in_pool({}),
+                                  Placement::on_device(5), Placement::on_device(0)}) {
+      EXPECT_EQ(resize(block, size, where).error(), Error::kNotFound);
+    }
+    EXPECT_TRUE(filled(block, size)) << "as it was";
+    for (const Placement where : {Placement::in_pool(there), Placement::on_device(3),
+                                  Placement::on_device(4), Placement::in_pool(here)}) {
+      const Result<untrusted_bytes> moved = resize(block, size, where);
+      ASSERT_TRUE(moved.ok());
+      const bool to_first = where.device == 3 || where.pool == here;
+      EXPECT_TRUE((to_first ? first_ : second_).contains(moved->address()));
+      block = *moved;
+      EXPECT_TRUE(filled(block, size));
+    }
+    EXPECT_TRUE(allocator_->deallocate(block).ok());
+    // Grown memory is no pool, and on no device.
+    untrusted_bytes grown = *allocator_->allocate(size);
+    fill(grown, size);
+    EXPECT_EQ(resize(grown, size, Placement::on_device(0)).error(), Error::kNotFound);
+    EXPECT_EQ(resize(grown, size, Placement::in_pool(*allocator_->region_of(grown))).error(),
+              Error::kNotFound);
+    grown = *resize(grown, size, Placement::in_pool(here));
+    EXPECT_TRUE(first_.contains(grown.address()));
+    EXPECT_TRUE(filled(grown, size));
+    EXPECT_TRUE(allocator_->deallocate(grown).ok());
+    EXPECT_TRUE(allocator_->detach(first_).ok());
+    EXPECT_TRUE(allocator_->detach(second_).ok());
+  }
+}
+
+// No more than the old block has, and no more than the new one holds: to the word.
+TEST_F(ReallocateInPoolsTest, AsMuchIsCopiedAsBothHold) {
+  const RegionId here = attach(first_, 0, 0);
+  const RegionId there = attach(second_, 0, 0);
+  struct Sizes {
+    std::size_t from, to, copied;
+  };
+  for (const Sizes& sizes :
+       {Sizes{64, 200, 64}, Sizes{200, 64, 64}, Sizes{1000, 61, 64}, Sizes{61, 1000, 64},
+        Sizes{100000, 50000, 50000}, Sizes{50000, 100000, 53248}}) {
+    std::memset(raw(bytes_at(second_.base)), 0x55, kPoolBytes);
+    const untrusted_bytes block = *allocator_->allocate(sizes.from, 16, Placement::in_pool(here));
+    std::memset(raw(bytes_at(first_.base)), 0x33, kPoolBytes);  // its neighbours' bytes, too
+    std::memset(raw(block), 0x77, *allocator_->usable_size(block));
+    const untrusted_bytes moved = *resize(block, sizes.to, Placement::in_pool(there));
+    const unsigned char* const bytes = raw(bytes_at(second_.base));
+    EXPECT_EQ(std::count(bytes, bytes + kPoolBytes, 0x77), static_cast<long>(sizes.copied))
+        << sizes.from << " to " << sizes.to;
+    EXPECT_EQ(std::count(bytes, bytes + kPoolBytes, 0x55),
+              static_cast<long>(kPoolBytes - sizes.copied));
+    EXPECT_EQ(std::count(raw(moved), raw(moved) + sizes.copied, 0x77),
+              static_cast<long>(sizes.copied));
+    EXPECT_TRUE(allocator_->deallocate(moved).ok());
+  }
+  EXPECT_TRUE(allocator_->detach(first_).ok());
+  EXPECT_TRUE(allocator_->detach(second_).ok());
+}
+
 // For an alignment above a page a run is wanted, which a slot that lies well does not become.
 TEST_F(ContentsTest, ReallocateOfASlotThatFailsScrubsNothing) {
   start(scrubbing());
