@@ -100,6 +100,9 @@ if(TARGET exclave_malloc)
   add_test(NAME malloc.real_programs
     COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/malloc/real_programs.py $<TARGET_FILE:exclave_malloc>)
   set_tests_properties(malloc.real_programs PROPERTIES LABELS malloc TIMEOUT 300)
+  add_test(NAME malloc.limits
+    COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/malloc/limits.py $<TARGET_FILE:exclave_malloc>)
+  set_tests_properties(malloc.limits PROPERTIES LABELS malloc TIMEOUT 300)
 endif()
 
 include(cmake/ExecTests.cmake)

@@ -101,6 +101,8 @@ core::AllocatorCore* start() noexcept {
   ProcessPort::Options options;
   options.book_bytes = std::size_t{8} << 30;  // a few percent of a heap of hundreds of GB
   options.enclave_bytes = kPageBytes;         // no memory calls here
+  // The program may come under a limit later, by setrlimit.
+  options.reserve_books = false;
   options.huge_pages = huge_pages_wanted();
   const Result<ProcessPort*> port = ProcessPort::create(options);
   if (!port.ok()) return nullptr;

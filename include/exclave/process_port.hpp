@@ -12,11 +12,17 @@ namespace exclave {
 class EXCLAVE_API ProcessPort {
  public:
   struct Options {
-    // Address space for the books and for ProcessEnclaveMemory, not memory. Multiples of a page,
-    // the books at most 32 GiB. Halved, down to 64 MiB each, while the system (ulimit -v, strict
-    // overcommit) refuses so much.
+    // Address space for the books and for ProcessEnclaveMemory, not memory: it is inaccessible
+    // until it is used. Multiples of a page, the books at most 32 GiB. Where the system refuses so
+    // much, both are halved, down to 64 MiB each. Of a limited address space (ulimit -v) either
+    // takes an eighth at most; the books of more take their place piece by piece, as with
+    // reserve_books off.
     std::size_t book_bytes = std::size_t{16} << 30;
     std::size_t enclave_bytes = std::size_t{16} << 30;
+    // false: the books take address space only as they grow, at a place, 16 TiB below others, that
+    // the kernel does not choose by itself. What a program maps just there by MAP_FIXED ends their
+    // growth.
+    bool reserve_books = true;
     bool huge_pages = true;  // ask for huge pages in untrusted regions of at least 32 MiB
     // Back what host_reserve gives with one memfd, so that another process can map it:
     // shared_backing(). At most 4 TiB, and what a limit to the size of files (ulimit -f) allows.
@@ -39,7 +45,8 @@ class EXCLAVE_API ProcessPort {
   Extent book_window() noexcept;
   // The part of the enclave's range that is left to the enclave's own memory manager.
   Extent enclave_heap() noexcept;
-  // No system call.
+  // Mostly no system call: pages become accessible in steps of a mebibyte, or of an eighth of what
+  // is, by mprotect or mmap. Null, too, when the kernel refuses that (RLIMIT_DATA, RLIMIT_AS).
   void* trusted_reserve(std::size_t bytes) noexcept;
   // Drops the pages with one system call, so that they read as zero when they are handed out again.
   void trusted_release(void* memory, std::size_t bytes) noexcept;

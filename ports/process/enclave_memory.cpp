@@ -2,11 +2,7 @@
 // through libc, within a range that stays reserved (PROT_NONE) where nothing is mapped; and books
 // in a window of their own.
 
-#include <errno.h>
-#include <fcntl.h>
-#include <sched.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -14,66 +10,23 @@
 #include <new>
 
 #include "exclave/process_port.hpp"
+#include "kernel/book_window.hpp"
 #include "kernel/enclave_pages.hpp"
-#include "process/range_call.hpp"
+#include "process/address_space.hpp"
+#include "process/calls.hpp"
 
 namespace exclave {
 
 namespace {
 
-constexpr int kReservedFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE;
 constexpr std::size_t kMostHeapBytes = (std::size_t{1} << 44) - kPageBytes;
 // An area takes 64 bytes, and every page may be one. Address space, not memory.
 constexpr std::size_t kBookBytesPerPage = 80;
 constexpr std::size_t kLeastBookBytes = std::size_t{1} << 20;
 constexpr std::size_t kMostBookBytes = std::size_t{32} << 30;
 
-void* as_pointer(std::uintptr_t address) noexcept {
-  return reinterpret_cast<void*>(address);
-}
-
-// The system calls through libc, where the sanitizers see them.
-struct Calls {
-  static long answer(long result) noexcept { return result != -1 ? result : -errno; }
-
-  static void wait() noexcept { (void)sched_yield(); }
-  // By one mapping: at no moment another thread's could come to stand there.
-  static long vacate(std::uintptr_t address, std::size_t size) noexcept {
-    return mmap(address, size, PROT_NONE, kReservedFlags | MAP_FIXED, -1, 0);
-  }
-  static long mmap(std::uintptr_t address, std::size_t size, int protection, int flags,
-                   int descriptor, off_t offset) noexcept {
-    return answer(reinterpret_cast<long>(
-        ::mmap(as_pointer(address), size, protection, flags, descriptor, offset)));
-  }
-  static long mprotect(std::uintptr_t address, std::size_t size, int protection) noexcept {
-    return answer(::mprotect(as_pointer(address), size, protection));
-  }
-  static long mremap(std::uintptr_t from, std::size_t old_size, std::size_t new_size, int flags,
-                     std::uintptr_t to) noexcept {
-    return answer(reinterpret_cast<long>(
-        ::mremap(as_pointer(from), old_size, new_size, flags, as_pointer(to))));
-  }
-  static long range_call(RangeCall call, std::uintptr_t address, std::size_t size,
-                         int argument) noexcept {
-    return answer(process::range_call(call, address, size, argument));
-  }
-  static long mincore(std::uintptr_t address, std::size_t size, unsigned char* vector) noexcept {
-    return answer(::mincore(as_pointer(address), size, vector));
-  }
-  static long status_flags(int descriptor) noexcept { return answer(fcntl(descriptor, F_GETFL)); }
-  static long file_kind(int descriptor, kernel::FileKind* kind) noexcept {
-    struct stat status {};
-    const long result = answer(fstat(descriptor, &status));
-    *kind = {status.st_mode, status.st_rdev};
-    return result;
-  }
-  static long pread(int descriptor, std::uintptr_t to, std::size_t size,
-                    std::uint64_t offset) noexcept {
-    return answer(::pread(descriptor, as_pointer(to), size, static_cast<off_t>(offset)));
-  }
-};
-
+using process::as_pointer;
+using process::Calls;
 using Pages = kernel::EnclavePages<Calls>;
 
 bool reserve_again(Extent range) noexcept {
@@ -86,16 +39,17 @@ class Books {
   explicit Books(Extent heap) noexcept : heap_(heap) {
     std::size_t bytes = heap.size / kPageBytes * kBookBytesPerPage / kPageBytes * kPageBytes;
     bytes = std::min(bytes + kLeastBookBytes, kMostBookBytes);
+    bytes = std::max(std::min(bytes, process::address_space_share()), kLeastBookBytes);
     for (; bytes >= kLeastBookBytes; bytes = bytes / 2 / kPageBytes * kPageBytes) {
-      void* const window = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, kReservedFlags, -1, 0);
-      if (window == MAP_FAILED) continue;
-      window_ = {reinterpret_cast<std::uintptr_t>(window), bytes};
-      top_ = window_.base;
+      const std::uintptr_t base = process::reserve_address_space(bytes, kPageBytes);
+      if (base == 0) continue;
+      window_.open({base, bytes}, base + bytes);
       break;
     }
   }
   ~Books() {
-    if (!window_.empty()) munmap(as_pointer(window_.base), window_.size);
+    const Extent window = window_.extent();
+    if (!window.empty()) munmap(as_pointer(window.base), window.size);
   }
   Books(const Books&) = delete;
   Books& operator=(const Books&) = delete;
@@ -106,18 +60,16 @@ class Books {
     table.context = this;
     table.enclave = [](void* c) -> exclave_extent {
       const Books& books = *static_cast<Books*>(c);
-      const std::uintptr_t base = std::min(books.window_.base, books.heap_.base);
-      return {base, std::max(books.window_.end(), books.heap_.end()) - base};
+      const Extent window = books.window_.extent();
+      const std::uintptr_t base = std::min(window.base, books.heap_.base);
+      return {base, std::max(window.end(), books.heap_.end()) - base};
     };
     table.book_window = [](void* c) -> exclave_extent {
-      const Extent window = static_cast<Books*>(c)->window_;
+      const Extent window = static_cast<Books*>(c)->window_.extent();
       return {window.base, window.size};
     };
     table.trusted_reserve = [](void* c, std::size_t bytes) -> void* {
-      Books& books = *static_cast<Books*>(c);
-      if (bytes > books.window_.end() - books.top_) return nullptr;
-      books.top_ += bytes;
-      return as_pointer(books.top_ - bytes);
+      return static_cast<Books*>(c)->window_.take(bytes);
     };
     // All goes at once, with the window.
     table.trusted_release = [](void*, void*, std::size_t) {};
@@ -129,8 +81,7 @@ class Books {
 
  private:
   const Extent heap_;
-  Extent window_{};
-  std::uintptr_t top_ = 0;  // the store asks under its own lock
+  kernel::BookWindow<Calls> window_;
 };
 
 Extent upper_end(Extent heap) noexcept {

@@ -12,6 +12,9 @@
 #include <array>
 #include <new>
 
+#include "kernel/book_window.hpp"
+#include "process/address_space.hpp"
+#include "process/calls.hpp"
 #include "process/guard.hpp"
 #include "process/piece_list.hpp"
 #include "process/range_call.hpp"
@@ -20,8 +23,14 @@ namespace exclave {
 
 namespace {
 
+using process::as_address;
+using process::as_pointer;
+using process::Calls;
 using process::Guard;
+using process::kReservedFlags;
 using process::PieceList;
+using process::reserve_address_space;
+using process::reserve_at;
 
 constexpr std::size_t kHugePageBytes = std::size_t{2} << 20;
 // Huge pages pay where there is much memory; little of it would only be rounded up by them.
@@ -38,37 +47,14 @@ constexpr bool is_power_of_two(std::size_t n) noexcept {
   return n != 0 && (n & (n - 1)) == 0;
 }
 
-void* as_pointer(std::uintptr_t address) noexcept {
-  return reinterpret_cast<void*>(address);
-}
-std::uintptr_t as_address(const void* pointer) noexcept {
-  return reinterpret_cast<std::uintptr_t>(pointer);
-}
-
-// Reserves bytes at the alignment, by mapping more and cutting it. Errors: 0 and errno.
-std::uintptr_t reserve_address_space(std::size_t bytes, std::size_t alignment,
-                                     int protection) noexcept {
-  std::size_t spare = alignment > kPageBytes ? alignment - kPageBytes : 0;
-  if (bytes > SIZE_MAX - spare) {
-    errno = ENOMEM;
-    return 0;
-  }
-  void* const mapped =
-      mmap(nullptr, bytes + spare, protection, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (mapped == MAP_FAILED) return 0;
-  const std::uintptr_t base = as_address(mapped);
-  const std::uintptr_t aligned = (base + alignment - 1) & ~(alignment - 1);
-  if (aligned != base) munmap(mapped, aligned - base);
-  spare -= aligned - base;
-  if (spare != 0) munmap(as_pointer(aligned + bytes), spare);
-  return aligned;
-}
-
-// The books' window: what was never given out lies above top_; what came back is a short list,
-// first fit.
+// The memory in the books' window; what came back is a short list, first fit.
 class BookMemory {
  public:
-  explicit BookMemory(Extent window) noexcept : window_(window), top_(window.base) {}
+  BookMemory(Extent window, std::uintptr_t reserved_end) noexcept {
+    window_.open(window, reserved_end);
+  }
+
+  const kernel::BookWindow<Calls>& window() const noexcept { return window_; }
 
   void* reserve(std::size_t bytes) noexcept {
     const QuietGuard guard(lock_);
@@ -81,9 +67,11 @@ class BookMemory {
       if (range.size == 0) range = free_[--free_count_];
       return found;
     }
-    if (bytes > window_.end() - top_) return nullptr;
-    top_ += bytes;
-    return as_pointer(top_ - bytes);
+    // free of malloc may need books, and keeps errno.
+    const int saved = errno;
+    void* const fresh = window_.take(bytes);
+    errno = saved;
+    return fresh;
   }
 
   // The pages must be dropped already. When the list is full, address space is lost, and nothing
@@ -100,11 +88,7 @@ class BookMemory {
         ++i;
       }
     }
-    if (range.end() == top_) {
-      top_ = range.base;
-    } else if (free_count_ < free_.size()) {
-      free_[free_count_++] = range;
-    }
+    if (!window_.give_back(range) && free_count_ < free_.size()) free_[free_count_++] = range;
   }
 
   void lock_for_fork() noexcept { pthread_mutex_lock(&lock_); }
@@ -122,8 +106,7 @@ class BookMemory {
   };
 
   pthread_mutex_t lock_ = PTHREAD_MUTEX_INITIALIZER;
-  const Extent window_;
-  std::uintptr_t top_;  // guarded by lock_, as is all below
+  kernel::BookWindow<Calls> window_;  // guarded by lock_, as is all below
   std::array<Extent, 512> free_{};
   std::size_t free_count_ = 0;
 };
@@ -249,17 +232,97 @@ class SharedFile {
   std::uint64_t top_ = 0;        // guarded by lock_: offsets from here on were never used
 };
 
+// ---- Where the window lies ----
+
+// The heap first, so that the books can grow behind it.
+struct Place {
+  Extent heap{};
+  Extent books{};
+  std::uintptr_t reserved_end = 0;  // mapped up to there
+  std::uintptr_t flag = 0;          // a page that says that the place is taken; 0: none
+
+  Place() noexcept = default;
+  Place(std::uintptr_t base, std::size_t heap_bytes, std::size_t book_bytes) noexcept
+      : heap{base, heap_bytes}, books{heap.end(), book_bytes}, reserved_end(books.end()) {}
+
+  Extent all() const noexcept { return {heap.base, heap.size + books.size}; }
+  // mapped_end: it may have moved.
+  void unmap(std::uintptr_t mapped_end) const noexcept {
+    munmap(as_pointer(heap.base), mapped_end - heap.base);
+    if (flag != 0) munmap(as_pointer(flag), kPageBytes);
+  }
+};
+
+// Far below where the kernel puts mappings by itself, from the top or (ulimit -s unlimited) from a
+// third of the address space on, and far from where it puts programs: nothing comes to lie there
+// that is not told to. Slots of 64 GiB, so that windows of several ports do not overlap; the first
+// page of a slot says that it is taken, and is its only page that is reserved with the heap.
+bool place_far(std::size_t heap_bytes, std::size_t book_bytes, Place* place) noexcept {
+  constexpr std::uintptr_t kFar = std::uintptr_t{16} << 40;
+  constexpr std::uintptr_t kSlot = std::uintptr_t{64} << 30;
+  const std::size_t bytes = heap_bytes + book_bytes;
+  if (bytes > kSlot / 2) return false;
+  const std::uintptr_t probe = reserve_address_space(kPageBytes, kPageBytes);
+  if (probe == 0) return false;
+  munmap(as_pointer(probe), kPageBytes);
+  if (probe < 2 * kFar) return false;
+  std::uintptr_t slot = (probe - kFar) / kSlot * kSlot;
+  for (int tries = 0; !reserve_at(slot, kPageBytes); ++tries) {
+    if (tries == 64) return false;
+    slot -= kSlot;
+  }
+  // As random as the kernel's own choice.
+  const std::uintptr_t places = (kSlot - bytes) / kHugePageBytes - 1;
+  const std::uintptr_t base = slot + (1 + probe / kPageBytes % places) * kHugePageBytes;
+  if (!reserve_at(base, heap_bytes)) {
+    munmap(as_pointer(slot), kPageBytes);
+    return false;
+  }
+  *place = Place(base, heap_bytes, book_bytes);
+  place->reserved_end = place->books.base;
+  place->flag = slot;
+  return true;
+}
+
+// Halves both parts while there is no room for them.
+bool place_anywhere(std::size_t heap_bytes, std::size_t book_bytes, Place* place) noexcept {
+  const auto halve = [](std::size_t bytes) noexcept {
+    return bytes <= kWindowLeast ? bytes
+                                 : std::max(bytes / 2 / kPageBytes * kPageBytes, kWindowLeast);
+  };
+  for (;;) {
+    const std::uintptr_t base = reserve_address_space(heap_bytes + book_bytes, kHugePageBytes);
+    if (base != 0) {
+      *place = Place(base, heap_bytes, book_bytes);
+      return true;
+    }
+    if (book_bytes <= kWindowLeast && heap_bytes <= kWindowLeast) return false;
+    book_bytes = halve(book_bytes);
+    heap_bytes = halve(heap_bytes);
+  }
+}
+
+bool choose_place(const ProcessPort::Options& options, Place* place) noexcept {
+  std::size_t heap_bytes = options.enclave_bytes;
+  std::size_t book_bytes = options.book_bytes;
+  if (options.base_hint != 0 && reserve_at(options.base_hint, heap_bytes + book_bytes)) {
+    *place = Place(options.base_hint, heap_bytes, book_bytes);
+    return true;
+  }
+  const std::size_t share = std::max(process::address_space_share(), kPageBytes);
+  heap_bytes = std::min(heap_bytes, share);
+  if ((!options.reserve_books || book_bytes > share) && place_far(heap_bytes, book_bytes, place))
+    return true;
+  return place_anywhere(heap_bytes, std::min(book_bytes, share), place);
+}
+
 }  // namespace
 
 struct ProcessPort::State {
-  State(Extent window, std::size_t book_bytes, bool huge) noexcept
-      : enclave(window),
-        books_extent{window.base, book_bytes},
-        huge_pages(huge),
-        books(books_extent) {}
+  State(const Place& where, bool huge) noexcept
+      : place(where), huge_pages(huge), books(place.books, place.reserved_end) {}
 
-  const Extent enclave;
-  const Extent books_extent;
+  const Place place;
   const bool huge_pages;
   BookMemory books;
   SharedFile shared;
@@ -271,42 +334,22 @@ struct ProcessPort::Pages {
 };
 
 Result<ProcessPort*> ProcessPort::create(const Options& options) noexcept {
-  std::size_t book_bytes = options.book_bytes;
-  std::size_t heap_bytes = options.enclave_bytes;
-  if (!is_page_multiple(book_bytes) || book_bytes > kBookWindowMost ||
-      !is_page_multiple(heap_bytes) || heap_bytes > (std::size_t{1} << 46)) {
+  if (!is_page_multiple(options.book_bytes) || options.book_bytes > kBookWindowMost ||
+      !is_page_multiple(options.enclave_bytes) || options.enclave_bytes > (std::size_t{1} << 46)) {
     return Error::kInvalidArgument;
   }
-  std::uintptr_t base = 0;
-  if (options.base_hint != 0) {
-    void* const hint = as_pointer(options.base_hint);
-    void* const mapped =
-        mmap(hint, book_bytes + heap_bytes, PROT_READ | PROT_WRITE,
-             MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1, 0);
-    if (mapped != MAP_FAILED) base = as_address(mapped);
-  }
-  while (base == 0) {
-    base = reserve_address_space(book_bytes + heap_bytes, kHugePageBytes, PROT_READ | PROT_WRITE);
-    if (base != 0) break;
-    if (book_bytes <= kWindowLeast && heap_bytes <= kWindowLeast) return Error::kOutOfTrustedMemory;
-    const auto halve = [](std::size_t bytes) noexcept {
-      return bytes <= kWindowLeast ? bytes
-                                   : std::max(bytes / 2 / kPageBytes * kPageBytes, kWindowLeast);
-    };
-    book_bytes = halve(book_bytes);
-    heap_bytes = halve(heap_bytes);
-  }
-  const Extent window{base, book_bytes + heap_bytes};
+  Place place;
+  if (!choose_place(options, &place)) return Error::kOutOfTrustedMemory;
   // Pages of its own: operator new would ask for a C++ run-time library, and malloc may be what is
   // built upon this port.
   void* const memory =
       mmap(nullptr, sizeof(Pages), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (memory == MAP_FAILED) {
-    munmap(as_pointer(window.base), window.size);
+    place.unmap(place.reserved_end);
     return Error::kOutOfTrustedMemory;
   }
   Pages* const pages = static_cast<Pages*>(memory);
-  State* const state = new (&pages->state) State(window, book_bytes, options.huge_pages);
+  State* const state = new (&pages->state) State(place, options.huge_pages);
   ProcessPort* const port = new (&pages->face) ProcessPort(state);
   if (options.shared && !state->shared.open()) {
     destroy(port);
@@ -317,8 +360,8 @@ Result<ProcessPort*> ProcessPort::create(const Options& options) noexcept {
 
 void ProcessPort::destroy(ProcessPort* port) noexcept {
   if (port == nullptr) return;
-  munmap(as_pointer(port->state_->enclave.base), port->state_->enclave.size);
   State* const state = port->state_;
+  state->place.unmap(state->books.window().mapped_end());
   state->~State();
   munmap(state, sizeof(Pages));
 }
@@ -338,15 +381,15 @@ PortTable ProcessPort::table() noexcept {
 }
 
 Extent ProcessPort::enclave() noexcept {
-  return state_->enclave;
+  return state_->place.all();
 }
 
 Extent ProcessPort::book_window() noexcept {
-  return state_->books_extent;
+  return state_->place.books;
 }
 
 Extent ProcessPort::enclave_heap() noexcept {
-  return {state_->books_extent.end(), state_->enclave.size - state_->books_extent.size};
+  return state_->place.heap;
 }
 
 void* ProcessPort::trusted_reserve(std::size_t bytes) noexcept {
@@ -387,7 +430,7 @@ HostReply ProcessPort::host_reserve(std::size_t bytes, std::size_t alignment) no
   const bool huge = state_->huge_pages && bytes >= kHugeFromBytes;
   if (huge) alignment = std::max(alignment, kHugePageBytes);
   // The spare that is cut off again is never writable, so that it does not count as memory.
-  const std::uintptr_t address = reserve_address_space(bytes, alignment, PROT_NONE);
+  const std::uintptr_t address = reserve_address_space(bytes, alignment);
   if (address == 0) return {0, errno};
   int error = 0;
   if (state_->shared.is_open()) {

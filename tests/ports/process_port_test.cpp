@@ -184,11 +184,133 @@ TEST(ProcessPort, EachPartShrinksUntilBothFit) {
                               return ProcessPort::create(options).ok() ? 0 : 1;
                             }),
             0);
-  EXPECT_EQ(in_a_child_with(
-                kMiB * 64,
-                [] { return ProcessPort::create().error() == Error::kOutOfTrustedMemory ? 0 : 1; }),
-            0)
+  EXPECT_EQ(
+      in_a_child_with(
+          0, [] { return ProcessPort::create().error() == Error::kOutOfTrustedMemory ? 0 : 1; }),
+      0)
       << "not even the least";
+}
+
+// What of this process counts against a limit to data.
+std::size_t data_bytes() {
+  std::size_t pages = 0;
+  FILE* const statm = fopen("/proc/self/statm", "r");
+  EXPECT_EQ(fscanf(statm, "%*u %*u %*u %*u %*u %zu", &pages), 1);
+  fclose(statm);
+  return pages * kPageBytes;
+}
+
+// Takes books until there are none; how many bytes, each page of them written.
+std::size_t take_all_books(ProcessPort& port) {
+  constexpr std::size_t kStep = 64 << 10;
+  std::size_t taken = 0;
+  while (void* const memory = port.trusted_reserve(kStep)) {
+    for (std::size_t at = 0; at < kStep; at += kPageBytes) static_cast<char*>(memory)[at] = 1;
+    taken += kStep;
+  }
+  return taken;
+}
+
+TEST(ProcessPort, WhatNobodyTookIsNoData) {
+  const std::size_t before = data_bytes();
+  const auto port = make_port();
+  EXPECT_LT(data_bytes() - before, 2 * kMiB);
+  for (int i = 0; i < 64; ++i) std::memset(port->trusted_reserve(kPageBytes), 1, kPageBytes);
+  EXPECT_LT(data_bytes() - before, 4 * kMiB);
+}
+
+TEST(ProcessPort, ALimitToDataIsTrustedMemoryThatIsUsedUp) {
+  if (kSanitized) GTEST_SKIP() << "the sanitizer itself takes memory";
+  EXPECT_EQ(in_a_child([] {
+              const auto port = make_port();
+              const rlimit none{data_bytes() + 8 * kMiB, RLIM_INFINITY};
+              if (setrlimit(RLIMIT_DATA, &none) != 0) return 1;
+              errno = EBUSY;
+              const std::size_t taken = take_all_books(*port);
+              if (errno != EBUSY) return 2;
+              if (taken < 7 * kMiB || taken > 9 * kMiB) return 3;
+              const rlimit more{data_bytes() + 16 * kMiB, RLIM_INFINITY};
+              if (setrlimit(RLIMIT_DATA, &more) != 0) return 4;
+              return take_all_books(*port) >= 15 * kMiB ? 0 : 5;
+            }),
+            0);
+}
+
+TEST(ProcessPort, OfALimitedAddressSpaceItTakesAShareAndTheBooksAsTheyGrow) {
+  if (kSanitized) GTEST_SKIP() << "the sanitizer itself needs terabytes of address space";
+  EXPECT_EQ(in_a_child_with(512 * kMiB,
+                            [] {
+                              rlimit limit{};
+                              (void)getrlimit(RLIMIT_AS, &limit);
+                              const std::size_t before = mapped_bytes();
+                              const auto port = make_port();
+                              if (mapped_bytes() - before > limit.rlim_cur / 8 + kMiB) return 1;
+                              if (port->book_window().size != std::size_t{16} << 30) return 2;
+                              const std::size_t left = limit.rlim_cur - mapped_bytes();
+                              const std::size_t taken = take_all_books(*port);
+                              return taken + 2 * kMiB > left ? 0 : 3;
+                            }),
+            0);
+}
+
+ProcessPort::Options by_pieces() {
+  ProcessPort::Options options;
+  options.enclave_bytes = kPageBytes;
+  options.reserve_books = false;
+  return options;
+}
+
+TEST(ProcessPort, BooksThatAreNotReservedTakeAddressSpaceAsTheyGrow) {
+  if (kSanitized) GTEST_SKIP() << "the sanitizer itself maps memory";
+  const std::size_t before = mapped_bytes();
+  {
+    const auto port = make_port(by_pieces());
+    EXPECT_EQ(port->book_window().size, std::size_t{16} << 30);
+    EXPECT_LT(mapped_bytes() - before, kMiB);
+    void* const memory = port->trusted_reserve(5 * kMiB);
+    ASSERT_NE(memory, nullptr);
+    EXPECT_TRUE(all_zero(memory, 5 * kMiB));
+    std::memset(memory, 1, 5 * kMiB);
+    EXPECT_LT(mapped_bytes() - before, 8 * kMiB);
+    // Each has a place of its own.
+    const auto other = make_port(by_pieces());
+    EXPECT_FALSE(other->enclave().overlaps(port->enclave()));
+  }
+  EXPECT_EQ(mapped_bytes(), before) << "all of it goes with the port";
+}
+
+TEST(ProcessPort, BooksDoNotGrowOverWhatSomebodyElseMapsInTheirPlace) {
+  if (kSanitized) GTEST_SKIP() << "a sanitizer maps memory where it likes";
+  const auto port = make_port(by_pieces());
+  const std::uintptr_t place = port->book_window().base + 3 * kMiB;
+  void* const foreign = mmap(bytes_at(place), kPageBytes, PROT_READ | PROT_WRITE,
+                             MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
+  ASSERT_EQ(foreign, bytes_at(place));
+  *bytes_at(place) = 77;
+  EXPECT_EQ(take_all_books(*port), 3 * kMiB);
+  EXPECT_EQ(*bytes_at(place), 77);
+  munmap(foreign, kPageBytes);
+  EXPECT_NE(port->trusted_reserve(kPageBytes), nullptr);
+}
+
+TEST(ProcessPort, TheBooksAskTheKernelSeldom) {
+  if (kSanitized) GTEST_SKIP() << "a sanitizer stands before the kernel";
+  static int calls = 0;
+  const auto answer = [](const KernelCall& call) -> long {
+    ++calls;
+    return call.ask();
+  };
+  EXPECT_EQ(with_kernel_answers(SYS_mprotect, answer,
+                                [] {
+                                  const auto port = make_port();
+                                  calls = 0;
+                                  // A quarter of a gibibyte: 8 calls to the first 8 MiB, then an
+                                  // eighth more with each.
+                                  for (int i = 0; i < 4096; ++i)
+                                    if (port->trusted_reserve(64 << 10) == nullptr) return 1;
+                                  return calls <= 40 ? 0 : 2;
+                                }),
+            0);
 }
 
 TEST(ProcessPort, WithoutPagesForItselfItIsNotMade) {
