@@ -40,7 +40,8 @@ foreach(kind static shared)
     OUTPUT_NAME exclave EXPORT_NAME ${kind} LINKER_LANGUAGE CXX
     VERSION ${PROJECT_VERSION} SOVERSION ${PROJECT_VERSION_MAJOR})
 endforeach()
-target_link_options(exclave_shared PRIVATE -Wl,--as-needed -Wl,-z,relro,-z,now)
+# nodelete: threads that have used it call into it when they end, though it was closed by dlclose.
+target_link_options(exclave_shared PRIVATE -Wl,--as-needed -Wl,-z,relro,-z,now -Wl,-z,nodelete)
 if(NOT EXCLAVE_SANITIZE)
   # A missing symbol shows here, not at the user's. (A sanitizer's symbols come from the program.)
   target_link_options(exclave_shared PRIVATE -Wl,-z,defs)

@@ -18,19 +18,24 @@ target_compile_definitions(exclave_malloc PRIVATE EXCLAVE_THREAD_SLOT_HEADER="pr
 exclave_library_options(exclave_malloc)
 target_compile_options(exclave_malloc PRIVATE
   -fno-semantic-interposition -ftls-model=initial-exec
-  -fno-builtin-malloc -fno-builtin-calloc -fno-builtin-realloc -fno-builtin-free)
+  -fno-builtin-malloc -fno-builtin-calloc -fno-builtin-realloc -fno-builtin-free
+  $<$<CXX_COMPILER_ID:GNU>:-Wno-sized-deallocation>)  # the two halves of delete are compiled apart
 # The new handler may throw, and whoever asked for null instead must not see it. Its weak references are the
 # assembler's, which link-time optimisation does not know.
 set_source_files_properties(${PROJECT_SOURCE_DIR}/malloc/new_handler.cpp PROPERTIES
   COMPILE_OPTIONS "-fexceptions;-fno-lto")
+# Its calls of the other operators are to reach those of a program that brings its own.
+set_source_files_properties(${PROJECT_SOURCE_DIR}/malloc/derived_operators.cpp PROPERTIES
+  COMPILE_OPTIONS "-fsemantic-interposition;-fno-lto")
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_BUILD_TYPE STREQUAL "Release")
   # From malloc into the thread's heap is to be one function, though it lies in two source files.
   target_compile_options(exclave_malloc PRIVATE -flto=auto)
   target_link_options(exclave_malloc PRIVATE -flto=auto)
 endif()
+# nodelete: threads that end call into it, whoever has closed it by then.
 # No C++ run-time library, as with libexclave.so: the C compiler's driver links it.
 set_target_properties(exclave_malloc PROPERTIES LINKER_LANGUAGE C)
 target_link_options(exclave_malloc PRIVATE -Wl,--as-needed -Wl,-z,relro,-z,now -Wl,-z,defs
-  -Wl,-z,initfirst -Wl,--version-script=${PROJECT_SOURCE_DIR}/malloc/exports.map)
+  -Wl,-z,initfirst -Wl,-z,nodelete -Wl,--version-script=${PROJECT_SOURCE_DIR}/malloc/exports.map)
 set_property(TARGET exclave_malloc APPEND PROPERTY LINK_DEPENDS ${PROJECT_SOURCE_DIR}/malloc/exports.map)
 install(TARGETS exclave_malloc LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}/exclave)

@@ -102,7 +102,23 @@ if(TARGET exclave_malloc)
   set_tests_properties(malloc.real_programs PROPERTIES LABELS malloc TIMEOUT 300)
   add_test(NAME malloc.limits
     COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/malloc/limits.py $<TARGET_FILE:exclave_malloc>)
-  set_tests_properties(malloc.limits PROPERTIES LABELS malloc TIMEOUT 300)
+  # Programs and libraries that are preloaded with it.
+  add_executable(malloc_own_operators ${PROJECT_SOURCE_DIR}/tests/malloc/own_operators.cpp)
+  target_compile_options(malloc_own_operators PRIVATE -fno-builtin -fsized-deallocation)
+  exclave_options(malloc_own_operators)
+  add_library(malloc_many_keys MODULE ${PROJECT_SOURCE_DIR}/tests/malloc/many_keys.c)
+  exclave_options(malloc_many_keys)
+  target_link_options(malloc_many_keys PRIVATE -Wl,-z,initfirst)
+  add_dependencies(malloc_test malloc_own_operators malloc_many_keys)
+  add_test(NAME malloc.own_operators
+    COMMAND ${CMAKE_COMMAND} -E env LD_PRELOAD=$<TARGET_FILE:exclave_malloc> $<TARGET_FILE:malloc_own_operators>)
+  add_test(NAME malloc.many_keys
+    COMMAND ${CMAKE_COMMAND} -E env LD_PRELOAD=$<TARGET_FILE:exclave_malloc>:$<TARGET_FILE:malloc_many_keys>
+      ${Python3_EXECUTABLE} -c "import threading as t; x = t.Thread(target=dict); x.start(); x.join()")
+  add_test(NAME malloc.loaded_late
+    COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/tests/malloc/loaded_late.py $<TARGET_FILE:exclave_malloc>)
+  set_tests_properties(malloc.limits malloc.own_operators malloc.many_keys malloc.loaded_late
+    PROPERTIES LABELS malloc TIMEOUT 300)
 endif()
 
 include(cmake/ExecTests.cmake)

@@ -95,9 +95,8 @@ bool huge_pages_wanted() noexcept {
   return false;
 }
 
-// Nothing in here allocates: pthread_atfork has room for the first handlers, pthread_setspecific
-// for the first keys, and both are ours before anybody else's constructor runs.
-core::AllocatorCore* start() noexcept {
+// Sets g_core, or leaves it null. Nothing before that allocates.
+void start() noexcept {
   ProcessPort::Options options;
   options.book_bytes = std::size_t{8} << 30;  // a few percent of a heap of hundreds of GB
   options.enclave_bytes = kPageBytes;         // no memory calls here
@@ -105,7 +104,7 @@ core::AllocatorCore* start() noexcept {
   options.reserve_books = false;
   options.huge_pages = huge_pages_wanted();
   const Result<ProcessPort*> port = ProcessPort::create(options);
-  if (!port.ok()) return nullptr;
+  if (!port.ok()) return;
   Config config;
   config.grow_min_bytes = std::size_t{4} << 20;
   config.grow_max_bytes = std::size_t{64} << 20;
@@ -118,23 +117,25 @@ core::AllocatorCore* start() noexcept {
   if (!core.ok() || !register_thread_exit(&on_thread_exit, nullptr)) {
     if (core.ok()) core::AllocatorCore::destroy(*core);
     ProcessPort::destroy(*port);
-    return nullptr;
+    return;
   }
   g_port = *port;
   g_guest_slot = detail::claim_thread_slot();
-  // Takes the key: a later one may have no room in pthread_setspecific, which then allocates.
+  // Release pairs with the acquire in started. From here on what is called may allocate.
+  __atomic_store_n(&g_core, *core, __ATOMIC_RELEASE);
+  // Takes the key, so that it is one of the first, and what pthread_setspecific needs no memory
+  // for.
   (void)current_thread_slot();
   // First come, last served: no other handler runs between these and fork itself.
   pthread_atfork(&before_fork, &after_fork_in_parent, &after_fork_in_child);
-  return *core;
 }
 
 core::AllocatorCore* started() noexcept {
-  // Acquire pairs with the release below.
+  // Acquire pairs with the release in start.
   core::AllocatorCore* core = __atomic_load_n(&g_core, __ATOMIC_ACQUIRE);
   if (EXCLAVE_LIKELY(core != nullptr)) return core;
   const Guard guard(g_start_lock);
-  if (g_core == nullptr) __atomic_store_n(&g_core, start(), __ATOMIC_RELEASE);
+  if (g_core == nullptr) start();
   return g_core;
 }
 

@@ -1,74 +1,39 @@
-// operator new and delete in all their forms. Sizes and alignments given to delete are not needed:
-// the books know the block.
+// The primary forms of operator new and delete. The others (derived_operators.cpp) go by these.
 #include <new>
 
 #include "blocks.hpp"
 #include "new_handler.hpp"
-
-namespace {
+#include "primary_operators.hpp"
 
 namespace mine = exclave::process_malloc;
 
-// In functions of their own, because GCC forgets the attribute of the operators themselves; these
-// end in a jump.
-[[gnu::noinline]] EXCLAVE_ONE_PIECE void deallocate(void* block) noexcept {
+// In functions of their own, because GCC forgets the attribute of the operators themselves, which
+// are other names of these.
+extern "C" {
+
+EXCLAVE_ONE_PIECE void exclave_malloc_delete(void* block) noexcept {
   mine::deallocate(block);
 }
 
-[[gnu::noinline]] EXCLAVE_ONE_PIECE void* allocate(std::size_t size) {
+EXCLAVE_ONE_PIECE void* exclave_malloc_new(std::size_t size) {
   void* const block = mine::allocate(size);
   return EXCLAVE_LIKELY(block != nullptr) ? block : mine::new_slow(size, mine::kMallocAlignment);
 }
 
-void* allocate_nothrow(std::size_t size) noexcept {
-  void* const block = mine::allocate(size);
-  return EXCLAVE_LIKELY(block != nullptr) ? block
-                                          : mine::new_nothrow_slow(size, mine::kMallocAlignment);
-}
-
-void* allocate_aligned(std::size_t size, std::align_val_t alignment) {
+void* exclave_malloc_new_aligned(std::size_t size, std::align_val_t alignment) {
   const auto bytes = static_cast<std::size_t>(alignment);
   void* const block = mine::allocate_aligned(size, bytes);
   return EXCLAVE_LIKELY(block != nullptr) ? block : mine::new_slow(size, bytes);
 }
 
-void* allocate_aligned_nothrow(std::size_t size, std::align_val_t alignment) noexcept {
-  const auto bytes = static_cast<std::size_t>(alignment);
-  void* const block = mine::allocate_aligned(size, bytes);
-  return EXCLAVE_LIKELY(block != nullptr) ? block : mine::new_nothrow_slow(size, bytes);
+}  // extern "C"
+
+[[gnu::alias("exclave_malloc_new")]] EXCLAVE_API void* operator new(std::size_t size);
+[[gnu::alias("exclave_malloc_new_aligned")]] EXCLAVE_API void* operator new(
+    std::size_t size, std::align_val_t alignment);
+[[gnu::alias("exclave_malloc_delete")]] EXCLAVE_API void operator delete(void* block) noexcept;
+
+// The size and the alignment are not needed: the books know the block.
+EXCLAVE_API void operator delete(void* block, std::align_val_t) noexcept {
+  exclave_malloc_delete(block);
 }
-
-}  // namespace
-
-#define EXCLAVE_NEW(name)                                                             \
-  EXCLAVE_API void* operator name(std::size_t size) {                                 \
-    return allocate(size);                                                            \
-  }                                                                                   \
-  EXCLAVE_API void* operator name(std::size_t size, const std::nothrow_t&) noexcept { \
-    return allocate_nothrow(size);                                                    \
-  }                                                                                   \
-  EXCLAVE_API void* operator name(std::size_t size, std::align_val_t align) {         \
-    return allocate_aligned(size, align);                                             \
-  }                                                                                   \
-  EXCLAVE_API void* operator name(std::size_t size, std::align_val_t align,           \
-                                  const std::nothrow_t&) noexcept {                   \
-    return allocate_aligned_nothrow(size, align);                                     \
-  }
-
-#define EXCLAVE_DELETE(name, ...)                                                   \
-  EXCLAVE_API void operator name(void* block __VA_OPT__(, ) __VA_ARGS__) noexcept { \
-    deallocate(block);                                                              \
-  }
-
-#define EXCLAVE_DELETES(name)                         \
-  EXCLAVE_DELETE(name)                                \
-  EXCLAVE_DELETE(name, std::size_t)                   \
-  EXCLAVE_DELETE(name, std::align_val_t)              \
-  EXCLAVE_DELETE(name, std::size_t, std::align_val_t) \
-  EXCLAVE_DELETE(name, const std::nothrow_t&)         \
-  EXCLAVE_DELETE(name, std::align_val_t, const std::nothrow_t&)
-
-EXCLAVE_NEW(new)
-EXCLAVE_NEW(new[])
-EXCLAVE_DELETES(delete)
-EXCLAVE_DELETES(delete[])

@@ -40,10 +40,28 @@ void* new_slow(std::size_t size, std::size_t alignment) {
   }
 }
 
-void* new_nothrow_slow(std::size_t size, std::size_t alignment) noexcept {
-  if (!is_there(&std::get_new_handler)) return allocate_aligned(size, alignment);
+void* new_nothrow(std::size_t size, std::size_t alignment) noexcept {
+  void* const block = allocate_aligned(size, alignment);
+  if (EXCLAVE_LIKELY(block != nullptr) || !is_there(&std::get_new_handler)) return block;
   try {
     return new_slow(size, alignment);
+  } catch (...) {
+    return nullptr;
+  }
+}
+
+void* try_new(void* (*by)(std::size_t), std::size_t size) noexcept {
+  try {
+    return by(size);
+  } catch (...) {
+    return nullptr;
+  }
+}
+
+void* try_new(void* (*by)(std::size_t, std::align_val_t), std::size_t size,
+              std::align_val_t alignment) noexcept {
+  try {
+    return by(size, alignment);
   } catch (...) {
     return nullptr;
   }

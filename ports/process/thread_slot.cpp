@@ -1,7 +1,10 @@
 #include "port/thread_slot.hpp"
 
+#include <errno.h>
 #include <pthread.h>
+#include <signal.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <atomic>
 #include <bit>
@@ -37,6 +40,10 @@ static_assert(slot_of_rank(1) == kApart && slot_of_rank(kMaxThreadSlots - 1) < k
 // that the last owner left.
 std::atomic<std::uint64_t> g_slots_in_use[kWords];
 
+// By rank: the thread that has the slot, so that one is found that it never gave back: claimed in
+// the last round of its destructors, after ours. 0: none, or not known.
+std::atomic<pid_t> g_owners[kMaxThreadSlots];
+
 std::uint32_t claim_lowest_slot() noexcept {
   for (std::uint32_t i = 0; i < kWords; ++i) {
     std::uint64_t seen = g_slots_in_use[i].load(std::memory_order_relaxed);
@@ -54,8 +61,34 @@ std::uint32_t claim_lowest_slot() noexcept {
 
 void give_back_slot(std::uint32_t slot) noexcept {
   const std::uint32_t rank = rank_of_slot(slot);
+  g_owners[rank].store(0, std::memory_order_relaxed);
   g_slots_in_use[rank / 64].fetch_and(~(std::uint64_t{1} << (rank % 64)),
                                       std::memory_order_release);
+}
+
+// Asks the kernel for each owner, which is slow: where all are alive, not again for as many
+// questions.
+std::uint32_t claim_slot_of_dead_thread() noexcept {
+  static std::atomic<std::uint32_t> questions_left{0};
+  std::uint32_t left = questions_left.load(std::memory_order_relaxed);
+  while (left != 0) {
+    if (questions_left.compare_exchange_weak(left, left - 1, std::memory_order_relaxed))
+      return kNoThreadSlot;
+  }
+  const int saved = errno;
+  const pid_t process = getpid();
+  std::uint32_t claimed = kNoThreadSlot;
+  for (std::uint32_t rank = 0; rank < kMaxThreadSlots && claimed == kNoThreadSlot; ++rank) {
+    pid_t owner = g_owners[rank].load(std::memory_order_relaxed);
+    // Acquire: whoever takes it over comes after all that the dead thread did.
+    if (owner != 0 && tgkill(process, owner, 0) != 0 && errno == ESRCH &&
+        g_owners[rank].compare_exchange_strong(owner, 0, std::memory_order_acquire)) {
+      claimed = slot_of_rank(rank);
+    }
+  }
+  if (claimed == kNoThreadSlot) questions_left.store(kMaxThreadSlots, std::memory_order_relaxed);
+  errno = saved;
+  return claimed;
 }
 
 // One registration. It stays linked while a thread runs its hook, so a walk can go on from it.
@@ -126,9 +159,8 @@ bool thread_end_key(pthread_key_t& key) noexcept {
 std::uint32_t detail::assign_thread_slot_slow() noexcept {
   pthread_key_t key;
   if (!thread_end_key(key)) return kNoThreadSlot;
-  // Any value but null makes the destructor run; the slot itself is in thread_slot_word.
-  if (pthread_setspecific(key, &g_slots_in_use) != 0) return kNoThreadSlot;
-  const std::uint32_t claimed = claim_lowest_slot();
+  std::uint32_t claimed = claim_lowest_slot();
+  if (claimed == kNoThreadSlot) claimed = claim_slot_of_dead_thread();
   if (claimed == kNoThreadSlot) return kNoThreadSlot;
   // A signal handler may have asked meanwhile and been given another slot: the first one stands.
   // One instruction, so that no signal comes between the look and the store.
@@ -137,6 +169,14 @@ std::uint32_t detail::assign_thread_slot_slow() noexcept {
                                    __ATOMIC_RELAXED, __ATOMIC_RELAXED)) {
     give_back_slot(claimed);
     return expected - 1;
+  }
+  g_owners[rank_of_slot(claimed)].store(gettid(), std::memory_order_relaxed);
+  // Last, because where many keys came before ours it allocates, and malloc may be what is built
+  // upon this port. Any value but null makes the destructor run; the slot is in thread_slot_word.
+  if (pthread_setspecific(key, &g_slots_in_use) != 0) {
+    thread_slot_word = 0;
+    give_back_slot(claimed);
+    return kNoThreadSlot;
   }
   return claimed;
 }
@@ -185,10 +225,12 @@ void ProcessPort::forget_other_threads() noexcept {
   for (Hook* hook = g_hooks; hook != nullptr; hook = hook->next) hook->running = 0;
   for (std::atomic<std::uint64_t>& slots : g_slots_in_use)
     slots.store(0, std::memory_order_relaxed);
+  for (std::atomic<pid_t>& owner : g_owners) owner.store(0, std::memory_order_relaxed);
   const std::uint32_t word = detail::thread_slot_word;
   if (word == 0) return;
   const std::uint32_t rank = rank_of_slot(word - 1);
   g_slots_in_use[rank / 64].store(std::uint64_t{1} << (rank % 64), std::memory_order_relaxed);
+  g_owners[rank].store(gettid(), std::memory_order_relaxed);
 }
 
 }  // namespace exclave

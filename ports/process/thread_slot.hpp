@@ -2,7 +2,9 @@
 // predicted branch. Included by port/thread_slot.hpp, which says what the contract is.
 //
 // A slot is a small index that no other live thread has: the first free one of 0, 8, 16, ..., 1, 9,
-// ..., given out at the first question and taken back when the thread ends. Compiled into the core,
+// ..., given out at the first question and taken back when the thread ends: by a destructor of its
+// own data, or, where it asked in the last round of those, when no slot is left. Compiled into the
+// core,
 // so it needs nothing but <cstdint>.
 #pragma once
 

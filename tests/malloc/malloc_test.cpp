@@ -284,6 +284,38 @@ TEST(Trim, GivesIdleMemoryBack) {
   EXPECT_EQ(malloc_trim(0), 0) << "the second time there is nothing left";
 }
 
+// ---- glibc's other names ----
+
+extern "C" {
+void* __libc_malloc(std::size_t);
+void __libc_free(void*);
+void* __libc_calloc(std::size_t, std::size_t);
+void* __libc_realloc(void*, std::size_t);
+void* __libc_memalign(std::size_t, std::size_t);
+void* __libc_valloc(std::size_t);
+void* __libc_pvalloc(std::size_t);
+}
+
+TEST(LibcNames, MixWithThePlainOnes) {
+  for (const std::size_t size : {std::size_t{10}, std::size_t{100000}}) {
+    __libc_free(malloc(size));
+    free(__libc_malloc(size));
+    void* const zeroed = __libc_calloc(1, size);
+    EXPECT_TRUE(holds(zeroed, 0, size));
+    free(zeroed);
+    void* const block = __libc_realloc(malloc(size), 3 * size);
+    EXPECT_GE(malloc_usable_size(block), 3 * size);
+    EXPECT_EQ(__libc_realloc(block, 0), nullptr);
+    for (void* const aligned :
+         {__libc_memalign(kPage, size), __libc_valloc(size), __libc_pvalloc(size)}) {
+      EXPECT_TRUE(is_aligned(aligned, kPage));
+      EXPECT_GE(malloc_usable_size(aligned), size);
+      free(aligned);
+    }
+  }
+  EXPECT_EQ(__libc_calloc(std::size_t{g_huge}, 3), nullptr);
+}
+
 // ---- operator new ----
 
 TEST(New, EveryForm) {

@@ -276,6 +276,45 @@ TEST(ThreadExitHooks, RunAgainWhenALaterDestructorAsksAnew) {
   pthread_key_delete(later);
 }
 
+// In the last round, when no destructor of ours will run any more.
+TEST(ThreadSlot, WhatIsClaimedInTheLastRoundOfDestructorsIsNotLost) {
+  current_thread_slot();  // our key exists first, so its destructor runs first
+  static thread_local int rounds;
+  static pthread_key_t later;
+  ASSERT_EQ(pthread_key_create(&later,
+                               [](void* value) {
+                                 if (++rounds == PTHREAD_DESTRUCTOR_ITERATIONS) {
+                                   current_thread_slot();
+                                 } else {
+                                   pthread_setspecific(later, value);
+                                 }
+                               }),
+            0);
+  for (std::uint32_t i = 0; i < kMaxThreadSlots + 100; ++i) {
+    std::thread([] { pthread_setspecific(later, &later); }).join();
+  }
+  pthread_key_delete(later);
+  // As many at once as ever.
+  std::uint32_t slot = kNoThreadSlot;
+  for (std::uint32_t i = 0; i <= kMaxThreadSlots && slot == kNoThreadSlot; ++i)
+    std::thread([&] { slot = current_thread_slot(); }).join();
+  EXPECT_NE(slot, kNoThreadSlot);
+  constexpr unsigned kAtOnce = 100;
+  Gate gate;
+  std::atomic<unsigned> with_slot{0};
+  std::vector<std::thread> threads;
+  for (unsigned i = 0; i < kAtOnce; ++i) {
+    threads.emplace_back([&] {
+      with_slot += current_thread_slot() != kNoThreadSlot;
+      gate.arrive_and_wait();
+    });
+  }
+  gate.wait_for(kAtOnce);
+  EXPECT_EQ(with_slot, kAtOnce);
+  gate.open();
+  for (std::thread& thread : threads) thread.join();
+}
+
 TEST(ThreadExitHooks, UnregisterWaitsForAHookThatRuns) {
   Slow slow;
   ASSERT_TRUE(register_thread_exit(Slow::hook, &slow));
