@@ -105,6 +105,9 @@ void start() noexcept {
   options.huge_pages = huge_pages_wanted();
   const Result<ProcessPort*> port = ProcessPort::create(options);
   if (!port.ok()) return;
+  // Not this thread's own slot yet: to claim that may allocate.
+  if (g_guest_slot == kNoThreadSlot) g_guest_slot = detail::claim_thread_slot();
+  detail::thread_slot_word = g_guest_slot + 1;
   Config config;
   config.grow_min_bytes = std::size_t{4} << 20;
   config.grow_max_bytes = std::size_t{64} << 20;
@@ -117,10 +120,11 @@ void start() noexcept {
   if (!core.ok() || !register_thread_exit(&on_thread_exit, nullptr)) {
     if (core.ok()) core::AllocatorCore::destroy(*core);
     ProcessPort::destroy(*port);
+    detail::thread_slot_word = 0;
     return;
   }
+  detail::thread_slot_word = 0;
   g_port = *port;
-  g_guest_slot = detail::claim_thread_slot();
   // Release pairs with the acquire in started. From here on what is called may allocate.
   __atomic_store_n(&g_core, *core, __ATOMIC_RELEASE);
   // Takes the key, so that it is one of the first, and what pthread_setspecific needs no memory

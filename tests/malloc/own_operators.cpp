@@ -7,6 +7,11 @@
 #include <cstdlib>
 #include <new>
 
+// delete with a size is to be the library's.
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Wsized-deallocation"
+#endif
+
 namespace {
 
 alignas(4096) unsigned char g_pool[64 << 20];
@@ -61,10 +66,6 @@ void operator delete(void* block) noexcept {
   ++g_deletes;
   give_back(block);
 }
-// Not the one with a size: the library's.
-#if defined(__GNUC__) && !defined(__clang__)
-#pragma GCC diagnostic ignored "-Wsized-deallocation"
-#endif
 
 int main() {
   const std::size_t n = 100;
