@@ -111,7 +111,8 @@ Key load_key(const std::string& path, FileId* file_is) {
     std::copy(text.data(), text.data() + kKeyBytes, key.data());
     return key;
   }
-  while (length > kHexDigits &&
+  // A full buffer: there may be more.
+  while (length > kHexDigits && length < SecretBytes<kHexDigits + 3>::size() &&
          (text.data()[length - 1] == '\n' || text.data()[length - 1] == '\r')) {
     --length;
   }

@@ -462,7 +462,9 @@ TEST_F(BadInputTest, OutputThatCannotBe) {
     return run({"seal", "--key-file", "key", "--force", "in", output});
   };
   expect_failure(seal("nowhere/out"), kOutput, "No such file or directory");
-  expect_failure(seal("."), kOutput, "not the name of a file");
+  for (const std::string name : {".", "..", "./", "nowhere/"}) {
+    expect_failure(seal(name), kOutput, "not the name of a file");
+  }
   expect_failure(seal("/dev/full"), kOutput, "is not a regular file");
   expect_failure(seal("key/out"), kOutput, "Not a directory");
   ASSERT_EQ(::mkdir(path("folder").c_str(), 0700), 0);

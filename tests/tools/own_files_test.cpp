@@ -116,6 +116,19 @@ TEST_F(SharedFilesTest, WhatTheReportIsPrintedTo) {
   EXPECT_EQ(run({"seal", "--key-file", "key", "in", "new"}, [] { ::close(1); }).code, kOutput);
 }
 
+TEST_F(SharedFilesTest, AReportThatNobodyReadsIsAnErrorOfTheRun) {
+  const ToolResult result = run({"seal", "--key-file", "key", "in", "new"}, [] {
+    int ends[2];
+    if (::pipe(ends) != 0) ::_exit(125);
+    ::dup2(ends[1], 1);
+    ::close(ends[0]);
+    ::close(ends[1]);
+  });
+  EXPECT_EQ(result.code, kOutput);
+  EXPECT_EQ(result.err, "exclave: the report cannot be printed; new is complete\n");
+  EXPECT_TRUE(exists("new"));
+}
+
 TEST_F(SharedFilesTest, TraceOfExec) {
   std::filesystem::copy("/bin/true", path("program"));
   write("device", "what it maps");

@@ -58,8 +58,14 @@ TEST(SealedHeader, OutOfShapeIsRefused) {
   bytes[8] = 2;
   EXPECT_EQ(decode_header(bytes, in), HeaderFault::kOtherVersion);
   bytes = encode_header(header_of(1));
-  bytes[2000] = 1;  // must be zero
-  EXPECT_EQ(decode_header(bytes, in), HeaderFault::kOutOfShape);
+  for (const std::size_t zero : {72U, 2000U, 4079U}) {
+    bytes = encode_header(header_of(1));
+    bytes[zero] = 1;
+    EXPECT_EQ(decode_header(bytes, in), HeaderFault::kOutOfShape) << zero;
+  }
+  bytes = encode_header(header_of(1));
+  bytes[4080] = 1;  // the tag's
+  EXPECT_EQ(decode_header(bytes, in), HeaderFault::kNone);
   for (const std::uint32_t block : {0U, 16U, 4095U, 4097U, kMaxBlockBytes + 4096, 0xfffff000U}) {
     EXPECT_EQ(decode_header(encode_header(header_of(1, block)), in), HeaderFault::kOutOfShape)
         << block;
@@ -68,6 +74,17 @@ TEST(SealedHeader, OutOfShapeIsRefused) {
        {std::uint64_t{0}, kMaxPlaintextBytes + 1, ~std::uint64_t{0}}) {
     EXPECT_EQ(decode_header(encode_header(header_of(bytes_in)), in), HeaderFault::kOutOfShape)
         << bytes_in;
+  }
+}
+
+TEST(SealedHeader, TheLargestAndTheSmallestAreTaken) {
+  SealedHeader in;
+  for (const std::uint32_t block : {kMinBlockBytes, 2 * kMinBlockBytes, kMaxBlockBytes}) {
+    for (const std::uint64_t bytes : {std::uint64_t{1}, kMaxPlaintextBytes}) {
+      EXPECT_EQ(decode_header(encode_header(header_of(bytes, block)), in), HeaderFault::kNone);
+      EXPECT_EQ(in.block_bytes, block);
+      EXPECT_EQ(in.plaintext_bytes, bytes);
+    }
   }
 }
 

@@ -6,6 +6,8 @@
 #include <sstream>
 
 #include "tools/enclave_block_cipher.hpp"
+#include "tools/enclave_key_file.hpp"
+#include "tools/failure.hpp"
 #include "watched_run.hpp"
 
 namespace exclave::tools {
@@ -160,6 +162,55 @@ TEST_F(KeyOwnerTest, AKeyOfAnotherUserIsRefused) {
   // Root's keys are anybody's who can read them.
   ASSERT_EQ(::chown(path("key").c_str(), 0, 0), 0);
   EXPECT_EQ(run({"seal", "--key-file", "key", "in", "out"}).code, kOk);
+}
+
+// ---- What a key file may hold ----
+
+class KeyTextTest : public ToolTest {
+ protected:
+  // The bytes of the key. Empty: refused.
+  std::string loaded(const std::string& text_of_file) const {
+    write("text", text_of_file);
+    EXPECT_EQ(::chmod(path("text").c_str(), 0600), 0);
+    FileId file;
+    try {
+      const Key key = load_key(path("text"), &file);
+      return {reinterpret_cast<const char*>(key.data()), Key::size()};
+    } catch (const Failure& failure) {
+      EXPECT_EQ(failure.code(), ExitCode::kKey);
+      return {};
+    }
+  }
+};
+
+TEST_F(KeyTextTest, EachDigitCountsInBothItsPlaces) {
+  const std::string digits = "0123456789abcdefABCDEF";
+  for (std::size_t place : {0U, 1U, 62U, 63U}) {
+    for (int byte = 0; byte < 256; ++byte) {
+      std::string text(64, '0');
+      text[place] = static_cast<char>(byte);
+      const std::size_t digit = digits.find(static_cast<char>(byte));
+      if (digit == std::string::npos) {
+        EXPECT_EQ(loaded(text), "") << byte << " at " << place;
+        continue;
+      }
+      std::string wanted(32, '\0');
+      const std::size_t value = digit < 16 ? digit : digit - 6;
+      wanted[place / 2] = static_cast<char>(place % 2 == 0 ? value << 4 : value);
+      EXPECT_TRUE(loaded(text) == wanted) << byte << " at " << place;
+    }
+  }
+}
+
+TEST_F(KeyTextTest, OnlyALineEndMayFollow) {
+  const std::string digits(64, 'a');
+  const std::string key(32, '\xaa');
+  for (const char* end : {"", "\n", "\r\n", "\r"}) EXPECT_TRUE(loaded(digits + end) == key);
+  for (const char* end : {"a", " ", "\n\n\n", "\n\n\n\n", "\n\n\nmore", "\na", "a\n"}) {
+    EXPECT_EQ(loaded(digits + end), "") << end;
+  }
+  for (const std::size_t size : {0U, 31U, 33U, 63U}) EXPECT_EQ(loaded(digits.substr(0, size)), "");
+  EXPECT_TRUE(loaded(std::string(32, '\n')) == std::string(32, '\n')) << "bytes as they are";
 }
 
 // ---- What is left in memory ----
