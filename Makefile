@@ -20,8 +20,9 @@ ROOMS ?=
 TIDY ?=
 # CONFIGURE="-DEXCLAVE_WERROR=ON": further arguments of CMake, when a build folder is made.
 CONFIGURE ?=
-# MUTANTS='src/region/*' SAMPLE=100 SEED=7: only these files, and so many mutants of them at random; BUDGET=20: seconds of
-# tests for each. For mutants. SAMPLE=10 SEED=7 for mutants-sample, too; without SEED the commit chooses.
+# MUTANTS='src/region/*' SAMPLE=100 SEED=7: only these files (of the library, or of tools/, malloc/ and loader/), and so many
+# mutants of them at random; BUDGET=20: seconds of tests for each. For mutants. SAMPLE=10 SEED=7 for mutants-sample, too;
+# without SEED the commit chooses.
 MUTANTS ?=
 SAMPLE ?=
 SEED ?=

@@ -1,7 +1,7 @@
 """Finds the places in a C++ source where a check can be taken out or flipped, and writes the source with all of them in it.
 
-Every mutant of a file is compiled into it at once: a condition `c` becomes `(exclave_mutates(7) ? (m) : (c))`, and the
-program asks at run time which mutant it is. So the tree is compiled once for all mutants, and a constant expression stays
+Every mutant of a file is compiled into it at once: a condition `c` becomes `(exclave_mutates(7) ? (m) : (c))`, a
+statement `s;` becomes `if (exclave_mutates(8)) {} else s;`, and the program asks at run time which mutant it is. So the tree is compiled once for all mutants, and a constant expression stays
 what it was. The scanner knows only as much C++ as the house style needs: clang-format has put spaces around every operator.
 """
 import re
@@ -12,6 +12,9 @@ DECLARATION = re.compile(r"^\s*(?:const\s+)?[A-Za-z_][\w:]*(?:<.*>)?(?:\s*\*\s*|
 FLIPS = {"==": "!=", "!=": "==", "<": "<=", "<=": "<", ">": ">=", ">=": ">"}
 COMPARISON = re.compile(r"(?<=\s)(==|!=|<=|>=|<|>)(?=\s)")
 BOUND = re.compile(r"(?<=\s)([+-]) 1(?![\w.'])")
+# A statement that does something: a call whose answer nobody takes, or an assignment to what is there already.
+DOES = re.compile(r"(?:\(void\)\s*)?(?!return\b|throw\b|static_assert\b|co_\w+\b|delete\b)(?:::)?[\w:]+(?:<[^;=()]*>)?"
+                  r"(?:(?:\.|->)\w+|\(\)|\[[^\]]*\])*(?:\(.*\)| [-+|&^]?= (?!default\b|delete\b|0$).+)", re.S)
 SWAP = re.compile(r"(\w+(?:->|\.))compare_exchange_strong\(\s*\w+\s*,")
 
 
@@ -227,7 +230,27 @@ def skipped(code):
     return ranges
 
 
-def mutants_of(path, text):
+def statements(code):
+    """(begin, end) of the statements in blocks, without the semicolon."""
+    found, brackets, begin = [], [("{", 0)], 0
+    for i, c in enumerate(code):
+        if c in "([{":
+            brackets.append((c, begin))
+        elif c in ")]}":
+            _, before = brackets.pop()
+            if c == "}" and brackets[-1][0] in "([":
+                begin = before  # a lambda in a call, which goes on
+                continue
+        if c == ";" and brackets[-1][0] == "{" and code[begin:i].strip():
+            first = begin + len(code[begin:i]) - len(code[begin:i].lstrip())
+            found.append((first, i))
+        if c in "{}" or c == ";" and brackets[-1][0] == "{":
+            begin = i + 1
+    return found
+
+
+def mutants_of(path, text, leave_out=False):
+    """leave_out: statements are left out, too."""
     code = blank(text)
     out = skipped(code)
     found = []
@@ -275,6 +298,10 @@ def mutants_of(path, text):
             new = ("exclave::Status{}" if match[1] != "verify_reply" else
                    f"exclave::Result<exclave::Extent>(exclave::Extent{{({arguments[0]}).address, ({arguments[1]})}})")
             add(unit, "verify", begin + match.start(), closed + 1, new, f"{match[1]} says yes")
+    for first, last in statements(code) if leave_out else []:
+        # What is in a lambda's body is a statement of its own.
+        if DOES.fullmatch(code, first, last) and not any(begin <= first < end for begin, end in out):
+            add((first, last, "statement", None), "statement", first, last, "", "left out")
     seen = {}
     for mutant in found:
         key = mutant.key()
@@ -289,8 +316,13 @@ def rewritten(text, mutants, first_number):
     """The source with the mutants in it. mutants: (index in the file, mutant); lines stay where they are."""
     by_unit = {}
     for index, mutant in mutants:
-        by_unit.setdefault((mutant.begin, mutant.end), []).append((first_number + index, mutant))
+        # A statement keeps its text, in which there may be other mutants.
+        end = mutant.begin if mutant.kind == "statement" else mutant.end
+        by_unit.setdefault((mutant.begin, end), []).append((first_number + index, mutant))
     for (begin, end), group in sorted(by_unit.items(), reverse=True):
+        if begin == end:
+            text = f"{text[:begin]}if (exclave_mutates({group[0][0]})) {{}} else {text[begin:]}"
+            continue
         cast = "static_cast<bool>" if group[0][1].boolean else ""
         choices = "".join(f"exclave_mutates({number}) ? {cast}({one_line(mutant.expression(text))}) : "
                           for number, mutant in group)

@@ -8,14 +8,20 @@
                           what `make test` left in OBJECTS (build/dev)
   mutants.py --self-test  shows that the tool finds what it should
 
-A mutant is one change to one expression of src/, ports/process/ or ports/kernel/: a guard that never (or always) holds, an operand of &&
+A mutant is one change to one expression of src/, ports/process/, ports/kernel/, tools/, malloc/, or of the parts of loader/ that run
+anywhere: a guard that never (or always) holds, an operand of &&
 or || left out, a comparison flipped, a 1 that becomes 0 in a bound, a check dropped, a verifier that always says yes, a state
-that is stored without being compared. All of them are compiled at once into a copy of the tree, and EXCLAVE_MUTANT chooses
+that is stored without being compared; in tools/ and malloc/ also a statement that is left out (a sync, a wipe). All of them are compiled at once into a copy of the tree, and EXCLAVE_MUTANT chooses
 one when a program starts (cut.py, mutates.hpp); so a mutant costs no compilation. Each test is run once to see
 which mutants' places it comes by; a mutant is then tried by those tests only, and is killed by the first that fails,
 crashes, hangs or eats memory. The short tests of its own room and those that stop at each instruction are always asked. It
 survives when no test is left, or when the others that it passed take --budget (6 s) together; more of them could only kill
 more. --again tries the survivors of the last run. --seed commit: each commit has its own sample, and has it again.
+
+Programs (tools/, malloc/, loader/) have a copy of the tree and a build of their own when --files names nothing else; then only
+their own tests are asked. Of the loader only options.cpp and policy.cpp are mutated, by the tests that are compiled with
+them: the rest is a program without a C library that takes over the address space, and nothing in it reads EXCLAVE_MUTANT.
+A sample beside another build (--beside) is of the library alone: tests start programs that lie in that build.
 
 Not mutated: constant expressions, EXCLAVE_DCHECK, validate() and its helpers (the tests' own instrument), memory orders.
 equivalent.txt lists the mutants that change nothing that can be seen, each with its reason.
@@ -46,9 +52,12 @@ import cut  # noqa: E402
 
 HERE = pathlib.Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
-COPIED = ["CMakeLists.txt", "cmake", "include", "src", "ports", "sim", "tests", "scripts", "malloc"]
-MUTATED = ["src", "ports/process", "ports/kernel"]
+COPIED = ["CMakeLists.txt", "cmake", "include", "src", "ports", "sim", "tests", "scripts", "malloc", "loader", "tools"]
+LIBRARY = ["src", "ports/process", "ports/kernel"]
+PROGRAMS = ["tools", "malloc", "loader/options.cpp", "loader/policy.cpp"]
+MUTATED = LIBRARY + PROGRAMS
 ROOMS = ["base", "port", "region", "page", "slab", "access", "capi", "ports", "heap", "memcall", "sim", "threats"]
+PROGRAM_ROOMS = {"tools": "*", "malloc": "*", "exec": "Loader*"}  # and which of its tests are asked
 # They read machine code, which has the mutants' switches in it.
 LEFT_OUT = re.compile(r"ObjectCode|MachineCode")
 # Tests that stop a call at each of its instructions. What only a race or a signal meets, only they can show, so they may take
@@ -57,7 +66,7 @@ STEPPED = re.compile(r"Stopped|Meanwhile|EveryInstruction|Abandoned")
 STEPPED_S = 60.0       # without a mutant, at most
 QUICK_S = 1.0          # the same for what a sample is tried by first
 # Whose tests those have that lie elsewhere; the first that fits.
-TESTED_BY = {"src/heap/core_mappings.cpp": "memcall", "src/port/lock_audit.cpp": "base", "src/port/": "region", "ports/process/c_api.cpp": "capi"}
+TESTED_BY = {"tools/": "tools", "malloc/": "malloc", "loader/": "exec", "src/heap/core_mappings.cpp": "memcall", "src/port/lock_audit.cpp": "base", "src/port/": "region", "ports/process/c_api.cpp": "capi"}
 SHORT_S = 0.3          # tests below this share a process
 TOGETHER_S = 4.0       # and so many seconds of them at most
 LEAST_TIMEOUT_S = 10
@@ -79,11 +88,13 @@ class Fault(Exception):
 def all_mutants(root):
     """[(file number, path, text, mutants)] for every source that is mutated."""
     found = []
-    files = sorted(file for top in MUTATED for file in (root / top).rglob("*") if file.suffix in (".cpp", ".hpp"))
-    for number, file in enumerate(files):
-        path = str(file.relative_to(root))
-        text = file.read_text()
-        found.append((number, path, text, cut.mutants_of(path, text)))
+    for top in MUTATED:
+        files = [root / top] if (root / top).is_file() else sorted((root / top).rglob("*"))
+        for file in files:
+            if file.suffix in (".cpp", ".hpp"):
+                path, text = str(file.relative_to(root)), file.read_text()
+                leave_out = path.startswith(("tools/", "malloc/"))
+                found.append((len(found), path, text, cut.mutants_of(path, text, leave_out)))
     return found
 
 
@@ -143,7 +154,7 @@ def write_tree(sources, uncompilable, tree):
 def blamed(sources, tree, complaints):
     """The names of the mutants on the lines that a compiler complained of."""
     found = set()
-    for path, line in set(re.findall(rf"^{re.escape(str(tree))}/((?:src|ports)/[^:\n]+):(\d+):", complaints, re.M)):
+    for path, line in set(re.findall(rf"^{re.escape(str(tree))}/((?:src|ports|tools|malloc|loader)/[^:\n]+):(\d+):", complaints, re.M)):
         for _, name, text, mutants in sources:
             for mutant in mutants if name == path else []:
                 first = text.count("\n", 0, mutant.begin) + 1
@@ -175,18 +186,25 @@ def run(command, **options):
     return done.returncode == 0, done.stdout
 
 
+def are_programs(sources):
+    return all(path.startswith(tuple(PROGRAMS)) for _, path, _, _ in sources)
+
+
 def compile_all(sources, build, jobs):
     """Compiles the copy: (the names of mutants that do not compile and were left out, {room: its test program})."""
+    programs = are_programs(sources)
     tree, objects = build / "tree", build / "build"
-    rooms = [room for room in ROOMS if list((ROOT / "tests" / room).glob("*_test.cpp"))]
+    rooms = sorted({room_of(path) for _, path, _, _ in sources}) if programs else ROOMS
+    rooms = [room for room in rooms if list((ROOT / "tests" / room).glob("*_test.cpp"))]
+    with_programs = "ON" if programs else "OFF"
 
     def once(uncompilable):
         write_tree(sources, uncompilable, tree)
         if not (objects / "build.ninja").exists():
             done, said = run(
                 ["cmake", "-S", tree, "-B", objects, "-G", "Ninja", "-DCMAKE_BUILD_TYPE=Debug", "-DCMAKE_CXX_FLAGS_DEBUG=-O1",
-                 f"-DCMAKE_CXX_FLAGS=-w -include {tree / 'mutates.hpp'}", "-DEXCLAVE_BUILD_TESTS=ON", "-DEXCLAVE_BUILD_TOOLS=OFF",
-                 "-DEXCLAVE_BUILD_EXAMPLES=OFF", "-DEXCLAVE_BUILD_MALLOC=OFF"])
+                 f"-DCMAKE_CXX_FLAGS=-w -include {tree / 'mutates.hpp'}", "-DEXCLAVE_BUILD_TESTS=ON", "-DEXCLAVE_BUILD_EXAMPLES=OFF",
+                 f"-DEXCLAVE_BUILD_TOOLS={with_programs}", f"-DEXCLAVE_BUILD_MALLOC={with_programs}"])
             if not done:
                 raise Fault(f"cmake fails: {said.strip().splitlines()[-1:]}")
         return run(["ninja", "-C", objects, "-k", "0", f"-j{jobs}", *(f"{room}_test" for room in rooms)])
@@ -331,7 +349,7 @@ def baseline(build, programs, numbers, jobs, budget_s, say, quick=False):
                     test.places is not None or test.seconds >= limit(test.name)):
                 known[(test.room, test.name)] = test
     work = [(room, test) for room in programs for test in list_tests(programs[room])
-            if (room, test) not in known and not (quick and STEPPED.search(test))]
+            if fnmatch.fnmatch(test, PROGRAM_ROOMS.get(room, "*")) and (room, test) not in known and not (quick and STEPPED.search(test))]
     if work:
         say(f"running {len(work)} tests once, to see what each comes by")
 
@@ -483,6 +501,20 @@ def report_text(sources, uncompilable, equivalent, results, seconds, header):
     return "\n".join(lines) + "\n", totals
 
 
+STATEMENTS = '''
+int f(int a) {
+  nonce[0] = domain;
+  (void)::fsync(folder);
+  add([&] { wipe(a); });
+  const int b = g(a);
+  x.y->z = a == b;
+  std::copy(a.begin(), a.end(), b);
+  if (a == b) return 2;
+  return h(a);
+}
+'''
+
+
 def self_test():
     """A made-up source: every check must be found, and the rewritten text must hold each change."""
     text = '''#include <x>  // if (a) return 1;
@@ -522,6 +554,13 @@ bool X::validate() const noexcept {
         (16, "compare", "< to <= in `a > b, a, b) + select(a < b, a, c)`"),
     ]
     wrong = [f"not found: {e}" for e in expected if e not in found] + [f"found: {f}" for f in found if f not in expected]
+    left_out = [(m.line, m.unit) for m in cut.mutants_of("tools/b.cpp", STATEMENTS, True) if m.kind == "statement"]
+    if left_out != [(3, "nonce[0] = domain"), (4, "(void)::fsync(folder)"), (5, "wipe(a)"), (5, "add([&] { wipe(a); })"),
+                    (7, "x.y->z = a == b"), (8, "std::copy(a.begin(), a.end(), b)")]:
+        wrong.append(f"statements: {left_out}")
+    new = cut.rewritten(STATEMENTS, list(enumerate(cut.mutants_of("tools/b.cpp", STATEMENTS, True))), 0)
+    if "if (exclave_mutates(" not in new or "{} else nonce[0] = domain;" not in new or new.count("\n") != STATEMENTS.count("\n"):
+        wrong.append(f"statements are not left out: {new}")
     mutants = list(enumerate(cut.mutants_of("src/a/b.cpp", text)))
     new = cut.rewritten(text, mutants, 0)
     if new.count("\n") != text.count("\n"):
@@ -578,10 +617,19 @@ def try_all(chosen, programs, tests, options, say):
 
 
 def whole(sources, equivalent, build, seed, options, say):
-    """Compiles all mutants and tries those that were asked for: (left out, chosen, results)."""
+    """Compiles all mutants, of the library or of the programs, and tries those that were asked for: (left out, chosen, results)."""
+    numbers = len(sources) * cut.PER_FILE
+    asked = [source for source in sources if matches(source[1], options.files)]
+    if options.files and len({are_programs([source]) for source in asked}) == 2:
+        raise Fault("--files: names sources of the library and of programs; they are tried in runs of their own")
+    if are_programs(asked):
+        sources, build = asked, build / "programs"
+        build.mkdir(exist_ok=True)
+    else:
+        sources = [source for source in sources if not are_programs([source])]
     say(f"compiling {sum(not m.same for s in sources for m in s[3])} mutants")
     uncompilable, programs = compile_all(sources, build, options.jobs)
-    tests = baseline(build, programs, len(sources) * cut.PER_FILE, options.jobs, options.budget, say)
+    tests = baseline(build, programs, numbers, options.jobs, options.budget, say)
     chosen = choose(sources, uncompilable, equivalent, options.files, options.sample, seed)
     if options.again:
         before = json.loads((build / "results.json").read_text()) if (build / "results.json").exists() else {}
@@ -594,10 +642,11 @@ def beside(sources, equivalent, build, seed, options, say):
     """A sample: its own rooms' quick tests first, and what they do not kill by all others. The answer as above."""
     objects = pathlib.Path(options.beside).resolve()
     numbers = len(sources) * cut.PER_FILE
-    compiled_alone = [source for source in sources if source[1].endswith(".cpp") and matches(source[1], options.files)]
+    compiled_alone = [source for source in sources if source[1].endswith(".cpp") and matches(source[1], options.files)
+                      and not are_programs([source])]
     chosen = choose(of_some_rooms(compiled_alone, options.rooms, seed), [], equivalent, [], options.sample, seed)
     if not chosen:
-        raise Fault("--beside: no mutant in a .cpp file there")
+        raise Fault("--beside: no mutant in a .cpp file of the library there")
     say(f"compiling {len(chosen)} mutants, chosen by SEED={seed}")
     uncompilable, new = compile_beside(objects, sources, chosen, build, options.jobs)
     chosen = [(n, m) for n, m in chosen if m.key() not in uncompilable]
