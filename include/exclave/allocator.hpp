@@ -126,7 +126,8 @@ class EXCLAVE_API Allocator {
                                      std::size_t alignment = 16, Placement where = {}) noexcept;
 
   // Frees a block. Null is allowed. A bad free changes nothing, is told to Config::misuse, and
-  // answers kDoubleFree, kInteriorFree or kForeignFree; kReentered changes nothing either.
+  // answers kDoubleFree, kInteriorFree or kForeignFree; kReentered changes nothing either. Pins of
+  // the block may come and go meanwhile.
   Status deallocate(untrusted_bytes block) noexcept;
   // The same, and kWrongSize unless a block of that size and alignment is what stands there.
   Status deallocate(untrusted_bytes block, std::size_t size_bytes,

@@ -280,11 +280,21 @@ class AllocatorCore {
   static RegionId drained_locked(Pool& pool, Heap& heap) noexcept;
   Status free_remote(Heap& mine, Heap& owner, const SlotRef& found, std::uintptr_t block) noexcept;
   Status free_pages(Gate& gate, std::uintptr_t block) noexcept;
-  Status free_grown_pages(Region& region, std::uintptr_t block) noexcept;
+  Status free_run(PagePool& pages, Region& region, std::uintptr_t block, bool* kept) const noexcept;
   void scrub_slot(const SlotRef& found, std::uintptr_t block) const noexcept;
-  bool confirm_mark(const SlotRef& found, std::uintptr_t block) const noexcept;
-  bool take_remotely(const SlotRef& found, std::uintptr_t block, Status* freed) const noexcept;
-  static Status free_unless_live(std::atomic<SlotState>* state) noexcept;
+  // What a free got of the slot that it marked.
+  enum class Taking : std::uint8_t {
+    kTaken,    // it was kLive, and is kRemote: this free's
+    kKept,     // it was kPinned, and is what the caller asked for: the last unpin's
+    kNotLive,  // it was free already
+    kMoving,   // nothing: pins came and went at each try
+  };
+  static Taking try_take(std::atomic<SlotState>* state, SlotState kept, unsigned tries) noexcept;
+  Taking take_slot(std::atomic<SlotState>* state, SlotState kept) noexcept;
+  static Status status_of(Taking taking) noexcept;
+  bool is_still(const SlotRef& found, std::uintptr_t block) const noexcept;
+  bool take_remotely(const SlotRef& found, std::uintptr_t block, bool nested,
+                     Status* freed) noexcept;
   // mine: counts the double frees that come to light.
   void send(Heap& mine, Heap& owner, Batch& batch) noexcept;
   void send_outboxes(Heap& heap) noexcept;
@@ -348,6 +358,7 @@ class AllocatorCore {
   Result<PinId> pin_in_pool_locked(Region& region, Extent range) noexcept
       EXCLAVE_REQUIRES(registry_.lock());
   Status mark_pinned(Region& region, Extent range) noexcept;
+  static bool unpin_slot(std::atomic<SlotState>* state) noexcept;
   Extent block_around(Region& region, std::uintptr_t address,
                       std::atomic<SlotState>** state) noexcept;
 

@@ -94,24 +94,53 @@ Status AllocatorCore::free_block(Gate& gate, std::uintptr_t block, const SizePla
   }
 }
 
-// A pinned block is kept until the last pin goes; anything else that is not live was free already.
-Status AllocatorCore::free_unless_live(std::atomic<SlotState>* state) noexcept {
-  SlotState expected = SlotState::kPinned;
-  if (state->compare_exchange_strong(expected, SlotState::kPinnedFreed, std::memory_order_acq_rel))
-    return {};
-  return Error::kDoubleFree;
+// Takes a slot from its caller: kLive becomes kRemote, kPinned becomes `kept`. Anything else was
+// free already. A failed exchange tells what it found, and that is looked at: a pin or an unpin
+// may have come since the last look, and then the block was live all the time. Release pairs with
+// the acquire in take_back: what the caller wrote about the block came before.
+AllocatorCore::Taking AllocatorCore::try_take(std::atomic<SlotState>* state, SlotState kept,
+                                              unsigned tries) noexcept {
+  SlotState seen = SlotState::kLive;
+  for (; tries != 0; --tries) {
+    const bool pinned = seen == SlotState::kPinned;
+    if (state->compare_exchange_strong(seen, pinned ? kept : SlotState::kRemote,
+                                       std::memory_order_acq_rel)) {
+      return pinned ? Taking::kKept : Taking::kTaken;
+    }
+    if (seen != SlotState::kLive && seen != SlotState::kPinned) return Taking::kNotLive;
+  }
+  return Taking::kMoving;
+}
+
+// The same, and never kMoving, whenever the host lets the threads run that pin and unpin: pins
+// change under the registry's lock.
+AllocatorCore::Taking AllocatorCore::take_slot(std::atomic<SlotState>* state,
+                                               SlotState kept) noexcept {
+  constexpr unsigned kEither = 2;  // one try for a live block, one for a pinned one
+  const Taking taking = try_take(state, kept, kEither);
+  if (taking != Taking::kMoving) return taking;
+  LockGuard guard(registry_.lock());
+  return try_take(state, kept, kEither);
+}
+
+Status AllocatorCore::status_of(Taking taking) noexcept {
+  switch (taking) {
+    case Taking::kNotLive:
+      return Error::kDoubleFree;
+    case Taking::kMoving:
+      return Error::kReentered;
+    default:
+      return {};
+  }
 }
 
 Status AllocatorCore::free_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept {
   std::atomic<SlotState>* const state = &found.state();
-  if (scrub_) {
+  if (scrub_ || state->load(std::memory_order_relaxed) != SlotState::kLive) {
     // Taken first, so that a second free at this moment is told, and scrubs nothing.
-    SlotState expected = SlotState::kLive;
-    if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel))
-      return free_unless_live(state);
+    const Taking taking = take_slot(state, SlotState::kPinnedFreed);
+    if (taking != Taking::kTaken) return status_of(taking);
     scrub_slot(found, block);
-  } else if (state->load(std::memory_order_relaxed) != SlotState::kLive) {
-    return free_unless_live(state);
   }
   take_own(heap, found, block);
   return {};
@@ -170,9 +199,8 @@ Status AllocatorCore::free_slot_locked(SharedHeap& shared, const SlotRef& found,
                                        std::uintptr_t block) noexcept {
   std::atomic<SlotState>* const state = &found.state();
   // A nested free or a pin, which take no lock here, may come at any moment: who is first has it.
-  SlotState expected = SlotState::kLive;
-  if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel))
-    return free_unless_live(state);
+  const Taking taking = take_slot(state, SlotState::kPinnedFreed);
+  if (taking != Taking::kTaken) return status_of(taking);
   scrub_slot(found, block);
   if (shared.pool == nullptr) {
     // Orphaned slabs are adopted slab by slab, so none of their slots may stand on a stack.
@@ -185,47 +213,50 @@ Status AllocatorCore::free_slot_locked(SharedHeap& shared, const SlotRef& found,
 }
 
 // Whoever frees a block that is free already may find its slab given back and cut anew before the
-// state is marked. The mark holds the slab in place, so this second look is final. False: the mark,
-// which stands on another block, is off again; unless the holder's own free came over it.
-bool AllocatorCore::confirm_mark(const SlotRef& found, std::uintptr_t block) const noexcept {
+// state is marked. The mark holds the slab in place, so this second look is final.
+bool AllocatorCore::is_still(const SlotRef& found, std::uintptr_t block) const noexcept {
   const SlotRef now = find_slot(block);
-  // GCOVR_EXCL_BR_START: a race
-  if (now.slab == found.slab && now.slot == found.slot) return true;
-  // GCOVR_EXCL_BR_STOP
-  // GCOVR_EXCL_START: as above
-  SlotState expected = SlotState::kRemote;
-  (void)found.state().compare_exchange_strong(expected, SlotState::kLive, std::memory_order_acq_rel,
-                                              std::memory_order_relaxed);
-  return false;
-  // GCOVR_EXCL_STOP
+  return now.slab == found.slab && now.slot == found.slot;
 }
 
-// Without the owner's lock or his thread. True: the slot is kRemote and this thread's, scrubbed.
-// False: *freed says all.
-bool AllocatorCore::take_remotely(const SlotRef& found, std::uintptr_t block,
-                                  Status* freed) const noexcept {
+// Without the owner's lock or his thread; nested: without any lock. True: the slot is kRemote and
+// this thread's, scrubbed. False: *freed says all.
+bool AllocatorCore::take_remotely(const SlotRef& found, std::uintptr_t block, bool nested,
+                                  Status* freed) noexcept {
+  // Each try but the first two takes a pin or an unpin that another thread makes at the same time.
+  constexpr unsigned kNestedTries = 16;
   std::atomic<SlotState>* const state = &found.state();
-  SlotState expected = SlotState::kLive;
-  // Release pairs with the acquire in take_back: what the caller wrote about the block came before.
   // From here on the slot holds its slab in place.
-  if (!state->compare_exchange_strong(expected, SlotState::kRemote, std::memory_order_acq_rel)) {
-    *freed = free_unless_live(state);
-    return false;
+  const Taking taking = nested ? try_take(state, SlotState::kPinnedTaken, kNestedTries)
+                               : take_slot(state, SlotState::kPinnedTaken);
+  *freed = status_of(taking);
+  if (!freed->ok()) return false;
+  const bool still = is_still(found, block);
+  if (!still) *freed = Error::kDoubleFree;
+  if (taking == Taking::kKept) {
+    SlotState expected = SlotState::kPinnedTaken;
+    // It fails when the last pin has gone meanwhile: then the slot is kRemote, and this thread's.
+    if (state->compare_exchange_strong(expected,
+                                       still ? SlotState::kPinnedFreed : SlotState::kPinned,
+                                       std::memory_order_acq_rel)) {
+      return false;
+    }
   }
-  if (!confirm_mark(found, block)) {  // GCOVR_EXCL_BR_LINE: a race
-    // GCOVR_EXCL_START: as above
-    *freed = Error::kDoubleFree;
-    return false;
-    // GCOVR_EXCL_STOP
+  if (still) {
+    scrub_slot(found, block);
+    return true;
   }
-  scrub_slot(found, block);
-  return true;
+  // The mark, which stands on another block, is off again; unless its holder's own free came over.
+  SlotState expected = SlotState::kRemote;
+  (void)state->compare_exchange_strong(expected, SlotState::kLive, std::memory_order_acq_rel,
+                                       std::memory_order_relaxed);
+  return false;
 }
 
 Status AllocatorCore::free_remote(Heap& mine, Heap& owner, const SlotRef& found,
                                   std::uintptr_t block) noexcept {
   Status freed;
-  if (!take_remotely(found, block, &freed)) return freed;
+  if (!take_remotely(found, block, false, &freed)) return freed;
   Heap::Outbox& box = mine.outbox_for(owner.self());
   if (box.batch != nullptr && box.owner != owner.self()) {
     send(mine, *books_.at<Heap>(box.owner), *box.batch);
@@ -305,7 +336,7 @@ Status AllocatorCore::defer_nested(Region& region, std::uintptr_t block,
     return Error::kWrongSize;
   }
   Status freed;
-  if (!take_remotely(found, block, &freed)) return freed;
+  if (!take_remotely(found, block, true, &freed)) return freed;
   // GCOVR_EXCL_BR_START: a race
   if (!Heap::defer(books_, *found.slab, &found.state())) return Error::kDoubleFree;
   // GCOVR_EXCL_BR_STOP
@@ -319,7 +350,8 @@ Status AllocatorCore::free_pages(Gate& gate, std::uintptr_t block) noexcept {
   Region* const region = registry_.find(block);
   if (region == nullptr || region->traits().role != Role::kPool) return Error::kForeignFree;
   Pool* const pool = static_cast<Pool*>(region->pool.load(std::memory_order_acquire));
-  if (pool == nullptr) return free_grown_pages(*region, block);
+  bool kept = false;
+  if (pool == nullptr) return free_run(grown_, *region, block, &kept);
   Status freed;
   RegionId drained{};
   {
@@ -332,26 +364,22 @@ Status AllocatorCore::free_pages(Gate& gate, std::uintptr_t block) noexcept {
   return freed;
 }
 
-Status AllocatorCore::free_grown_pages(Region& region, std::uintptr_t block) noexcept {
-  bool kept = false;
-  if (!scrub_) return grown_.free_block(region, block, &kept);
+// kept: by a pin, and the last unpin frees it.
+Status AllocatorCore::free_run(PagePool& pages, Region& region, std::uintptr_t block,
+                               bool* kept) const noexcept {
+  if (!scrub_) return pages.free_block(region, block, kept);
   // As long as it is scrubbed, it stands like one that a pin keeps: nobody has it.
-  const Result<PageBlock> taken = grown_.take_block(region, block);
+  const Result<PageBlock> taken = pages.take_block(region, block);
   if (!taken.ok()) return taken.error();
-  if (taken->pinned) return {};  // the last unpin scrubs it
+  *kept = taken->pinned;
+  if (*kept) return {};
   detail::fill_zero_bytes(block, taken->extent.size);
-  return grown_.free_unpinned_block(region, block);
+  return pages.free_unpinned_block(region, block);
 }
 
 Status AllocatorCore::free_pages_locked(Pool& pool, std::uintptr_t block) noexcept {
   bool kept = false;
-  if (scrub_) {
-    // It stands as long as the lock is held.
-    const Result<PageBlock> live = pool.pages.find_block(*pool.region, block);
-    if (!live.ok()) return live.error();
-    if (!live->pinned) detail::fill_zero_bytes(block, live->extent.size);
-  }
-  const Status freed = pool.pages.free_block(*pool.region, block, &kept);
+  const Status freed = free_run(pool.pages, *pool.region, block, &kept);
   if (freed.ok() && !kept) pool.live -= 1;
   return freed;
 }

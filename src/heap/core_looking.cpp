@@ -114,7 +114,8 @@ Result<RunInfo> AllocatorCore::run_at(std::uintptr_t address) noexcept {
   info.slot_bytes = slab.slot_bytes.load(std::memory_order_relaxed);
   info.slots = slab.slots.load(std::memory_order_relaxed);
   const std::uint32_t pinned = slab.count(SlotState::kPinned);
-  const std::uint32_t kept = slab.count(SlotState::kPinnedFreed);
+  const std::uint32_t kept =
+      slab.count(SlotState::kPinnedFreed) + slab.count(SlotState::kPinnedTaken);
   info.live_slots = slab.count(SlotState::kLive) + pinned;
   info.cached_slots = slab.count(SlotState::kCached) + slab.count(SlotState::kRemote) +
                       slab.count(SlotState::kDeferred) + kept;

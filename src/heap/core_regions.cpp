@@ -423,6 +423,33 @@ Status AllocatorCore::mark_pinned(Region& region, Extent range) noexcept {
   return expected == SlotState::kPinned ? Error::kNone : Error::kNotFound;
 }
 
+// The last pin of a slot goes, under the registry's lock. True: the block was freed before, and is
+// kRemote: the unpin's to give back.
+bool AllocatorCore::unpin_slot(std::atomic<SlotState>* state) noexcept {
+  SlotState seen = SlotState::kPinned;
+  // Each further round takes a free of another thread, for pins stand still.
+  for (;;) {
+    switch (seen) {
+      case SlotState::kPinned:
+        if (state->compare_exchange_strong(seen, SlotState::kLive, std::memory_order_acq_rel))
+          return false;
+        break;
+      case SlotState::kPinnedTaken:
+        // Its free goes on as one of a block that is not pinned (take_remotely).
+        if (state->compare_exchange_strong(seen, SlotState::kRemote, std::memory_order_acq_rel))
+          return false;
+        break;
+      case SlotState::kPinnedFreed:
+        // It was freed once already, so it must not be live again, not for a moment. Nobody else
+        // changes it: a plain store.
+        state->store(SlotState::kRemote, std::memory_order_release);
+        return true;
+      default:
+        return false;  // a free of its owner, who saw it live before the pin, went over that
+    }
+  }
+}
+
 Status AllocatorCore::unpin(PinId id) noexcept {
   Gate gate(*this);
   if (!gate.status().ok()) return gate.status();
@@ -455,14 +482,7 @@ Status AllocatorCore::unpin(PinId id) noexcept {
         // GCOVR_EXCL_BR_STOP
       } else {
         is_slot = true;
-        SlotState expected = SlotState::kPinned;
-        if (!state->compare_exchange_strong(expected, SlotState::kLive,
-                                            std::memory_order_acq_rel) &&
-            expected == SlotState::kPinnedFreed) {
-          // It was freed once already, so it must not be live again, not for a moment.
-          state->store(SlotState::kRemote, std::memory_order_release);
-          freed = block;
-        }
+        if (unpin_slot(state)) freed = block;
       }
     }
     // Until now the pin held the pool; from now on the door does.

@@ -27,6 +27,7 @@ enum class SlotState : std::uint8_t {
   kDeferred = 4,     // freed in a nested call; the owner finds it by sweeping
   kPinned = 5,       // live, and pinned
   kPinnedFreed = 6,  // freed while pinned
+  kPinnedTaken = 7,  // pinned; a free of another thread looks whether this is still its block
   kNone = 255,       // padding: no slot
 };
 

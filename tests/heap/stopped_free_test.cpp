@@ -14,6 +14,7 @@
 #include "heap/core.hpp"
 #include "support/fake_allocator.hpp"
 #include "support/sanitizers.hpp"
+#include "support/state_test.hpp"
 #include "support/stepped_call.hpp"
 #include "support/worker.hpp"
 
@@ -21,19 +22,6 @@ namespace exclave {
 namespace {
 
 using namespace testing_support;
-
-// The state of a block is looked at, and may be what another stopped call would make it.
-class StateTest : public FakeAllocatorTest {
- protected:
-  Slab& slab_around(std::uintptr_t block) {
-    const UnitEntry entry = allocator_->core()->registry().find(block)->unit_of(block)->load();
-    return *slab_of<Slab>(BookView(port_.book_window().base), entry);
-  }
-  std::atomic<SlotState>* state_of(std::uintptr_t block) {
-    Slab& slab = slab_around(block);
-    return &slab.states()[slab.slot_at(block)];
-  }
-};
 
 // What the owner makes of the slab while the stale free is stopped.
 enum class Cut {
@@ -146,6 +134,83 @@ TEST_P(StoppedFreeTest, Threat41AMarkOnAnotherBlockIsTakenOff) {
         allocator_->flush_thread();
       });
       marks += marked;
+      EXPECT_TRUE(allocator_->validate_books()) << "at " << n;
+      EXPECT_EQ(statistics().live_blocks, 1u) << "at " << n;
+    }
+  }
+  EXPECT_GT(marks, 0u) << "the trap flag has no effect here";
+}
+
+// The same with a pin on the other block, which keeps its pin, and goes by nobody's free but its
+// holder's; also when that pin is the last and goes while the mark stands.
+TEST_P(StoppedFreeTest, Threat65AMarkOnAPinnedBlockIsTakenOff) {
+  const SteppedCall stepper;
+  Worker owner;
+  unsigned marks = 0;
+  bool first = false;
+  bool more = true;
+  for (std::uint64_t n = 1; more && !first && !HasFailure(); n += kStride) {
+    for (const bool unpinned_meanwhile : {false, true}) {
+      std::vector<std::uintptr_t> old, now;
+      std::optional<PinId> pinned;
+      std::atomic<SlotState>* state = nullptr;
+      owner.run([&] { old = fill(kSize, slot_ + 1); });
+      const std::uintptr_t stale = old[slot_];
+      bool recycled = false;
+      bool marked = false;
+      int steps = 0;
+      const auto recycle = [&] {
+        first = free(stale) != Error::kNone;  // the stopped one
+        if (first) return;
+        for (const std::uintptr_t block : old) {
+          if (block != stale) EXPECT_EQ(free(block), Error::kNone);
+        }
+        allocator_->flush_thread();
+        if (cut_ == Cut::kElsewhere) now = fill(kSizeWithSmallerBook, 1);
+        const auto others = fill(cut_ == Cut::kElsewhere ? kSize : kOtherSize, slot_ + 1);
+        now.insert(now.end(), others.begin(), others.end());
+        pinned = pin({now.back(), 8});
+        state = state_of(now.back());
+        recycled = true;
+      };
+      const auto unpin = [&] {
+        if (!pinned) return;
+        EXPECT_TRUE(allocator_->unpin(*pinned).ok());
+        pinned.reset();
+      };
+      const auto inside = [&] {
+        if (!recycled) {
+          owner.run(std::ref(recycle));
+          if (recycled) SteppedCall::stop_again(1);
+        } else if (state->load() == SlotState::kPinned) {
+          if (++steps < 200) SteppedCall::stop_again(1);
+        } else {
+          marked = true;
+          if (unpinned_meanwhile) owner.run(std::ref(unpin));
+        }
+      };
+      Error told = Error::kBusy;
+      {
+        std::optional<core::AllocatorCore::Gate> inside_a_call;
+        if (nested_) inside_a_call.emplace(*allocator_->core());
+        more = SteppedCall::stopped_at(
+            n, [&] { told = free(stale); }, inside);
+      }
+      marks += marked;
+      allocator_->flush_thread();
+      owner.run([&] {
+        unpin();
+        allocator_->flush_thread();
+        const std::vector<std::uintptr_t>& live = recycled ? now : old;
+        for (const std::uintptr_t block : live) {
+          const bool gone = block == stale && told == Error::kNone;
+          EXPECT_EQ(free(block), gone ? Error::kDoubleFree : Error::kNone) << "at " << n;
+        }
+        allocator_->flush_thread();
+      });
+      // A bare pointer to a block that lives again is that block.
+      const bool names_a_live_one = !recycled || now.front() == stale;
+      if (!names_a_live_one) EXPECT_NE(told, Error::kNone) << "at " << n;
       EXPECT_TRUE(allocator_->validate_books()) << "at " << n;
       EXPECT_EQ(statistics().live_blocks, 1u) << "at " << n;
     }
