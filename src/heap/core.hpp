@@ -73,11 +73,19 @@ class AllocatorCore {
   Result<std::uint64_t> device_address(std::uintptr_t address) const noexcept;
 
   // ---- For the memory calls (core_mappings.cpp) ----
-  // A chain of mappings that left the books, in ascending order, by Region::next_taken.
-  // Takes every page of mappings in the range out of the books. holes_ok: skip what is not a
-  // mapping; else kNotFound. Errors, without change: kNotFound, kPinned, kBusy (a call of this very
-  // thread is under way there), kOutOfTrustedMemory.
-  Result<Region*> take_mappings_out(Extent range, bool holes_ok) noexcept;
+  // Takes every page of mappings in the range out of the books: a chain in ascending order, by
+  // Region::next_taken. Each mapping is a hole for everybody from now on. The first one has left
+  // its place; the others' places are reserved until next_out. kNone: all are reserved, the first
+  // one, too. holes_ok: skip what is not a mapping; else kNotFound. Errors, without change:
+  // kNotFound, kPinned, kBusy (a call of this very thread is under way there), kOutOfTrustedMemory.
+  enum class Leaves : bool { kFirst, kNone };
+  Result<Region*> take_mappings_out(Extent range, bool holes_ok,
+                                    Leaves leaves = Leaves::kFirst) noexcept;
+  // The next of the chain, which has left its place now; null: there is none.
+  Region* next_out(Region* next) noexcept {
+    if (next != nullptr) registry_.leave_place(*next);
+    return next;
+  }
   class Gate;
   // The host unmapped it: tells the owner, with no lock held, and gives the book back.
   void finish_region(Gate& gate, Region& region) noexcept;

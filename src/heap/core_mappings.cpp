@@ -36,13 +36,17 @@ Status AllocatorCore::look_at_mappings_locked(Extent range, bool holes_ok, Regio
   return elsewhere ? Error::kWouldBlock : Error::kNone;
 }
 
-Result<Region*> AllocatorCore::take_mappings_out(Extent range, bool holes_ok) noexcept {
+// A place whose pages the host is still to be told to unmap stays reserved: were it free in the
+// books, the host could hand it out as a growth, and later be asked to unmap that.
+Result<Region*> AllocatorCore::take_mappings_out(Extent range, bool holes_ok,
+                                                 Leaves leaves) noexcept {
   for (Backoff backoff;; backoff.wait()) {
     LockGuard guard(registry_.lock());
     // The usual case, in short: all of one mapping, and nothing in its way.
     if (Region* const only = registry_.region_at_locked(range.base);
-        only != nullptr && only->extent() == range && only->traits().role == Role::kMapping &&
-        only->in_call == 0 && !registry_.pins_locked().overlaps(range)) {
+        leaves == Leaves::kFirst && only != nullptr && only->extent() == range &&
+        only->traits().role == Role::kMapping && only->in_call == 0 &&
+        !registry_.pins_locked().overlaps(range)) {
       registry_.take_out_locked(*only);
       only->next_taken = nullptr;
       return only;
@@ -73,7 +77,11 @@ Result<Region*> AllocatorCore::take_mappings_out(Extent range, bool holes_ok) no
     for (Region* region = *lowest; region != nullptr;) {
       const std::uintptr_t at = region->extent().end();
       if (region->traits().role == Role::kMapping) {
-        registry_.take_out_locked(*region);
+        if (link == &chain && leaves == Leaves::kFirst) {
+          registry_.take_out_locked(*region);
+        } else {
+          registry_.reserve_place_locked(*region, current_thread_slot() + 1);
+        }
         region->next_taken = nullptr;
         *link = region;
         link = &region->next_taken;

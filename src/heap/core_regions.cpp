@@ -143,7 +143,7 @@ Status AllocatorCore::detach(Extent range, DetachMode mode) noexcept {
   {
     LockGuard guard(registry_.lock());
     Region* const region = registry_.region_at_locked(range.base);
-    if (region == nullptr || region->traits().grown) return Error::kNotFound;
+    if (region == nullptr || region->traits().grown || region->taken_out) return Error::kNotFound;
     const Role role = region->traits().role;
     if (role != Role::kMapping && region->extent() != range) return Error::kNotFound;
     if (role == Role::kPool) {
@@ -162,7 +162,7 @@ Status AllocatorCore::detach(Extent range, DetachMode mode) noexcept {
   while (window != nullptr) {
     Region* const next = window->next_taken;
     finish_region(gate, *window);
-    window = next;
+    window = next_out(next);
   }
   return {};
 }

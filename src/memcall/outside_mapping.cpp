@@ -52,7 +52,7 @@ int unmap_mappings(AllocatorCore& core, AllocatorCore::Gate& gate, Extent range)
       if (!core.registry().put_back(*mapping).ok()) core.finish_region(gate, *mapping);
       if (result == 0) result = -allowed_errno(error, {kEINVAL, kENOMEM, kEPERM});
     }
-    mapping = next;
+    mapping = core.next_out(next);
   }
   return result;
 }
@@ -171,11 +171,10 @@ std::intptr_t map_outside(AllocatorCore& core, const MapRequest& asked) noexcept
   options.role = Role::kMapping;
   options.protection = protection_of(request.protection);
   // What is replaced is given up only for a mapping that stands in the books already.
-  Region* arriving = nullptr;
-  if (replacement.needed()) {
-    const Result<Region*> made = registry.create(target, options, false);
-    if (const int bad = hold_place(core, made); bad != 0) return bad;
-    arriving = *made;
+  const bool replacing = replacement.needed();
+  if (replacing) {
+    const int bad = replacement.hold(registry.create(target, options, false));
+    if (bad != 0) return bad;
   }
 
   const HostReply reply = core.host_map(gate, request);
@@ -185,7 +184,6 @@ std::intptr_t map_outside(AllocatorCore& core, const MapRequest& asked) noexcept
   const bool low = !fixed && (asked.flags & kMap32Bit) != 0;
   if (range.ok() && low && range->end() > kMap32BitEnd) range = Error::kHostLied;
   if (!range.ok()) {
-    if (arriving != nullptr) leave_place(registry, *arriving);
     if (range.error() == Error::kHostLied) {
       core.count_lie();
       return -kEPERM;
@@ -196,9 +194,8 @@ std::intptr_t map_outside(AllocatorCore& core, const MapRequest& asked) noexcept
                           {kEACCES, kEAGAIN, kEBADF, kEEXIST, kEINVAL, kENFILE, kENODEV, kENOMEM,
                            kEOVERFLOW, kEPERM, kETXTBSY, kEOPNOTSUPP});
   }
-  if (arriving != nullptr) {
-    replacement.done();
-    arrive(registry, *arriving, options.protection);
+  if (replacing) {
+    replacement.done(options.protection);
     return static_cast<std::intptr_t>(range->base);
   }
   const int entered = enter_mapping(core, *range, options);
@@ -235,7 +232,7 @@ int give_up_outside(AllocatorCore& core, Extent range) noexcept {
   for (Region* mapping = *taken; mapping != nullptr;) {
     Region* const next = mapping->next_taken;
     core.finish_region(gate, *mapping);
-    mapping = next;
+    mapping = core.next_out(next);
   }
   return 0;
 }

@@ -124,27 +124,24 @@ std::intptr_t move_to(AllocatorCore& core, AllocatorCore::Gate& gate, Extent fro
   };
   const Extent to = landing.target();
   const Protection protection = mapping.traits().protection;
-  const Result<Region*> arriving = registry.create_like(mapping, from.base, to);
-  if (const int bad = hold_place(core, arriving); bad != 0) {
+  if (const int bad = landing.hold(registry.create_like(mapping, from.base, to)); bad != 0) {
     old_stands();
     return bad;
   }
   const HostReply reply = core.host_remap(gate, from, to.size, flags, to.base);
   if (reply.error != 0 || reply.address != to.base) {
-    leave_place(registry, **arriving);
     old_stands();
     if (reply.error != 0) return refused(reply.error);
     core.count_lie();
     return -kEPERM;
   }
-  landing.done();
   // Its owner is not told that it is gone, for it lives on.
   if (leaves) {
     registry.destroy(mapping);
   } else {
     unmark(core, mapping);
   }
-  arrive(registry, **arriving, protection);
+  landing.done(protection);
   return static_cast<std::intptr_t>(to.base);
 }
 

@@ -1,5 +1,6 @@
 #include "memcall/replacement.hpp"
 
+#include "base/check.hpp"
 #include "region/verify.hpp"
 
 namespace exclave::memcall {
@@ -7,15 +8,19 @@ namespace exclave::memcall {
 using namespace linux_abi;  // NOLINT(google-build-using-namespace): all of it is used here
 
 Replacement::~Replacement() {
-  for_each_gap([this](Extent gap) noexcept {
+  Registry& registry = core_.registry();
+  if (arriving_ != nullptr) {
+    registry.remove_from_over(chain_, *arriving_);
+    registry.destroy(*arriving_);
+  }
+  for_each_gap([&](Extent gap) noexcept {
     // What stands in the books by now, because the host lied, is not ours to unmap.
-    if (gap.base < filled_to_ && !core_.registry().overlaps(gap))
-      (void)core_.host_unmap(gate_, gap);
+    if (gap.base < filled_to_ && !registry.overlaps(gap)) (void)core_.host_unmap(gate_, gap);
     return 0;
   });
   for (Region* mapping = chain_; mapping != nullptr;) {
     Region* const next = mapping->next_taken;
-    if (!core_.registry().put_back(*mapping).ok()) core_.finish_region(gate_, *mapping);
+    EXCLAVE_CHECK(registry.put_back(*mapping).ok());  // its place was reserved
     mapping = next;
   }
 }
@@ -23,7 +28,7 @@ Replacement::~Replacement() {
 int Replacement::begin(Extent target, Fill fill) noexcept {
   target_ = target;
   filled_to_ = target.base;
-  const Result<Region*> taken = core_.take_mappings_out(target, true);
+  const Result<Region*> taken = core_.take_mappings_out(target, true, AllocatorCore::Leaves::kNone);
   if (!taken.ok()) return error_number(taken.error());
   chain_ = *taken;
   if (chain_ == nullptr && fill == Fill::kIfNeeded) return 0;
@@ -44,7 +49,31 @@ int Replacement::begin_anywhere(std::size_t size) noexcept {
   return 0;
 }
 
-void Replacement::done() noexcept {
+int Replacement::hold(const Result<Region*>& made) noexcept {
+  if (!made.ok()) return -kENOMEM;
+  Registry& registry = core_.registry();
+  Region& region = **made;
+  region.in_call = current_thread_slot() + 1;
+  const Status inserted = registry.insert_over(chain_, region, Protection::kNone);
+  if (inserted.ok()) {
+    arriving_ = &region;
+    return 0;
+  }
+  registry.destroy(region);
+  if (inserted.error() != Error::kOverlap) return -kENOMEM;
+  core_.count_lie();
+  return -kEPERM;
+}
+
+void Replacement::done(Protection protection) noexcept {
+  {
+    Registry& registry = core_.registry();
+    LockGuard guard(registry.lock());
+    registry.set_protection_locked(*arriving_, protection);
+    arriving_->in_call = 0;
+    registry.join_locked(*arriving_);
+  }
+  arriving_ = nullptr;
   filled_to_ = target_.base;
   while (chain_ != nullptr) {
     Region& mapping = *chain_;
@@ -76,30 +105,6 @@ int Replacement::fill(Extent gap) noexcept {
   int error = 0;
   if (map_filler(gap, kMapFixedNoReplace, &error).ok()) filled_to_ = gap.end();
   return error;
-}
-
-int hold_place(AllocatorCore& core, const Result<Region*>& made) noexcept {
-  if (!made.ok()) return -kENOMEM;
-  Registry& registry = core.registry();
-  (*made)->in_call = current_thread_slot() + 1;
-  const Status inserted = registry.insert_with(**made, Protection::kNone);
-  if (inserted.ok()) return 0;
-  registry.destroy(**made);
-  if (inserted.error() != Error::kOverlap) return -kENOMEM;
-  core.count_lie();
-  return -kEPERM;
-}
-
-void arrive(Registry& registry, Region& held, Protection protection) noexcept {
-  LockGuard guard(registry.lock());
-  registry.set_protection_locked(held, protection);
-  held.in_call = 0;
-  registry.join_locked(held);
-}
-
-void leave_place(Registry& registry, Region& held) noexcept {
-  registry.remove(held);
-  registry.destroy(held);
 }
 
 template <class F>

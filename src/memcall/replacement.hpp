@@ -6,9 +6,10 @@
 
 namespace exclave::memcall {
 
-// Replaces what stands at a fixed address, all at once or not at all. What stands there leaves the
-// books; the gaps are filled with inaccessible memory, which fails where somebody else's stands.
-// Then every page of the target is ours, and the host may be told to replace it.
+// Replaces what stands at a fixed address, all at once or not at all. What stands there is a hole
+// from now on, with its place reserved; the gaps are filled with inaccessible memory, which fails
+// where somebody else's stands. Then every page of the target is ours, and the host may be told to
+// replace it, once the book of what comes holds the place.
 class Replacement {
  public:
   Replacement(AllocatorCore& core, AllocatorCore::Gate& gate) noexcept : core_(core), gate_(gate) {}
@@ -24,8 +25,12 @@ class Replacement {
   int begin_anywhere(std::size_t size) noexcept;
   bool needed() const noexcept { return chain_ != nullptr; }
   Extent target() const noexcept { return target_; }
+  // The book of what the host is about to put there, so that nothing can fail afterwards: it stands
+  // from now on, nothing is promised of it until done(), and nobody else may change it. 0; -ENOMEM;
+  // -EPERM where something came to stand in a gap, which was a lie.
+  int hold(const Result<Region*>& made) noexcept;
   // The host has replaced all of it.
-  void done() noexcept;
+  void done(Protection protection) noexcept;
 
  private:
   int fill(Extent gap) noexcept;
@@ -37,21 +42,13 @@ class Replacement {
   AllocatorCore& core_;
   AllocatorCore::Gate& gate_;
   Extent target_{};
-  Region* chain_ = nullptr;
+  Region* chain_ = nullptr;  // what stood there, each place reserved or under arriving_
+  Region* arriving_ = nullptr;
   std::uintptr_t filled_to_ = 0;  // the gaps below are filled
 };
 
 // The host's mapping enters the books. -EPERM where something stands there, which was a lie;
 // -ENOMEM.
 int enter_mapping(AllocatorCore& core, Extent range, const AttachOptions& options) noexcept;
-
-// A mapping that the host is about to put where the application's stands, or a filler: in the books
-// before the host is asked, so that nothing can fail afterwards. Nothing is promised of it until it
-// has arrived, and nobody else may change it. made: its book. 0; -ENOMEM; -EPERM where something
-// came to stand there, which was a lie.
-int hold_place(AllocatorCore& core, const Result<Region*>& made) noexcept;
-void arrive(Registry& registry, Region& held, Protection protection) noexcept;
-// It does not come.
-void leave_place(Registry& registry, Region& held) noexcept;
 
 }  // namespace exclave::memcall

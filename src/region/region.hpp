@@ -72,7 +72,7 @@ struct alignas(kCacheLine) Region {
 
   // ---- Guarded by the registry's lock ----
   std::uint32_t in_call = 0;     // a memory call is under way on it: its thread's slot + 1
-  Region* next_taken = nullptr;  // of a chain of mappings that left the books
+  Region* next_taken = nullptr;  // of a chain of mappings that leave the books
   std::uint32_t pins = 0;        // of the whole region
   bool taken_out = false;        // it may be put back: its edges are held in the pagemap
 

@@ -150,22 +150,41 @@ Status Registry::insert(Region& region) noexcept {
   return insert_locked(region);
 }
 
-Status Registry::insert_with(Region& region, Protection protection) noexcept {
+Status Registry::insert_over(Region* reserved, Region& region, Protection protection) noexcept {
   LockGuard guard(lock_);
   RegionTraits traits = region.traits();
   traits.protection = protection;
   region.set_traits(traits);
-  return insert_locked(region);
+  for (Region* below = reserved; below != nullptr; below = below->next_taken) remove_locked(*below);
+  const Status inserted = insert_locked(region);
+  if (inserted.ok()) return {};
+  for (Region* below = reserved; below != nullptr; below = below->next_taken)
+    EXCLAVE_CHECK(insert_locked(*below).ok());  // its place is free, and its edges are held
+  return inserted;
+}
+
+void Registry::remove_from_over(Region* reserved, Region& region) noexcept {
+  LockGuard guard(lock_);
+  remove_locked(region);
+  for (Region* below = reserved; below != nullptr; below = below->next_taken)
+    EXCLAVE_CHECK(insert_locked(*below).ok());  // as above
 }
 
 Status Registry::put_back(Region& mapping) noexcept {
   LockGuard guard(lock_);
-  const Status inserted = insert_locked(mapping);
-  if (!inserted.ok()) return inserted;
+  if (region_at_locked(mapping.extent().base) != &mapping) {
+    if (const Status inserted = insert_locked(mapping); !inserted.ok()) return inserted;
+  }
+  stand_again_locked(mapping);
+  return {};
+}
+
+void Registry::stand_again_locked(Region& mapping) noexcept {
   pagemap_.let_go(mapping.extent());
   mapping.taken_out = false;
+  mapping.in_call = 0;
+  set_role_locked(mapping, Role::kMapping);
   join_locked(mapping);
-  return {};
 }
 
 Status Registry::insert_locked(Region& region) noexcept {
@@ -199,6 +218,18 @@ void Registry::remove_locked(Region& region) noexcept {
 void Registry::take_out_locked(Region& mapping) noexcept {
   pagemap_.hold(mapping.extent());
   mapping.taken_out = true;
+  remove_locked(mapping);
+}
+
+void Registry::reserve_place_locked(Region& mapping, std::uint32_t caller) noexcept {
+  pagemap_.hold(mapping.extent());
+  mapping.taken_out = true;
+  mapping.in_call = caller;
+  set_role_locked(mapping, Role::kForbidden);
+}
+
+void Registry::leave_place(Region& mapping) noexcept {
+  LockGuard guard(lock_);
   remove_locked(mapping);
 }
 
@@ -271,6 +302,13 @@ void Registry::set_protection_locked(Region& region, Protection protection) noex
   region.set_traits(traits);
 }
 
+void Registry::set_role_locked(Region& region, Role role) noexcept {
+  RegionTraits traits = region.traits();
+  traits.role = role;
+  FactsWriter writer(region, generation_);
+  region.set_traits(traits);
+}
+
 void Registry::set_draining_locked(Region& region, bool draining) noexcept {
   RegionTraits traits = region.traits();
   traits.draining = draining;
@@ -318,8 +356,12 @@ void Registry::end_calls_of_others(std::uint32_t mine) noexcept {
     if (region == nullptr) return;
     at = region->extent().end();
     if (region->in_call == 0 || region->in_call == mine) continue;
-    region->in_call = 0;
-    join_locked(*region);
+    if (region->taken_out) {
+      stand_again_locked(*region);
+    } else {
+      region->in_call = 0;
+      join_locked(*region);
+    }
   }
 }
 
@@ -331,9 +373,12 @@ bool Registry::overlaps(Extent range) noexcept {
 Result<RegionInfo> Registry::next(std::uintptr_t address) noexcept {
   if (address >= kAddressLimit) return Error::kNotFound;
   LockGuard guard(lock_);
-  const Region* const region = first_in_locked({address, kAddressLimit - address});
-  if (region == nullptr) return Error::kNotFound;
-  return facts_of(*region).info();
+  for (std::uintptr_t at = address;;) {
+    const Region* const region = first_in_locked({at, kAddressLimit - at});
+    if (region == nullptr) return Error::kNotFound;
+    if (!region->taken_out) return facts_of(*region).info();
+    at = region->extent().end();
+  }
 }
 
 // GCOVR_EXCL_BR_START: sound books take no branch that says they are not

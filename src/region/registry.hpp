@@ -46,16 +46,26 @@ class Registry {
   void destroy(Region& region) noexcept EXCLAVE_EXCLUDES(lock_);
   // Errors, without change: kInvalidArgument, kInsideEnclave, kOverlap, kOutOfTrustedMemory.
   Status insert(Region& region) noexcept EXCLAVE_EXCLUDES(lock_);
-  // The same, with another protection for the time being.
-  Status insert_with(Region& region, Protection protection) noexcept EXCLAVE_EXCLUDES(lock_);
-  // Inserts a mapping that was taken out a moment ago, and joins it with what is left of it. Needs
-  // no trusted memory. Errors: kOverlap.
+  // A mapping that was taken out or reserved a moment ago stands again, joined with what is left of
+  // it. Needs no trusted memory. Errors: kOverlap, never of one whose place is still reserved.
   Status put_back(Region& mapping) noexcept EXCLAVE_EXCLUDES(lock_);
   // After this no reader finds it. Precondition: inserted.
   void remove(Region& region) noexcept EXCLAVE_EXCLUDES(lock_);
   void remove_locked(Region& region) noexcept EXCLAVE_REQUIRES(lock_);
   // The same for a mapping that may be put back.
   void take_out_locked(Region& mapping) noexcept EXCLAVE_REQUIRES(lock_);
+  // The first half of take_out_locked, for a mapping whose turn to go comes later: from now on it
+  // is a hole for everybody, but nothing can be inserted there. The host still has pages there, so
+  // a host that hands the place out lies. caller: the thread's slot + 1.
+  void reserve_place_locked(Region& mapping, std::uint32_t caller) noexcept EXCLAVE_REQUIRES(lock_);
+  // The second half, right before the place is unmapped: afterwards the host may hand it out.
+  void leave_place(Region& mapping) noexcept EXCLAVE_EXCLUDES(lock_);
+  // In one step, so that the place is never free: the region stands where the reserved mappings
+  // stood, with another protection for the time being. Errors, without change: as insert.
+  Status insert_over(Region* reserved, Region& region, Protection protection) noexcept
+      EXCLAVE_EXCLUDES(lock_);
+  // The other way round.
+  void remove_from_over(Region* reserved, Region& region) noexcept EXCLAVE_EXCLUDES(lock_);
 
   // ---- Under the lock ----
 
@@ -76,7 +86,8 @@ class Registry {
     return region.pins != 0 || pins_.overlaps(region.extent());
   }
 
-  // In the child of a fork: no thread but this one has a call under way.
+  // In the child of a fork: no thread but this one has a call under way. What another thread had
+  // reserved, to unmap it, is still mapped here.
   void end_calls_of_others(std::uint32_t mine) noexcept EXCLAVE_EXCLUDES(lock_);
 
   bool overlaps(Extent range) noexcept EXCLAVE_EXCLUDES(lock_);
@@ -96,6 +107,8 @@ class Registry {
                                                   bool (*is_inside)(const void* context),
                                                   const void* context) const noexcept;
   Status insert_locked(Region& region) noexcept EXCLAVE_REQUIRES(lock_);
+  void stand_again_locked(Region& mapping) noexcept EXCLAVE_REQUIRES(lock_);
+  void set_role_locked(Region& region, Role role) noexcept EXCLAVE_REQUIRES(lock_);
   Status split_locked(Region& mapping, std::uintptr_t at) noexcept EXCLAVE_REQUIRES(lock_);
   void absorb_locked(Region& low, Region& high) noexcept EXCLAVE_REQUIRES(lock_);
   void close_facts(Region& region) noexcept;

@@ -102,19 +102,20 @@ TEST_F(ReplacementTest, HostThatFillsTheHoleElsewhereLies) {
   EXPECT_EQ(book(kPlace, 3), "b.b") << "all stands as it did";
 }
 
-TEST_F(ReplacementTest, PlaceThatWasTakenMeanwhileIsLeftToItsNewHolder) {
-  // While the hole is filled nothing of it stands in the books, so who calls then may attach there.
+TEST_F(ReplacementTest, APlaceCannotBeTakenMeanwhile) {
+  // While the hole is filled nothing of it stands in the books, but it may have to stand there
+  // again.
   host_->answer = [this](const PageHost::Call& call) -> std::optional<HostReply> {
     if (call.kind != PageHost::Kind::kMap) return std::nullopt;
     AttachOptions options;
     options.role = Role::kMapping;
     options.protection = Protection::kRead;
-    EXPECT_TRUE(allocator_->attach({kPlace, kPage}, options).ok());
+    EXPECT_EQ(allocator_->attach({kPlace, kPage}, options).error(), Error::kOverlap);
     return HostReply{0, ENOMEM};
   };
   EXPECT_EQ(replace(), -ENOMEM);
   host_->answer = nullptr;
-  EXPECT_EQ(book(kPlace, 3), "r.b");
+  EXPECT_EQ(book(kPlace, 3), "b.b");
 }
 
 TEST_F(ReplacementTest, OverlapIsALieAlsoWhenThereAreNoBooksToSeeItWith) {
