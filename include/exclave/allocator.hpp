@@ -155,7 +155,8 @@ class EXCLAVE_API Allocator {
   // a lock and lets none in (other threads wait, signal handlers of this one hear kReentered) until
   // after_fork_in_parent or after_fork_in_child is called on the same thread. The child has the
   // blocks of all threads; the free memory of their heaps is handed to its one thread, but for
-  // heaps that were in the middle of a call. Grown memory must be private to each process, not
+  // heaps that were in the middle of a call. It has no mapping that the application's MADV_DONTFORK
+  // keeps from it, and no pin that overlaps one. Grown memory must be private to each process, not
   // shared. No host calls. Error: kReentered, in a signal handler inside another call of this
   // thread: nothing is prepared, neither of the others may be called, and the child must not use
   // the allocator.

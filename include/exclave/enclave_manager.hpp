@@ -83,6 +83,7 @@ class EXCLAVE_API EnclaveManager {
   // madvise, msync, mlock2 and munlock over whole pages (port.h: advise). -ENOMEM: holes. DONTNEED
   // and FREE: the pages read as zero at once; a copied file's keep their bytes. -EINVAL and -EACCES
   // as Linux by what the area is (locked, shared, of a file). Hints go to the page operations.
+  // -EAGAIN: DONTFORK and its like, where the books have no room for one more area.
   int advise(RangeCall call, std::uintptr_t address, std::size_t size, int argument) noexcept;
   // mincore.
   int resident(std::uintptr_t address, std::size_t size, unsigned char* vector) noexcept;
@@ -108,7 +109,8 @@ class EXCLAVE_API EnclaveManager {
   // Around a fork, so that the child finds books and pages in agreement: before_fork waits until no
   // page operation is under way and keeps new ones out. Where there is an allocator, too, this
   // comes first: a page operation may need the allocator to end. kReentered (from a signal handler
-  // in the middle of a call), kTooManyThreads.
+  // in the middle of a call), kTooManyThreads. In the child no area is locked any more, those that
+  // are DONTFORK are gone (drop) and those that are WIPEONFORK read as zero (zero).
   Status before_fork() noexcept;
   void after_fork_in_parent() noexcept;
   void after_fork_in_child() noexcept;

@@ -87,7 +87,8 @@ struct AttachOptions {
   std::size_t boundary = 0;
   // Called once when the region is gone, on the thread that made it go, with no lock held.
   // For a mapping that goes in parts, once for each part. region_id is RegionId::value. When the
-  // allocator is destroyed, too, for each region that is still attached (see ~Allocator).
+  // allocator is destroyed, too, for each region that is still attached (see ~Allocator). Not
+  // called in the child of a fork for a mapping that MADV_DONTFORK keeps from it.
   void (*gone)(void* context, std::uint64_t region_id, std::uintptr_t base,
                std::size_t size_bytes) = nullptr;
   void* gone_context = nullptr;

@@ -68,7 +68,7 @@ void AllocatorCore::after_fork_in_child() noexcept {
   forget_other_threads_locks();
 #endif
   Heap* const own = leave_fork();
-  registry_.end_calls_of_others(assigned_thread_slot() + 1);
+  registry_.after_fork_in_child(assigned_thread_slot() + 1);
   Heap* heap = nullptr;
   {
     LockGuard guard(pool_lists_);

@@ -31,19 +31,25 @@ struct PageStretch {
 
 // What tells neighbours apart beside where they lie.
 struct AreaKind {
-  static constexpr std::uint8_t kFromFile = 1;  // a copy of a file: its bytes cannot be made anew
-  static constexpr std::uint8_t kShared = 2;    // MAP_SHARED; each such mapping stays by itself
-  static constexpr std::uint8_t kLocked = 4;    // mlock
-  static constexpr std::uint8_t kBacked = 8;    // a descriptor's own pages; kShared, too
-  static constexpr std::uint8_t kOnFault = 16;  // kLocked, too: page by page, as they are touched
+  static constexpr std::uint8_t kFromFile = 1;   // a copy of a file: its bytes cannot be made anew
+  static constexpr std::uint8_t kShared = 2;     // MAP_SHARED; each such mapping stays by itself
+  static constexpr std::uint8_t kLocked = 4;     // mlock
+  static constexpr std::uint8_t kBacked = 8;     // a descriptor's own pages; kShared, too
+  static constexpr std::uint8_t kOnFault = 16;   // kLocked, too: page by page, as they are touched
+  static constexpr std::uint8_t kDontFork = 32;  // MADV_DONTFORK: a fork's child has no such area
+  static constexpr std::uint8_t kWipeOnFork = 64;  // MADV_WIPEONFORK: a fork's child finds zeros
 
   std::uint8_t protection = 0;  // PROT_READ, PROT_WRITE, PROT_EXEC
   std::uint8_t traits = 0;
 
   constexpr bool has(std::uint8_t trait) const noexcept { return (traits & trait) != 0; }
-  constexpr AreaKind unlocked() const noexcept {
-    return {protection, static_cast<std::uint8_t>(traits & ~(kLocked | kOnFault))};
+  constexpr AreaKind with(std::uint8_t trait) const noexcept {
+    return {protection, static_cast<std::uint8_t>(traits | trait)};
   }
+  constexpr AreaKind without(std::uint8_t trait) const noexcept {
+    return {protection, static_cast<std::uint8_t>(traits & ~trait)};
+  }
+  constexpr AreaKind unlocked() const noexcept { return without(kLocked | kOnFault); }
   friend constexpr bool operator==(const AreaKind&, const AreaKind&) noexcept = default;
 };
 

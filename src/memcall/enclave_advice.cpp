@@ -8,6 +8,24 @@ using namespace linux_abi;  // NOLINT(google-build-using-namespace): all of it i
 
 namespace {
 
+bool is_about_forks(int advice) noexcept {
+  return advice == kMadvDontFork || advice == kMadvDoFork || advice == kMadvWipeOnFork ||
+         advice == kMadvKeepOnFork;
+}
+
+AreaKind with_advice(AreaKind kind, int advice) noexcept {
+  switch (advice) {
+    case kMadvDontFork:
+      return kind.with(AreaKind::kDontFork);
+    case kMadvDoFork:
+      return kind.without(AreaKind::kDontFork);
+    case kMadvWipeOnFork:
+      return kind.with(AreaKind::kWipeOnFork);
+    default:
+      return kind.without(AreaKind::kWipeOnFork);
+  }
+}
+
 // By mlock2's flags.
 std::uint8_t lock_traits(int flags) noexcept {
   const bool on_fault = (flags & kMlockOnFault) != 0;
@@ -75,11 +93,7 @@ int EnclaveCore::advise_area(Extent place, AreaKind kind, int advice) noexcept {
 int EnclaveCore::lock_run(Mark me, PageStretch run, Holes holes, bool* hole, RangeCall call,
                           int flags) noexcept {
   const std::uint8_t traits = call == EXCLAVE_MLOCK ? lock_traits(flags) : std::uint8_t{0};
-  const auto wanted = [traits](AreaKind kind) noexcept {
-    kind = kind.unlocked();
-    kind.traits |= traits;
-    return kind;
-  };
+  const auto wanted = [traits](AreaKind kind) noexcept { return kind.unlocked().with(traits); };
   // As on Linux, pages that nobody may touch are locked all the same, and mlock says so; mlockall,
   // which skips holes, does not mind them.
   bool untouchable = false;
@@ -111,6 +125,13 @@ int EnclaveCore::advise(RangeCall call, std::uintptr_t address, std::size_t size
   int error = 0;
   if (locks) {
     error = lock_run(me, run, holes, &hole, call, argument);
+  } else if (call == EXCLAVE_MADVISE && is_about_forks(argument)) {
+    error = change_kinds(
+        me, run, holes, &hole,
+        [argument](AreaKind kind) noexcept { return with_advice(kind, argument); }, true,
+        [&](Extent place, AreaKind kind) noexcept { return advise_area(place, kind, argument); });
+    // As on Linux, for -ENOMEM says that there are holes.
+    if (error == -kENOMEM) error = -kEAGAIN;
   } else if (call == EXCLAVE_MADVISE) {
     error = for_each_area(me, run, holes, &hole, [&](Extent place, AreaKind kind) noexcept {
       return advise_area(place, kind, argument);

@@ -115,35 +115,6 @@ EnclaveCore::Work::~Work() {
   inside_.store(before_, std::memory_order_relaxed);
 }
 
-Status EnclaveCore::before_fork() noexcept {
-  const std::uint32_t slot = current_thread_slot();
-  if (slot >= kMaxThreadSlots) return Error::kTooManyThreads;
-  if (inside_[slot].load(std::memory_order_relaxed) != 0) return Error::kReentered;
-  inside_[slot].store(kLocked, std::memory_order_relaxed);
-  bool waits = false;
-  for (Backoff backoff;; wait_for_others(&backoff)) {
-    lock_.lock_for_fork();
-    if (under_way_ == 0) break;
-    lock_.unlock_after_fork();
-    if (!waits) forks_waiting_.fetch_add(1, std::memory_order_relaxed);
-    waits = true;
-  }
-  if (waits) forks_waiting_.fetch_sub(1, std::memory_order_relaxed);
-  return {};
-}
-
-void EnclaveCore::after_fork_in_parent() noexcept {
-  lock_.unlock_after_fork();
-  inside_[current_thread_slot()].store(0, std::memory_order_relaxed);
-}
-
-// Others may have been about to wait for the lock; they are not here any more.
-void EnclaveCore::after_fork_in_child() noexcept {
-  for (std::atomic<std::uint8_t>& inside : inside_) inside.store(0, std::memory_order_relaxed);
-  forks_waiting_.store(0, std::memory_order_relaxed);
-  lock_.unlock_after_fork();
-}
-
 // ---- Pages and places ----
 
 PageNumber EnclaveCore::find_place(PageNumber pages, PageNumber limit) const noexcept {
@@ -161,8 +132,11 @@ PageNumber EnclaveCore::limit_of(int flags) const noexcept {
 int EnclaveCore::commit(Extent place, AreaKind kind) noexcept {
   const int error = pages_.commit(pages_.context, place.base, place.size, kind.protection,
                                   kind.has(AreaKind::kShared) ? 1 : 0);
-  if (error == 0) lock_if_asked(place, kind);
-  return error;
+  if (error != 0) return error;
+  lock_if_asked(place, kind);
+  if (kind.has(AreaKind::kDontFork)) (void)hint(EXCLAVE_MADVISE, place, kMadvDontFork);
+  if (kind.has(AreaKind::kWipeOnFork)) (void)hint(EXCLAVE_MADVISE, place, kMadvWipeOnFork);
+  return 0;
 }
 // As on Linux, what cannot be locked or populated now is no failure of the call that maps it.
 void EnclaveCore::lock_if_asked(Extent place, AreaKind kind) noexcept {

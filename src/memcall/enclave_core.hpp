@@ -5,7 +5,7 @@
 // is `held` stands in the books at each place where pages come or go, so nobody else takes it, and
 // an area whose pages change is marked; who needs one of them waits, holding nothing himself.
 // enclave_core.cpp has map, unmap and protect, enclave_remap.cpp mremap and brk, enclave_advice.cpp
-// the calls that walk over areas.
+// the calls that walk over areas, enclave_fork.cpp what a fork does.
 #pragma once
 
 #include <atomic>
@@ -91,6 +91,8 @@ class EnclaveCore {
     const std::uint8_t before_;
   };
   void let_forks_go_first() const noexcept;
+  Area* next_for_child(Mark me, PageNumber* at) noexcept;
+  void bring_to_child(Mark me, Area& area) noexcept;
   // Before one more look, with no lock held. Most calls are over soon.
   void wait_for_others(Backoff* backoff) const noexcept {
     if (pages_.wait != nullptr && backoff->is_long()) {
@@ -118,7 +120,7 @@ class EnclaveCore {
   PageNumber find_place(PageNumber pages, PageNumber limit) const noexcept EXCLAVE_REQUIRES(lock_);
   PageNumber limit_of(int flags) const noexcept;
 
-  // Fresh pages, locked if the kind is.
+  // Fresh pages, locked if the kind is, and with what it says of forks.
   int commit(Extent place, AreaKind kind) noexcept;
   void lock_if_asked(Extent place, AreaKind kind) noexcept;
   void populate(Extent place, AreaKind kind) noexcept;

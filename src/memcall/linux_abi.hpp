@@ -28,9 +28,10 @@ inline constexpr int kMsAsync = 1, kMsInvalidate = 2, kMsSync = 4, kMsAll = 7;
 inline constexpr int kMlockOnFault = 1;
 inline constexpr int kMclCurrent = 1, kMclFuture = 2, kMclOnFault = 4, kMclAll = 7;
 // madvise, as Linux 6.1 knows it where it is not built to poison memory: 0 to 4, 8 to 25.
-inline constexpr int kMadvDontNeed = 4, kMadvFree = 8, kMadvRemove = 9, kMadvWipeOnFork = 18,
-                     kMadvCold = 20, kMadvPageOut = 21, kMadvPopulateRead = 22,
-                     kMadvPopulateWrite = 23, kMadvDontNeedLocked = 24, kMadvCollapse = 25;
+inline constexpr int kMadvDontNeed = 4, kMadvFree = 8, kMadvRemove = 9, kMadvDontFork = 10,
+                     kMadvDoFork = 11, kMadvWipeOnFork = 18, kMadvKeepOnFork = 19, kMadvCold = 20,
+                     kMadvPageOut = 21, kMadvPopulateRead = 22, kMadvPopulateWrite = 23,
+                     kMadvDontNeedLocked = 24, kMadvCollapse = 25;
 inline constexpr int kMremapMayMove = 1, kMremapFixed = 2, kMremapDontUnmap = 4, kMremapAll = 7;
 
 }  // namespace exclave::linux_abi

@@ -27,18 +27,29 @@ int documented_errno(RangeCall call, int error) noexcept {
   }
 }
 
+// MADV_DONTFORK, MADV_DOFORK, and anything else.
+enum class Forks : std::uint8_t { kWithout, kWith, kAsBefore };
+Forks forks_of(RangeCall call, int advice) noexcept {
+  if (call != EXCLAVE_MADVISE) return Forks::kAsBefore;
+  return advice == kMadvDontFork ? Forks::kWithout
+         : advice == kMadvDoFork ? Forks::kWith
+                                 : Forks::kAsBefore;
+}
+
 // Marks the mapping for the length of the host's call, on the part that lies in the range. Nothing
-// of its facts changes. Up to the first error: 0, a negative errno, with *hole as advise_outside.
+// of its facts changes but what `forks` says; then the part is a mapping of its own. Up to the
+// first error: 0, a negative errno, with *hole as advise_outside.
 enum class Pinned : bool { kRefused, kAllowed };
 template <class F>
 int for_each_mapping(AllocatorCore& core, Extent range, Holes holes, bool* hole, Pinned pinned,
-                     F at_host) noexcept {
+                     Forks forks, F at_host) noexcept {
   Registry& registry = core.registry();
   const std::uint32_t me = current_thread_slot() + 1;
   Backoff backoff;
   for (std::uintptr_t at = range.base; at < range.end();) {
     Region* mapping = nullptr;
     Extent part;
+    bool was_without = false;
     {
       LockGuard guard(registry.lock());
       Region* const region = registry.first_in_locked({at, range.end() - at});
@@ -56,6 +67,15 @@ int for_each_mapping(AllocatorCore& core, Extent range, Holes holes, bool* hole,
         part = common(region->extent(), Extent{at, range.end() - at});
         if (pinned == Pinned::kRefused && registry.pins_locked().overlaps(part)) return -kEBUSY;
         mapping = region;
+        if (forks != Forks::kAsBefore) {
+          const Result<Region*> isolated = registry.isolate_locked(*region, part);
+          // -ENOMEM would say that there is a hole.
+          if (!isolated.ok()) return -kEAGAIN;
+          mapping = *isolated;
+          was_without = mapping->dont_fork;
+          // While the host is at it, a child of a fork may not have it.
+          mapping->dont_fork |= forks == Forks::kWithout;
+        }
         mapping->in_call = me;
       }
     }
@@ -66,6 +86,8 @@ int for_each_mapping(AllocatorCore& core, Extent range, Holes holes, bool* hole,
     const int error = at_host(part);
     {
       LockGuard guard(registry.lock());
+      if (forks != Forks::kAsBefore)
+        mapping->dont_fork = error == 0 ? forks == Forks::kWithout : was_without;
       mapping->in_call = 0;
       registry.join_locked(*mapping);
     }
@@ -84,10 +106,11 @@ int advise_outside(AllocatorCore& core, RangeCall call, Extent range, int argume
   if (!gate.status().ok()) return error_number(gate.status().error());
   // Pins may have come since check_pins, too.
   const Pinned pinned = takes_pages(call, argument) ? Pinned::kRefused : Pinned::kAllowed;
-  return for_each_mapping(core, range, holes, hole, pinned, [&](Extent part) noexcept {
+  const auto ask = [&](Extent part) noexcept {
     const int error = core.host_advise(gate, call, part, argument);
     return error == 0 ? 0 : -documented_errno(call, error);
-  });
+  };
+  return for_each_mapping(core, range, holes, hole, pinned, forks_of(call, argument), ask);
 }
 
 int check_pins(AllocatorCore& core, Extent range, int advice) noexcept {
@@ -123,7 +146,8 @@ int resident_outside(AllocatorCore& core, Extent range, unsigned char* vector) n
     for (std::size_t i = 0; i < part.size >> kPageShift; ++i) bytes[i] &= 1;
     return 0;
   };
-  const int error = for_each_mapping(core, range, Holes::kStop, &hole, Pinned::kAllowed, ask);
+  const int error =
+      for_each_mapping(core, range, Holes::kStop, &hole, Pinned::kAllowed, Forks::kAsBefore, ask);
   return hole ? -kENOMEM : error;
 }
 
@@ -132,14 +156,13 @@ int lock_all_outside(AllocatorCore& core, RangeCall call, int argument) noexcept
   if (!gate.status().ok()) return error_number(gate.status().error());
   constexpr Extent kAll{kPageBytes, kAddressLimit - kPageBytes};
   bool hole = false;
-  return for_each_mapping(core, kAll, Holes::kSkip, &hole, Pinned::kAllowed,
-                          [&](Extent part) noexcept {
-                            const int error = core.host_advise(gate, call, part, argument);
-                            // As on Linux, what cannot be touched does not keep the rest from being
-                            // locked.
-                            if (error == 0 || (error == kENOMEM && call == EXCLAVE_MLOCK)) return 0;
-                            return -documented_errno(call, error);
-                          });
+  const auto ask = [&](Extent part) noexcept {
+    const int error = core.host_advise(gate, call, part, argument);
+    // As on Linux, what cannot be touched does not keep the rest from being locked.
+    if (error == 0 || (error == kENOMEM && call == EXCLAVE_MLOCK)) return 0;
+    return -documented_errno(call, error);
+  };
+  return for_each_mapping(core, kAll, Holes::kSkip, &hole, Pinned::kAllowed, Forks::kAsBefore, ask);
 }
 
 }  // namespace exclave::memcall

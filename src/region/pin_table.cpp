@@ -12,15 +12,16 @@ std::uintptr_t PinTable::Traits::max_end_of(const Pin& pin) noexcept {
   return end;
 }
 
-bool PinTable::overlaps_in(const Pin* pin, Extent range) noexcept {
+const Pin* PinTable::first_in(Extent range) const noexcept {
   // Left is entered only when something there ends late enough; if that finds nothing, then neither
   // would the right.
+  const Pin* pin = tree_.root();
   while (pin != nullptr && pin->max_end > range.base) {
-    if (pin->extent.overlaps(range)) return true;
+    if (pin->extent.overlaps(range)) return pin;
     const Pin* const left = pin->links.left;
     pin = left != nullptr && left->max_end > range.base ? left : pin->links.right;
   }
-  return false;
+  return nullptr;
 }
 
 bool PinTable::grow() noexcept {
@@ -52,7 +53,7 @@ Result<PinId> PinTable::add(Extent extent) noexcept {
   pin->index = index;
   tree_.insert(*pin);
   ++count_;
-  return PinId{(std::uint64_t{slot.serial} << 32) | (index + 1)};
+  return id_of(*pin);
 }
 
 void PinTable::make_whole(PinId id) noexcept {
@@ -81,7 +82,7 @@ void PinTable::remove_in(Extent range) noexcept {
   for (std::uint32_t i = 0; i < slot_count_; ++i) {
     const Slot& slot = slots_[i];
     if (slot.pin != nullptr && slot.pin->extent.overlaps(range))
-      (void)remove(PinId{(std::uint64_t{slot.serial} << 32) | (i + 1)});
+      (void)remove(id_of(*slot.pin));
   }
 }
 

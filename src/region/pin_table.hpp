@@ -31,7 +31,7 @@ class PinTable {
   // All pins that overlap the range, of whole pools, too. O(all pins that there ever were at once).
   void remove_in(Extent range) noexcept;
   // Does a pin of blocks or pages (not of a whole pool) overlap the range?
-  bool overlaps(Extent range) const noexcept { return overlaps_in(tree_.root(), range); }
+  bool overlaps(Extent range) const noexcept { return first_in(range) != nullptr; }
   std::size_t count() const noexcept { return count_; }
   bool validate() const noexcept { return tree_.validate() >= 0; }
 
@@ -50,7 +50,10 @@ class PinTable {
     std::uint32_t next_free = 0;
   };
 
-  static bool overlaps_in(const Pin* pin, Extent range) noexcept;
+  const Pin* first_in(Extent range) const noexcept;
+  PinId id_of(const Pin& pin) const noexcept {
+    return PinId{(std::uint64_t{slots_[pin.index].serial} << 32) | (pin.index + 1)};
+  }
   bool grow() noexcept;
 
   BookStore& books_;

@@ -75,6 +75,7 @@ struct alignas(kCacheLine) Region {
   Region* next_taken = nullptr;  // of a chain of mappings that leave the books
   std::uint32_t pins = 0;        // of the whole region
   bool taken_out = false;        // it may be put back: its edges are held in the pagemap
+  bool dont_fork = false;        // a mapping that the child of a fork has not (MADV_DONTFORK)
 
   // ---- Fixed while the region stands ----
   void (*gone)(void* context, std::uint64_t region_id, std::uintptr_t base,

@@ -109,6 +109,7 @@ Result<Region*> Registry::create(Extent extent, const AttachOptions& options, bo
   region->pins = 0;
   region->in_call = 0;
   region->taken_out = false;
+  region->dont_fork = false;
   region->gone = options.gone;
   region->gone_context = options.gone_context;
   if (pool) {
@@ -261,8 +262,9 @@ Result<Region*> Registry::create_like(const Region& mapping, std::uintptr_t from
   options.gone = mapping.gone;
   options.gone_context = mapping.gone_context;
   Result<Region*> made = create(extent, options, false);
-  if (made.ok())
-    (*made)->id.store(mapping.id.load(std::memory_order_relaxed), std::memory_order_release);
+  if (!made.ok()) return made;
+  (*made)->dont_fork = mapping.dont_fork;
+  (*made)->id.store(mapping.id.load(std::memory_order_relaxed), std::memory_order_release);
   return made;
 }
 
@@ -335,7 +337,8 @@ void Registry::join_locked(Region& mapping) noexcept {
   const auto one = [&](const Region& a, const Region& b) noexcept {
     EXCLAVE_DCHECK(adjoin(a.extent(), b.extent()));  // the next page is the other's
     return a.region_id() == b.region_id() && a.in_call == 0 && b.in_call == 0 &&
-           a.traits().protection == b.traits().protection && goes_on(a, b);
+           a.traits().protection == b.traits().protection && a.dont_fork == b.dont_fork &&
+           goes_on(a, b);
   };
   Region* low = &mapping;
   if (Region* const before = region_at_locked(mapping.extent().base - 1);
@@ -349,20 +352,33 @@ void Registry::join_locked(Region& mapping) noexcept {
   }
 }
 
-void Registry::end_calls_of_others(std::uint32_t mine) noexcept {
+void Registry::after_fork_in_child(std::uint32_t mine) noexcept {
   LockGuard guard(lock_);
   for (std::uintptr_t at = 0;;) {
     Region* const region = first_in_locked({at, kAddressLimit - at});
     if (region == nullptr) return;
     at = region->extent().end();
-    if (region->in_call == 0 || region->in_call == mine) continue;
-    if (region->taken_out) {
+    if (region->in_call == mine) continue;
+    if (region->dont_fork) {
+      forget_locked(*region);
+    } else if (region->in_call == 0) {
+      continue;
+    } else if (region->taken_out) {
       stand_again_locked(*region);
     } else {
       region->in_call = 0;
       join_locked(*region);
     }
   }
+}
+
+// It is no more, and its owner is not told: it lives on in the parent.
+void Registry::forget_locked(Region& mapping) noexcept {
+  const Extent extent = mapping.extent();
+  pins_.remove_in(extent);
+  remove_locked(mapping);
+  if (mapping.taken_out) pagemap_.let_go(extent);
+  release_book(mapping);
 }
 
 bool Registry::overlaps(Extent range) noexcept {

@@ -87,8 +87,8 @@ class Registry {
   }
 
   // In the child of a fork: no thread but this one has a call under way. What another thread had
-  // reserved, to unmap it, is still mapped here.
-  void end_calls_of_others(std::uint32_t mine) noexcept EXCLAVE_EXCLUDES(lock_);
+  // reserved, to unmap it, is still mapped here; what is dont_fork is not, and its pins are none.
+  void after_fork_in_child(std::uint32_t mine) noexcept EXCLAVE_EXCLUDES(lock_);
 
   bool overlaps(Extent range) noexcept EXCLAVE_EXCLUDES(lock_);
   Result<RegionInfo> next(std::uintptr_t address) noexcept EXCLAVE_EXCLUDES(lock_);
@@ -107,6 +107,7 @@ class Registry {
                                                   bool (*is_inside)(const void* context),
                                                   const void* context) const noexcept;
   Status insert_locked(Region& region) noexcept EXCLAVE_REQUIRES(lock_);
+  void forget_locked(Region& mapping) noexcept EXCLAVE_REQUIRES(lock_);
   void stand_again_locked(Region& mapping) noexcept EXCLAVE_REQUIRES(lock_);
   void set_role_locked(Region& region, Role role) noexcept EXCLAVE_REQUIRES(lock_);
   Status split_locked(Region& mapping, std::uintptr_t at) noexcept EXCLAVE_REQUIRES(lock_);

@@ -1,10 +1,14 @@
 // What the manual pages say of each call, errno by errno and effect by effect: natively, which
 // proves the test right, and through MemoryCalls, inside the enclave and outside of it.
 #include <sys/syscall.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include <string>
+#include <thread>
 #include <vector>
 
+#include "support/end_child.hpp"
 #include "support/process_fixture.hpp"
 #include "support/quiet_addresses.hpp"
 
@@ -76,6 +80,13 @@ class Conformance : public ProcessFixture, public testing::WithParamInterface<Ca
     if (!native()) return calls_->mmap(hint, count * kPage, kReadWrite, flags, file, 0);
     return linux_answer(syscall(SYS_mmap, hint, count * kPage, kReadWrite, flags, file, 0L));
   }
+  // Where nothing stands.
+  std::intptr_t map_new(std::size_t first, std::size_t count) {
+    const int flags = MAP_FIXED_NOREPLACE | (shared() ? MAP_SHARED : MAP_PRIVATE | MAP_ANONYMOUS);
+    const int file = shared() ? file_.get() : -1;
+    if (!native()) return calls_->mmap(page(first), count * kPage, kReadWrite, flags, file, 0);
+    return linux_answer(syscall(SYS_mmap, page(first), count * kPage, kReadWrite, flags, file, 0L));
+  }
   std::intptr_t unmap(std::size_t first, std::size_t count) {
     if (!native()) return calls_->munmap(page(first), count * kPage);
     return linux_answer(syscall(SYS_munmap, page(first), count * kPage));
@@ -131,6 +142,31 @@ class Conformance : public ProcessFixture, public testing::WithParamInterface<Ca
   std::intptr_t munlockall() {
     if (!native()) return calls_->munlockall();
     return linux_answer(syscall(SYS_munlockall));
+  }
+
+  // What the child of a fork answers, 0 to 255; -1: it did not end by itself.
+  template <class F>
+  int in_child(const F& function) {
+    if (!native()) {
+      EXPECT_TRUE(inside_->manager()->before_fork().ok());
+      EXPECT_TRUE(allocator_->before_fork().ok());
+    }
+    const pid_t child = fork();
+    if (child == 0) {
+      alarm(20);
+      if (!native()) {
+        allocator_->after_fork_in_child();
+        inside_->manager()->after_fork_in_child();
+      }
+      testing_support::end_child(function());
+    }
+    if (!native()) {
+      allocator_->after_fork_in_parent();
+      inside_->manager()->after_fork_in_parent();
+    }
+    int status = 0;
+    EXPECT_EQ(waitpid(child, &status, 0), child);
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -1;
   }
 
   // ---- Looks ----
@@ -617,14 +653,119 @@ TEST_P(Conformance, MlockallLocksWhatIsThere) {
   EXPECT_TRUE(is_locked(2));
 }
 
-INSTANTIATE_TEST_SUITE_P(
-    Manual, Conformance,
+// ---- fork(2) ----
+
+using Threat72_Fork = Conformance;
+
+TEST_P(Threat72_Fork, MlockIsNotInherited) {
+  ASSERT_EQ(map(2, 4), answer(2));
+  ASSERT_EQ(lock(page(3), kPage), 0);
+  // Another thread's is no other.
+  std::thread([&] { EXPECT_EQ(lock2(page(4), kPage, MLOCK_ONFAULT), 0); }).join();
+  EXPECT_EQ(in_child([&] {
+              if (sync_bytes(page(2), 4 * kPage, MS_INVALIDATE) != 0) return 1;
+              if (is_locked(3) || is_locked(4)) return 2;
+              if (picture(7) != "..bbbb.") return 3;
+              // What the child locks itself is locked.
+              if (lock(page(3), kPage) != 0 || !is_locked(3)) return 4;
+              return unlock(page(3), kPage) == 0 && unmap(2, 4) == 0 ? 0 : 5;
+            }),
+            0);
+  EXPECT_TRUE(is_locked(3));
+  EXPECT_TRUE(is_locked(4));
+}
+
+TEST_P(Threat72_Fork, MlockallIsNotInherited) {
+  ASSERT_EQ(lockall(MCL_FUTURE | MCL_ONFAULT), 0);
+  ASSERT_EQ(map(2, 1), answer(2));
+  EXPECT_EQ(in_child([&] {
+              if (is_locked(2)) return 1;
+              return map(3, 1) == answer(3) && !is_locked(3) ? 0 : 2;
+            }),
+            0);
+  ASSERT_EQ(map(5, 1), answer(5));
+  // Ours: for what comes inside.
+  EXPECT_EQ(is_locked(5), native() || !shared());
+}
+
+TEST_P(Threat72_Fork, DontforkLeavesPagesOut) {
+  ASSERT_EQ(map(2, 5), answer(2));
+  byte(page(2)) = 6;
+  byte(page(3)) = 7;
+  ASSERT_EQ(advise(3, 3, MADV_DONTFORK), 0);
+  ASSERT_EQ(advise(4, 1, MADV_DOFORK), 0);
+  EXPECT_EQ(in_child([&] {
+              if (picture(8) != "..b.b.b.") return 1;
+              if (sync_bytes(page(2), 5 * kPage, MS_SYNC) != -ENOMEM) return 2;
+              if (protect(3, 1, PROT_READ) != -ENOMEM) return 3;
+              if (advise(3, 1, MADV_NORMAL) != -ENOMEM) return 4;
+              unsigned char vector = 0;
+              if (resident(page(5), kPage, &vector) != -ENOMEM) return 5;
+              if (remap(3, 1, 2, MREMAP_MAYMOVE) != -EFAULT) return 6;
+              // The place is free for another mapping.
+              if (map_new(3, 1) != answer(3) || byte(page(3)) == 7) return 7;
+              if (map_new(3, 1) != -EEXIST) return 8;
+              return byte(page(2)) == 6 && picture(8) == "..bbb.b." ? 0 : 9;
+            }),
+            0);
+  EXPECT_EQ(picture(8), "..bbbbb.");
+  EXPECT_EQ(byte(page(3)), 7);
+}
+
+TEST_P(Threat72_Fork, DontforkGoesWithThePages) {
+  ASSERT_EQ(map(2, 2), answer(2));
+  ASSERT_EQ(advise(2, 2, MADV_DONTFORK), 0);
+  ASSERT_EQ(remap(2, 2, 3), answer(2)) << "it grows in place";
+  EXPECT_EQ(in_child([&] { return picture(6) == "......" ? 0 : 1; }), 0);
+  ASSERT_EQ(remap(2, 3, 4, MREMAP_MAYMOVE | MREMAP_FIXED, 7), answer(7));
+  ASSERT_EQ(map(2, 1), answer(2)) << "what comes to its place is another mapping";
+  ASSERT_EQ(protect(8, 1, PROT_READ), 0);
+  EXPECT_EQ(in_child([&] { return picture(12) == "..b........." ? 0 : 1; }), 0);
+  EXPECT_EQ(advise(7, 4, MADV_DOFORK), 0);
+  EXPECT_EQ(in_child([&] { return picture(12) == "..b....brbb." ? 0 : 1; }), 0);
+}
+
+TEST_P(Threat72_Fork, WipeonforkGivesTheChildZeros) {
+  ASSERT_EQ(map(2, 4), answer(2));
+  for (std::size_t i = 2; i < 6; ++i) byte(page(i)) = 7;
+  if (shared()) {
+    EXPECT_EQ(advise(2, 4, MADV_WIPEONFORK), -EINVAL);
+    EXPECT_EQ(in_child([&] { return byte(page(3)) == 7 ? 0 : 1; }), 0);
+    return;
+  }
+  ASSERT_EQ(advise(3, 3, MADV_WIPEONFORK), 0);
+  ASSERT_EQ(advise(4, 1, MADV_KEEPONFORK), 0);
+  ASSERT_EQ(protect(5, 1, PROT_READ), 0);
+  const auto bytes = [this](std::size_t from) {
+    std::string text;
+    for (std::size_t i = from; i < from + 4; ++i) text += byte(page(i)) == 0 ? '0' : '7';
+    return text;
+  };
+  EXPECT_EQ(in_child([&] {
+              if (bytes(2) != "7070" || picture(7) != "..bbbr.") return 1;
+              // Of the child's child, too.
+              byte(page(3)) = 7;
+              return in_child([&] { return bytes(2) == "7070" ? 0 : 1; }) == 0 ? 0 : 2;
+            }),
+            0);
+  EXPECT_EQ(bytes(2), "7777");
+  // What was written after the pages were dropped once, or moved.
+  ASSERT_EQ(advise(3, 1, MADV_DONTNEED), 0);
+  byte(page(3)) = 7;
+  ASSERT_EQ(remap(3, 1, 2, MREMAP_MAYMOVE | MREMAP_FIXED, 8), answer(8));
+  byte(page(9)) = 7;
+  EXPECT_EQ(in_child([&] { return byte(page(8)) == 0 && byte(page(9)) == 0 ? 0 : 1; }), 0);
+}
+
+const auto kCases =
     testing::Values(Case{Side::kNative, Memory::kPrivate}, Case{Side::kNative, Memory::kShared},
-                    Case{Side::kOurs, Memory::kPrivate}, Case{Side::kOurs, Memory::kShared}),
-    [](const auto& tested) {
-      return std::string(tested.param.side == Side::kNative ? "Native" : "Ours") +
-             (tested.param.memory == Memory::kPrivate ? "Private" : "Shared");
-    });
+                    Case{Side::kOurs, Memory::kPrivate}, Case{Side::kOurs, Memory::kShared});
+std::string name_of(const testing::TestParamInfo<Case>& tested) {
+  return std::string(tested.param.side == Side::kNative ? "Native" : "Ours") +
+         (tested.param.memory == Memory::kPrivate ? "Private" : "Shared");
+}
+INSTANTIATE_TEST_SUITE_P(Manual, Conformance, kCases, name_of);
+INSTANTIATE_TEST_SUITE_P(Manual, Threat72_Fork, kCases, name_of);
 
 // ---- What is meant to differ, or is there on one side only ----
 

@@ -227,6 +227,25 @@ TEST_F(EnclaveWalksTest, LocksOnFaultAreAskedForAsSuch) {
   EXPECT_THAT(arguments, testing::ElementsAre(0, MLOCK_ONFAULT));
 }
 
+// What is left of a copy is what it was made as, not what it was to become.
+TEST_F(EnclaveBoundsTest, ACopyThatWouldNotGoIsNotYetWhatWasAskedFor) {
+  pages_.fail(Op::kProtect, -EPERM);
+  pages_.fail(Op::kDrop, -EIO);
+  EXPECT_EQ(map_file(2, 2, PROT_READ), -EPERM);
+  EXPECT_EQ(picture(5), "..bb.");
+  int seen = -1;
+  EXPECT_EQ(manager_->visit(
+                {page(2), 2 * kPage},
+                [](void* context, Extent, int protection) {
+                  *static_cast<int*>(context) = protection;
+                  return 0;
+                },
+                &seen),
+            0);
+  EXPECT_EQ(seen, kReadWrite) << "the books say what the pages are";
+  EXPECT_EQ(unmap(2, 2), 0);
+}
+
 TEST_F(EnclaveBoundsTest, ACopyThatWasNotBegunLeavesNothing) {
   pages_.fail(Op::kCommit, -ENOMEM);
   pages_.fail(Op::kDrop, -EIO);
