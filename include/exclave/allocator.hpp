@@ -84,7 +84,10 @@ class EXCLAVE_API Allocator {
   Result<untrusted_bytes> validate(std::uintptr_t address, std::size_t size_bytes,
                                    Protection needed = Protection::kReadWrite) const noexcept;
 
-  // The device's address of this byte. Errors: kNotFound (no region, or it has no device address).
+  // The device's address of this byte. Only what was attached with AttachOptions::device_base has
+  // one. mremap keeps it for pages that move; pages by which a mapping grows have none, nor has a
+  // mapping that grows and moves in one call, nor the place that MREMAP_DONTUNMAP leaves. Errors:
+  // kNotFound (no region, or it has no device address).
   Result<std::uint64_t> device_address(untrusted_bytes pointer) const noexcept;
 
   // Keeps a range for a device or an I/O in flight: a whole pool (a registered buffer: it stays

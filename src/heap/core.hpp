@@ -362,6 +362,8 @@ class AllocatorCore {
       EXCLAVE_REQUIRES(pool.shared.lock);
   Pool* take_pool_locked() noexcept EXCLAVE_REQUIRES(pool_lists_);
   Device* device_locked(DeviceTag tag) noexcept EXCLAVE_REQUIRES(pool_lists_);
+  // Null, or one that may have no pool (any more).
+  void drop_device_locked(Device* device) noexcept EXCLAVE_REQUIRES(pool_lists_);
   Result<PinId> pin_mappings_locked(Extent pages) noexcept EXCLAVE_REQUIRES(registry_.lock());
   Result<PinId> pin_in_pool_locked(Region& region, Extent range) noexcept
       EXCLAVE_REQUIRES(registry_.lock());

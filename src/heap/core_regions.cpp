@@ -75,6 +75,13 @@ Device* AllocatorCore::device_locked(DeviceTag tag) noexcept {
   return device;
 }
 
+// A book only for as long as the device has a pool: there are as many tags as callers think of.
+void AllocatorCore::drop_device_locked(Device* device) noexcept {
+  if (device == nullptr || device->first != nullptr) return;
+  devices_.erase(*device);
+  books_.release(BookKind::kPlain, device, sizeof(Device));
+}
+
 Result<RegionId> AllocatorCore::attach_pool(Extent range, const AttachOptions& options) noexcept {
   LockGuard lists(pool_lists_);
   Device* const device = options.device != 0 ? device_locked(options.device) : nullptr;
@@ -118,6 +125,7 @@ Result<RegionId> AllocatorCore::attach_pool(Extent range, const AttachOptions& o
       pool->pages.remove(*region);
     }
   }
+  drop_device_locked(device);
   if (region != nullptr) registry_.destroy(*region);
   if (pool != nullptr) {
     pool->next = idle_pools_;
@@ -227,6 +235,7 @@ Status AllocatorCore::close_pool_locked(Pool& pool, Region** gone) noexcept {
       *link = pool.next;
       break;
     }
+    drop_device_locked(device);
   }
   if (pool.open_to_all) {
     Pool** link = &open_;

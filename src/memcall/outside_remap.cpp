@@ -43,9 +43,13 @@ Result<Region*> mark_source(AllocatorCore& core, Extent from, Pinned pinned) noe
   }
 }
 
-void unmark(AllocatorCore& core, Region& mapping) noexcept {
+enum class Pages : bool { kStay, kLeft };
+
+// kLeft: its pages have gone to another place, and others stand here.
+void unmark(AllocatorCore& core, Region& mapping, Pages pages) noexcept {
   LockGuard guard(core.registry().lock());
   mapping.in_call = 0;
+  if (pages == Pages::kLeft) core.registry().forget_device_address_locked(mapping);
   core.registry().join_locked(mapping);
 }
 
@@ -90,7 +94,7 @@ std::intptr_t grow_in_place(AllocatorCore& core, AllocatorCore::Gate& gate, Exte
     } else {
       const Status inserted = registry.insert(**made);
       if (inserted.ok()) {
-        unmark(core, mapping);
+        unmark(core, mapping, Pages::kStay);
         return static_cast<std::intptr_t>(from.base);
       }
       if (inserted.error() == Error::kOverlap) {
@@ -102,7 +106,7 @@ std::intptr_t grow_in_place(AllocatorCore& core, AllocatorCore::Gate& gate, Exte
     }
     registry.destroy(**made);
   }
-  unmark(core, mapping);
+  unmark(core, mapping, Pages::kStay);
   return answer;
 }
 
@@ -116,7 +120,7 @@ std::intptr_t move_to(AllocatorCore& core, AllocatorCore::Gate& gate, Extent fro
   Region& mapping = **source;
   const auto old_stands = [&]() noexcept {
     if (!leaves) {
-      unmark(core, mapping);
+      unmark(core, mapping, Pages::kStay);
     } else if (!registry.put_back(mapping).ok()) {
       // Another took its place meanwhile: the host lied, and it is gone.
       core.finish_region(gate, mapping);
@@ -139,7 +143,8 @@ std::intptr_t move_to(AllocatorCore& core, AllocatorCore::Gate& gate, Extent fro
   if (leaves) {
     registry.destroy(mapping);
   } else {
-    unmark(core, mapping);
+    // From nothing: the same pages stand in both places.
+    unmark(core, mapping, from.empty() ? Pages::kStay : Pages::kLeft);
   }
   landing.done(protection);
   return static_cast<std::intptr_t>(to.base);

@@ -256,9 +256,9 @@ Result<Region*> Registry::create_like(const Region& mapping, std::uintptr_t from
   options.protection = traits.protection;
   options.device = traits.device;
   const std::uint64_t device_base = mapping.device_base.load(std::memory_order_relaxed);
-  options.device_base = device_base == kNoDeviceAddress
-                            ? kNoDeviceAddress
-                            : device_base + (from - mapping.extent().base);
+  // Pages that the mapping has not are not mapped on the device either, as far as anybody said.
+  if (device_base != kNoDeviceAddress && lies_in(mapping.extent(), from, extent.size))
+    options.device_base = device_base + (from - mapping.extent().base);
   options.gone = mapping.gone;
   options.gone_context = mapping.gone_context;
   Result<Region*> made = create(extent, options, false);
@@ -297,6 +297,11 @@ Result<Region*> Registry::isolate_locked(Region& mapping, Extent part) noexcept 
   return region_at_locked(part.base);
 }
 
+void Registry::forget_device_address_locked(Region& region) noexcept {
+  FactsWriter writer(region, generation_);
+  region.device_base.store(kNoDeviceAddress, std::memory_order_release);
+}
+
 void Registry::set_protection_locked(Region& region, Protection protection) noexcept {
   RegionTraits traits = region.traits();
   traits.protection = protection;
@@ -330,9 +335,10 @@ void Registry::absorb_locked(Region& low, Region& high) noexcept {
 void Registry::join_locked(Region& mapping) noexcept {
   // What mremap moved may stand beside what it was not beside before.
   const auto goes_on = [](const Region& a, const Region& b) noexcept {
-    const std::uint64_t base = a.device_base.load(std::memory_order_relaxed);
-    return base == kNoDeviceAddress ||
-           base + a.extent().size == b.device_base.load(std::memory_order_relaxed);
+    const std::uint64_t low = a.device_base.load(std::memory_order_relaxed);
+    const std::uint64_t high = b.device_base.load(std::memory_order_relaxed);
+    if (low == kNoDeviceAddress || high == kNoDeviceAddress) return low == high;
+    return low + a.extent().size == high;
   };
   const auto one = [&](const Region& a, const Region& b) noexcept {
     EXCLAVE_DCHECK(adjoin(a.extent(), b.extent()));  // the next page is the other's

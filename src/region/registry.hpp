@@ -40,7 +40,8 @@ class Registry {
   // kOutOfTrustedMemory.
   Result<Region*> create(Extent extent, const AttachOptions& options, bool grown) noexcept;
   // A book for a region that is to hold what the mapping holds from that address on, or what comes
-  // behind it: its facts, its id. Errors: kOutOfTrustedMemory.
+  // behind it: its facts, its id. It has the device's addresses only if the mapping has all of
+  // it, because what grows has none until somebody states them. Errors: kOutOfTrustedMemory.
   Result<Region*> create_like(const Region& mapping, std::uintptr_t from, Extent extent) noexcept;
   // Gives the book back. Precondition: not inserted.
   void destroy(Region& region) noexcept EXCLAVE_EXCLUDES(lock_);
@@ -78,6 +79,7 @@ class Registry {
   Result<Region*> isolate_locked(Region& mapping, Extent part) noexcept EXCLAVE_REQUIRES(lock_);
   void set_protection_locked(Region& region, Protection protection) noexcept
       EXCLAVE_REQUIRES(lock_);
+  void forget_device_address_locked(Region& region) noexcept EXCLAVE_REQUIRES(lock_);
   // Joins a mapping with its neighbours where they are one attach with one protection.
   void join_locked(Region& mapping) noexcept EXCLAVE_REQUIRES(lock_);
   void set_draining_locked(Region& region, bool draining) noexcept EXCLAVE_REQUIRES(lock_);

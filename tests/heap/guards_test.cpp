@@ -323,6 +323,30 @@ TEST_F(GuardsTest, APoolWithoutABookForItsDeviceIsNotAttached) {
   EXPECT_TRUE(allocator_->detach(pool, DetachMode::kRevoke).ok());
 }
 
+// There are four thousand million of them.
+TEST_F(GuardsTest, DeviceTagsLeaveNoBooks) {
+  const Extent pool = range_at(0, kMiBytes);
+  AttachOptions options;
+  options.device = 1;
+  const RegionId first = attach(pool, options);
+  // What a refused attach keeps for the next one is kept once.
+  EXPECT_EQ(allocator_->attach(pool, options).error(), Error::kOverlap);
+  const std::size_t used = statistics().trusted_used_bytes;
+  for (options.device = 2; options.device < 1000; ++options.device)
+    EXPECT_EQ(allocator_->attach(pool, options).error(), Error::kOverlap);
+  EXPECT_EQ(statistics().trusted_used_bytes, used) << "refused";
+  for (; options.device < 2000; ++options.device) {
+    const Extent other = range_at(4 * kMiBytes, kMiBytes);
+    attach(other, options);
+    EXPECT_NE(allocate(64, 16, Placement::on_device(options.device)), 0u);
+    EXPECT_TRUE(allocator_->detach(other, DetachMode::kRevoke).ok());
+    EXPECT_EQ(allocate_error(64, 16, Placement::on_device(options.device)), Error::kNotFound);
+  }
+  EXPECT_EQ(statistics().trusted_used_bytes, used) << "gone";
+  EXPECT_EQ(allocator_->query(pool.base, 1)->id, first);
+  EXPECT_TRUE(allocator_->detach(pool).ok());
+}
+
 // ---- Moves that scrub ----
 
 TEST_F(GuardsTest, ScrubbingTouchesNothingThatStays) {

@@ -162,10 +162,69 @@ TEST_F(RemapTest, FactsMoveWithTheMapping) {
   EXPECT_EQ(info->id.value, id->value);
   EXPECT_EQ(info->device, 9u);
   EXPECT_EQ(info->device_base, 0x10000u + 2 * kPage);
-  EXPECT_EQ(info->extent.size, 3 * kPage);
+  EXPECT_EQ(info->extent.size, 2 * kPage);
+  const auto grown = allocator_->query(kOther + 2 * kPage, kPage);
+  EXPECT_EQ(grown->id.value, id->value);
+  EXPECT_EQ(grown->device, 9u);
   EXPECT_EQ(allocator_->query(kOther + 8 * kPage, 1)->device_base, 0x10000u + kPage);
   EXPECT_EQ(calls_->munmap(kOther, 3 * kPage), 0);
-  EXPECT_EQ(gone, 1);
+  EXPECT_EQ(gone, 2) << "in two parts: only one has device addresses";
+}
+
+class Threat68_DeviceAddresses : public RemapTest {
+ protected:
+  void attach(std::size_t count, std::uint64_t device_base) {
+    host_->put_mapping(pages(kPlace, 0, count));
+    AttachOptions options;
+    options.role = Role::kMapping;
+    options.device_base = device_base;
+    ASSERT_TRUE(allocator_->attach(pages(kPlace, 0, count), options).ok());
+  }
+  Result<std::uint64_t> device_page(std::uintptr_t place, std::size_t n) {
+    return allocator_->device_address(untrusted_bytes::unsafe_from_address(place + n * kPage));
+  }
+  void expect_none(std::uintptr_t place, std::size_t first, std::size_t end) {
+    for (std::size_t n = first; n < end; ++n)
+      EXPECT_EQ(device_page(place, n).error(), Error::kNotFound) << n;
+  }
+  void expect_from(std::uintptr_t place, std::size_t count, std::uint64_t base) {
+    for (std::size_t n = 0; n < count; ++n)
+      EXPECT_EQ(*device_page(place, n), base + n * kPage) << n;
+  }
+};
+
+// The page behind the last one would have the value that says that there is none; those behind it
+// would begin again at 0.
+TEST_F(Threat68_DeviceAddresses, WhatGrowsInPlaceHasNone) {
+  for (const std::uint64_t base : {std::uint64_t{0x10000}, UINT64_MAX - 4 * kPage}) {
+    attach(4, base);
+    EXPECT_EQ(remap(kPlace, 4, 7, 0), answer(kPlace));
+    expect_from(kPlace, 4, base);
+    expect_none(kPlace, 4, 7);
+    // Nor do calls that end afterwards, and join what is one.
+    EXPECT_EQ(calls_->madvise(kPlace, 7 * kPage, MADV_COLD), 0);
+    expect_from(kPlace, 4, base);
+    expect_none(kPlace, 4, 7);
+    EXPECT_EQ(calls_->munmap(kPlace, 7 * kPage), 0);
+    EXPECT_EQ(regions(), 0u);
+  }
+}
+
+TEST_F(Threat68_DeviceAddresses, WhatGrowsAsItMovesHasNone) {
+  attach(3, UINT64_MAX - 3 * kPage);
+  EXPECT_EQ(remap(kPlace + kPage, 2, 5, kTo, kOther), answer(kOther));
+  expect_none(kOther, 0, 5);
+  expect_from(kPlace, 1, UINT64_MAX - 3 * kPage);
+  EXPECT_EQ(remap(kPlace, 1, 1, kTo, kOther + 8 * kPage), answer(kOther + 8 * kPage));
+  expect_from(kOther + 8 * kPage, 1, UINT64_MAX - 3 * kPage);
+}
+
+// Its pages went; other ones stand there now.
+TEST_F(Threat68_DeviceAddresses, WhatItsPagesLeftHasNone) {
+  attach(3, 0x10000);
+  EXPECT_EQ(remap(kPlace, 3, 3, kKeep | MREMAP_FIXED, kOther), answer(kOther));
+  expect_from(kOther, 3, 0x10000);
+  expect_none(kPlace, 0, 3);
 }
 
 TEST_F(RemapTest, WhatComesToStandInAnotherOrderKeepsItsDeviceAddresses) {
