@@ -13,15 +13,17 @@ FLIPS = {"==": "!=", "!=": "==", "<": "<=", "<=": "<", ">": ">=", ">=": ">"}
 COMPARISON = re.compile(r"(?<=\s)(==|!=|<=|>=|<|>)(?=\s)")
 BOUND = re.compile(r"(?<=\s)([+-]) 1(?![\w.'])")
 # A statement that does something: a call whose answer nobody takes, or an assignment to what is there already.
-DOES = re.compile(r"(?:\(void\)\s*)?(?!return\b|throw\b|static_assert\b|co_\w+\b|delete\b)(?:::)?[\w:]+(?:<[^;=()]*>)?"
+DOES = re.compile(r"(?:\(void\)\s*)?(?!return\b|throw\b|fail\b|static_assert\b|co_\w+\b|delete\b)(?:::)?[\w:]+(?:<[^;=()]*>)?"
                   r"(?:(?:\.|->)\w+|\(\)|\[[^\]]*\])*(?:\(.*\)| [-+|&^]?= (?!default\b|delete\b|0$).+)", re.S)
+SCOPE = re.compile(r"\b(?:class|struct|union|enum|namespace)\b[^()]*$")
 SWAP = re.compile(r"(\w+(?:->|\.))compare_exchange_strong\(\s*\w+\s*,")
 
 
 def blank(text):
-    """The text with comments, strings and preprocessor lines blanked out; offsets and lines stay."""
+    """The text with comments and preprocessor lines blanked out, and strings and characters without meaning; offsets and lines
+    stay."""
     def spaces(match):
-        return re.sub(r"[^\n]", " ", match[0])
+        return re.sub(r"[^\n]", "_" if match[0][0] in "\"'" else " ", match[0])
     pattern = re.compile(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"|(?<!\w)\'(?:\\.|[^\'\\\n])+\'|^[ \t]*#(?:\\\n|[^\n])*', re.S | re.M)
     return pattern.sub(spaces, text)
 
@@ -164,7 +166,7 @@ def ends_early(code, after):
         body = code[at + 1: closing(code, at)]
     else:
         body = code[at: stop_at_depth_0(code, at, ";") + 1]
-    jumps = re.findall(r"\b(return|continue|break|__builtin_trap)\b([^;]*);\s*$", body.rstrip() + " ")
+    jumps = re.findall(r"\b(return|continue|break|__builtin_trap|throw|fail(?=\())\b([^;]*);\s*$", body.rstrip() + " ")
     return jumps[-1] if jumps else None
 
 
@@ -232,10 +234,11 @@ def skipped(code):
 
 def statements(code):
     """(begin, end) of the statements in blocks, without the semicolon."""
-    found, brackets, begin = [], [("{", 0)], 0
+    found, brackets, begin = [], [("class", 0)], 0
     for i, c in enumerate(code):
         if c in "([{":
-            brackets.append((c, begin))
+            # What stands in a class or a namespace is a declaration.
+            brackets.append(("class" if c == "{" and SCOPE.search(code, begin, i) else c, begin))
         elif c in ")]}":
             _, before = brackets.pop()
             if c == "}" and brackets[-1][0] in "([":
@@ -265,7 +268,7 @@ def mutants_of(path, text, leave_out=False):
         inner = code[begin:end]
         if where == "if" and jump is not None:
             add(unit, "guard", begin, end, "false", "never")
-            failure = re.search(r"Error::|\berror\(\)|\bfalse\b|nullptr|\s-k\w|\bbad\b|\b0\b|\breport\(|\bcontinue|\bbreak", jump[0] + jump[1])
+            failure = re.search(r"Error::|\berror\(\)|\bfalse\b|nullptr|\s-k\w|\bbad\b|\b0\b|\breport\(|\bcontinue|\bbreak|throw|fail", jump[0] + jump[1])
             if not failure:
                 add(unit, "guard", begin, end, "true", "always")
         if where == "check":

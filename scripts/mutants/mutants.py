@@ -510,6 +510,9 @@ int f(int a) {
   x.y->z = a == b;
   std::copy(a.begin(), a.end(), b);
   if (a == b) return 2;
+  if (owner != me) {
+    fail(path, "no");
+  }
   return h(a);
 }
 '''
@@ -558,6 +561,8 @@ bool X::validate() const noexcept {
     if left_out != [(3, "nonce[0] = domain"), (4, "(void)::fsync(folder)"), (5, "wipe(a)"), (5, "add([&] { wipe(a); })"),
                     (7, "x.y->z = a == b"), (8, "std::copy(a.begin(), a.end(), b)")]:
         wrong.append(f"statements: {left_out}")
+    if ("owner != me", "never") not in [(m.unit, m.change) for m in cut.mutants_of("tools/b.cpp", STATEMENTS, True)]:
+        wrong.append("a check that ends in a failure is not found")
     new = cut.rewritten(STATEMENTS, list(enumerate(cut.mutants_of("tools/b.cpp", STATEMENTS, True))), 0)
     if "if (exclave_mutates(" not in new or "{} else nonce[0] = domain;" not in new or new.count("\n") != STATEMENTS.count("\n"):
         wrong.append(f"statements are not left out: {new}")
