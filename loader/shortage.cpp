@@ -66,7 +66,8 @@ struct Size {
 Size size_of(std::size_t bytes) noexcept {
   constexpr std::string_view kUnits = "KMGT";
   std::size_t count = (bytes + 1023) >> 10, unit = 0;
-  while (unit + 1 < kUnits.size() && count != 0 && (count % 1024 == 0 || count >= 16 * 1024)) {
+  while (unit + 1 < kUnits.size() && count != 0 &&
+         (count % 1024 == 0 || count >= std::size_t{16} << 10)) {
     count >>= 10;
     ++unit;
   }
