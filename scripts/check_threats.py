@@ -19,7 +19,7 @@ import sys
 import tempfile
 import xml.etree.ElementTree
 
-THREATS = (*range(1, 73), )
+THREATS = range(1, 73)
 ROW = re.compile(r"^\|\s*(\d+)\s*\|(.*)\|\s*$")
 # room.Prefix/Suite.Name/parameter, as ctest names a test
 CTEST_NAME = re.compile(r"^\w+\.(?:\w+/)?(\w+\.\w+)(?:/.*)?$")

@@ -79,7 +79,8 @@ class EXCLAVE_API Allocator {
   // in-enclave ranges), kReentered (from a signal handler, while that region is being changed).
   Result<RegionInfo> query(std::uintptr_t address, std::size_t size_bytes) const noexcept;
 
-  // Like query, and makes a pointer of it when the region's protection allows what is needed.
+  // Like query, and makes a pointer of it when the region's protection allows what is needed. Ends
+  // with an lfence: nothing that follows runs ahead of the check (query has none).
   // Errors: as query, kNotPermitted.
   Result<untrusted_bytes> validate(std::uintptr_t address, std::size_t size_bytes,
                                    Protection needed = Protection::kReadWrite) const noexcept;

@@ -328,6 +328,9 @@ Result<untrusted_bytes> AllocatorCore::validate_range(std::uintptr_t address, st
   const auto have = static_cast<unsigned>(info->protection);
   const auto need = static_cast<unsigned>(needed);
   if ((have & need) != need) return Error::kNotPermitted;
+  // The caller will touch it, and it may be an address that the host chose: no speculation past the
+  // check (docs/threat-model.md, "Speculation").
+  __builtin_ia32_lfence();
   return untrusted_bytes::unsafe_from_address(address);
 }
 

@@ -81,8 +81,7 @@ Result<Pin> PinTable::remove(PinId id) noexcept {
 void PinTable::remove_in(Extent range) noexcept {
   for (std::uint32_t i = 0; i < slot_count_; ++i) {
     const Slot& slot = slots_[i];
-    if (slot.pin != nullptr && slot.pin->extent.overlaps(range))
-      (void)remove(id_of(*slot.pin));
+    if (slot.pin != nullptr && slot.pin->extent.overlaps(range)) (void)remove(id_of(*slot.pin));
   }
 }
 

@@ -39,7 +39,7 @@ inline Result<Extent> verify_reply(HostReply reply, std::size_t size, std::size_
   if (reply.error != 0) return Error::kHostRefused;
   const Extent range{reply.address, size};
   if (!is_as_asked(range, alignment, fixed, enclave)) return Error::kHostLied;
-  // No speculation past the check with an unchecked address.
+  // No speculation past the check with an unchecked address (docs/threat-model.md, "Speculation").
   __builtin_ia32_lfence();
   return range;
 }

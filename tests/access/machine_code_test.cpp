@@ -254,8 +254,8 @@ TEST_F(Threat52_SteppedCode, Words) {
 // ---- The object code that an enclave gets ----
 
 #ifdef EXCLAVE_BUILD_DIR
-const char kObject[] =
-    EXCLAVE_BUILD_DIR "/CMakeFiles/exclave_core_freestanding.dir/src/access/copy.cpp.o";
+const char kObjects[] = EXCLAVE_BUILD_DIR "/CMakeFiles/exclave_core_freestanding.dir/src/";
+const std::string kObject = std::string(kObjects) + "access/copy.cpp.o";
 
 class Threat55_ObjectCode : public testing::Test {
  protected:
@@ -361,6 +361,23 @@ TEST_F(Threat55_ObjectCode, NarrowAccessesStandOnlyWhereTheyMay) {
     if (never_reads_trusted && here.load.present && !here.load.on_stack() && !here.load.global()) {
       EXPECT_EQ(here.width, 8u) << show(here);
     }
+  }
+}
+
+// Where an address that the host may have chosen becomes usable, nothing runs ahead of its check:
+// verify_reply, in each object that has it, and validate.
+TEST(SpeculationFences, StandBehindTheChecksOfAddresses) {
+  for (const char* object : {"heap/core_growth.cpp.o", "memcall/outside_mapping.cpp.o",
+                             "memcall/replacement.cpp.o", "heap/core_regions.cpp.o"}) {
+    const std::string command = std::string("objdump -d '") + kObjects + object + "'";
+    FILE* const pipe = popen(command.c_str(), "r");
+    ASSERT_NE(pipe, nullptr);
+    std::size_t fences = 0;
+    char line[4096];
+    while (std::fgets(line, sizeof line, pipe) != nullptr)
+      fences += std::strstr(line, "lfence") != nullptr;
+    EXPECT_EQ(pclose(pipe), 0) << object << ": not built, or no objdump";
+    EXPECT_GE(fences, 1u) << object;
   }
 }
 #endif
