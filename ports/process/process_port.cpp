@@ -234,21 +234,29 @@ class SharedFile {
 
 // ---- Where the window lies ----
 
-// The heap first, so that the books can grow behind it.
 struct Place {
   Extent heap{};
   Extent books{};
-  std::uintptr_t reserved_end = 0;  // mapped up to there
+  std::uintptr_t reserved_end = 0;  // of the books: mapped up to there
   std::uintptr_t flag = 0;          // a page that says that the place is taken; 0: none
 
-  Place() noexcept = default;
-  Place(std::uintptr_t base, std::size_t heap_bytes, std::size_t book_bytes) noexcept
-      : heap{base, heap_bytes}, books{heap.end(), book_bytes}, reserved_end(books.end()) {}
+  // All of it reserved.
+  static Place whole(std::uintptr_t base, std::size_t heap_bytes, std::size_t book_bytes) noexcept {
+    const std::uintptr_t heap = base + book_bytes;
+    return {{heap, heap_bytes}, {base, book_bytes}, heap, 0};
+  }
+  // The heap first, so that the books can grow behind it.
+  static Place growing(std::uintptr_t base, std::size_t heap_bytes, std::size_t book_bytes,
+                       std::uintptr_t flag) noexcept {
+    const std::uintptr_t books = base + heap_bytes;
+    return {{base, heap_bytes}, {books, book_bytes}, books, flag};
+  }
 
-  Extent all() const noexcept { return {heap.base, heap.size + books.size}; }
-  // mapped_end: it may have moved.
+  Extent all() const noexcept { return {std::min(heap.base, books.base), heap.size + books.size}; }
+  // mapped_end: of the books; it may have moved.
   void unmap(std::uintptr_t mapped_end) const noexcept {
-    munmap(as_pointer(heap.base), mapped_end - heap.base);
+    const std::uintptr_t base = all().base;
+    munmap(as_pointer(base), std::max(mapped_end, heap.end()) - base);
     if (flag != 0) munmap(as_pointer(flag), kPageBytes);
   }
 };
@@ -278,9 +286,7 @@ bool place_far(std::size_t heap_bytes, std::size_t book_bytes, Place* place) noe
     munmap(as_pointer(slot), kPageBytes);
     return false;
   }
-  *place = Place(base, heap_bytes, book_bytes);
-  place->reserved_end = place->books.base;
-  place->flag = slot;
+  *place = Place::growing(base, heap_bytes, book_bytes, slot);
   return true;
 }
 
@@ -293,7 +299,7 @@ bool place_anywhere(std::size_t heap_bytes, std::size_t book_bytes, Place* place
   for (;;) {
     const std::uintptr_t base = reserve_address_space(heap_bytes + book_bytes, kHugePageBytes);
     if (base != 0) {
-      *place = Place(base, heap_bytes, book_bytes);
+      *place = Place::whole(base, heap_bytes, book_bytes);
       return true;
     }
     if (book_bytes <= kWindowLeast && heap_bytes <= kWindowLeast) return false;
@@ -306,7 +312,7 @@ bool choose_place(const ProcessPort::Options& options, Place* place) noexcept {
   std::size_t heap_bytes = options.enclave_bytes;
   std::size_t book_bytes = options.book_bytes;
   if (options.base_hint != 0 && reserve_at(options.base_hint, heap_bytes + book_bytes)) {
-    *place = Place(options.base_hint, heap_bytes, book_bytes);
+    *place = Place::whole(options.base_hint, heap_bytes, book_bytes);
     return true;
   }
   const std::size_t share = std::max(process::address_space_share(), kPageBytes);
