@@ -24,4 +24,6 @@ if(EXCLAVE_SANITIZE OR EXCLAVE_COVERAGE)
 endif()
 add_test(NAME noninterference.short COMMAND exclave_noninterference ${operations})
 add_test(NAME soak.short COMMAND exclave_soak --seconds 5)
-set_tests_properties(noninterference.short soak.short PROPERTIES LABELS long_runs TIMEOUT 300)
+add_test(NAME linearizability.short COMMAND exclave_linearizability --seconds 5)
+set_tests_properties(noninterference.short soak.short linearizability.short
+  PROPERTIES LABELS long_runs TIMEOUT 300)
