@@ -27,7 +27,6 @@ using process::as_address;
 using process::as_pointer;
 using process::Calls;
 using process::Guard;
-using process::kReservedFlags;
 using process::PieceList;
 using process::reserve_address_space;
 using process::reserve_at;
