@@ -62,16 +62,6 @@ long do_mincore(const Call& call) noexcept {
   return 0;
 }
 
-// What Linux says to a lock of so many more bytes: who has no right to lock all has a limit.
-long may_lock(std::size_t bytes) noexcept {
-  constexpr unsigned kRightToLock = 14;  // CAP_IPC_LOCK
-  if (has_right(kRightToLock)) return 0;
-  std::uint64_t limits[2] = {};
-  (void)system_call(__NR_prlimit64, 0, RLIMIT_MEMLOCK, 0, limits);
-  if (limits[0] == 0) return -EPERM;
-  return bytes <= limits[0] ? 0 : -ENOMEM;
-}
-
 long do_mlockall(const Call& call) noexcept {
   const auto flags = static_cast<int>(call.a[0]);
   const std::size_t now =
@@ -94,10 +84,6 @@ long do_mmap(const Call& call, int protection) noexcept {
   // What would grow downwards has its whole size from the start.
   if ((flags & MAP_GROWSDOWN) != 0 && !g_process.policy.lies_outside(flags, descriptor))
     flags &= ~MAP_GROWSDOWN;
-  if ((flags & MAP_LOCKED) != 0) {
-    const long refused = may_lock(call.a[1]);
-    if (refused != 0) return refused == -ENOMEM ? -EAGAIN : refused;
-  }
   return g_process.calls->mmap(call.a[0], call.a[1], protection, flags, descriptor, call.a[5]);
 }
 
@@ -239,6 +225,15 @@ Route route_of(const Call& call, long result) noexcept {
 }
 
 }  // namespace
+
+long may_lock(std::size_t bytes) noexcept {
+  constexpr unsigned kRightToLock = 14;  // CAP_IPC_LOCK
+  if (has_right(kRightToLock)) return 0;
+  std::uint64_t limits[2] = {};
+  (void)system_call(__NR_prlimit64, 0, RLIMIT_MEMLOCK, 0, limits);
+  if (limits[0] == 0) return -EPERM;
+  return bytes <= limits[0] ? 0 : -ENOMEM;
+}
 
 bool is_memory_call(long number) noexcept {
   switch (number) {

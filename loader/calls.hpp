@@ -2,6 +2,7 @@
 // enclave's memory and the outside.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 
 namespace exclave::loader {
@@ -16,6 +17,10 @@ struct Call {
 enum class Route : std::uint8_t { kNone, kInside, kOutside, kSplit, kRefused };
 
 bool is_memory_call(long number) noexcept;
+
+// What Linux says to this process' lock of so many bytes: 0, -EPERM, -ENOMEM. Who has no right to
+// lock all has a limit.
+long may_lock(std::size_t bytes) noexcept;
 
 // Precondition: is_memory_call. The call's result: a value or a negative errno.
 long serve_memory_call(const Call& call, Route* route) noexcept;

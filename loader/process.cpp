@@ -2,6 +2,7 @@
 
 #include <new>
 
+#include "loader/calls.hpp"
 #include "loader/text.hpp"
 
 namespace exclave::loader {
@@ -39,6 +40,10 @@ bool Process::open(const Options& asked, const char* allowed_paths) noexcept {
   manager.max_areas = most_areas();
   manager.lies_outside = [](void* context, int, int flags, int descriptor, std::uint64_t) {
     return static_cast<const Policy*>(context)->lies_outside(flags, descriptor) ? 1 : 0;
+  };
+  manager.may_lock = [](void*, std::size_t bytes) {
+    const long refused = loader::may_lock(bytes);
+    return static_cast<int>(refused == -ENOMEM ? -EAGAIN : refused);
   };
   manager.policy_context = &policy;
   Result<EnclaveManager> inside_books =

@@ -34,6 +34,11 @@ class EXCLAVE_API EnclaveManager {
     // The policy of the table (port.h: lies_outside). Null: all mappings stay inside.
     int (*lies_outside)(void* context, int protection, int flags, int descriptor,
                         std::uint64_t offset) = nullptr;
+    // What the program may lock (RLIMIT_MEMLOCK): asked, with no lock held, before pages come that
+    // are to be locked because of MAP_LOCKED or MCL_FUTURE, or because they make a locked area
+    // longer. bytes: of this manager's locked areas, with them. 0, or what Linux says to
+    // MAP_LOCKED: -EAGAIN, or -EPERM where nothing at all may be locked. Null: there is no limit.
+    int (*may_lock)(void* policy_context, std::size_t bytes) = nullptr;
     void* policy_context = nullptr;
   };
 
@@ -60,8 +65,8 @@ class EXCLAVE_API EnclaveManager {
   // descriptor's own pages. -EINVAL (length 0, type, offset or fixed address
   // not aligned), -ENOMEM (no room, fixed outside the range, MAP_HUGETLB), -EEXIST
   // (MAP_FIXED_NOREPLACE), -EOPNOTSUPP (MAP_GROWSDOWN, MAP_SYNC), -ENODEV (MAP_SHARED of a
-  // descriptor, without `back`). MAP_FIXED replaces all or nothing, but for what the runtime's
-  // `back` or `move` lost on its way.
+  // descriptor, without `back`), -EAGAIN and -EPERM (Options::may_lock). MAP_FIXED replaces all or
+  // nothing, but for what the runtime's `back` or `move` lost on its way.
   std::intptr_t map(std::uintptr_t address, std::size_t size, int protection, int flags,
                     int descriptor, std::uint64_t offset) noexcept;
   // What lies beside the range is a hole. -EINVAL (unaligned, size 0, wrap).
@@ -69,7 +74,9 @@ class EXCLAVE_API EnclaveManager {
   // -EINVAL (unaligned, bits), -ENOMEM at the first hole, with the pages before it changed.
   int protect(std::uintptr_t address, std::size_t size, int protection) noexcept;
   // mremap. -EINVAL (flags, unaligned, new size 0, old size 0, overlap), -EFAULT (the old range is
-  // not all one area; a copied file would grow), -ENOMEM (no room, a fixed place beside the range).
+  // not all one area; a copied file would grow), -ENOMEM (no room, a fixed place beside the range),
+  // -EAGAIN (Options::may_lock). A shared area grows by the page operations' `stretch` where they
+  // have it: what it shows behind its old end is theirs to say.
   // With MREMAP_FIXED the new place is unmapped first, and stays so when the move then fails.
   std::intptr_t remap(std::uintptr_t old_address, std::size_t old_size, std::size_t new_size,
                       int flags, std::uintptr_t new_address) noexcept;

@@ -159,7 +159,8 @@ struct exclave_enclave_pages {
   int (*back)(void* context, uintptr_t address, size_t size, int protection, int flags,
               int descriptor, uint64_t offset);
   /* Such pages go to another place, as by move, and are longer there; or, if from is to, they grow
-   * where they are, over pages that nobody can touch. NULL: -ENOMEM. */
+   * where they are, over pages that nobody can touch. The same for pages that were committed as
+   * shared. NULL: -ENOMEM; what is shared gets fresh pages then, as private memory does. */
   int (*stretch)(void* context, uintptr_t from, size_t old_size, uintptr_t to, size_t new_size);
   /* Again and again while this thread waits for pages that another one is at work on, which may
    * take as long as a page operation takes; no lock is held. NULL: it spins. */

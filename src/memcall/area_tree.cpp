@@ -119,16 +119,27 @@ void AreaTree::keep_spare(Area& area) noexcept {
   ++spare_count_;
 }
 
+void AreaTree::count_pages(const Area& area, std::int64_t pages) noexcept {
+  mapped_pages_ += static_cast<std::uint64_t>(pages);
+  if (area.kind.has(AreaKind::kLocked)) locked_pages_ += static_cast<std::uint64_t>(pages);
+}
+
+void AreaTree::set_kind(Area& area, AreaKind kind) noexcept {
+  count_pages(area, -std::int64_t{area.run.count});
+  area.kind = kind;
+  count_pages(area, area.run.count);
+}
+
 void AreaTree::insert(Area& area) noexcept {
   tree_.insert(area);
   ++count_;
-  mapped_pages_ += area.run.count;
+  count_pages(area, area.run.count);
 }
 
 void AreaTree::erase(Area& area) noexcept {
   tree_.erase(area);
   --count_;
-  mapped_pages_ -= area.run.count;
+  count_pages(area, -std::int64_t{area.run.count});
 }
 
 Area& AreaTree::add(PageStretch run, AreaKind kind, std::uint16_t in_call) noexcept {
@@ -147,7 +158,7 @@ void AreaTree::remove(Area& area) noexcept {
 
 Area& AreaTree::split(Area& area, PageNumber at) noexcept {
   const PageNumber end = area.run.end();
-  mapped_pages_ -= end - at;
+  count_pages(area, -std::int64_t{end - at});
   area.run.count = at - area.run.first;
   tree_.refresh(area);
   return add({at, end - at}, area.kind, area.in_call);
@@ -200,7 +211,7 @@ void AreaTree::extend(Area& low, Area& high) noexcept {
   const PageNumber more = high.run.count;
   remove(high);
   low.run.count += more;
-  mapped_pages_ += more;
+  count_pages(low, more);
   tree_.refresh(low);
 }
 
@@ -217,7 +228,7 @@ Area& AreaTree::join(Area& area) noexcept {
 }
 
 Area& AreaTree::settle(Area& area, AreaKind kind) noexcept {
-  area.kind = kind;
+  set_kind(area, kind);
   area.in_call = 0;
   return join(area);
 }
@@ -226,6 +237,7 @@ Area& AreaTree::settle(Area& area, AreaKind kind) noexcept {
 bool AreaTree::validate() const noexcept {
   if (tree_.validate() != static_cast<std::int64_t>(count_)) return false;
   std::uint64_t pages = 0;
+  std::uint64_t locked = 0;
   const Area* before = nullptr;
   for (const Area* area = tree_.at_or_after(0); area != nullptr;
        area = tree_.at_or_after(area->run.end())) {
@@ -233,9 +245,10 @@ bool AreaTree::validate() const noexcept {
     if (before != nullptr && (before->run.end() > area->run.first || are_one(*before, *area)))
       return false;  // GCOVR_EXCL_LINE: as above
     pages += area->run.count;
+    locked += area->kind.has(AreaKind::kLocked) ? area->run.count : 0;
     before = area;
   }
-  return pages == mapped_pages_;
+  return pages == mapped_pages_ && locked == locked_pages_;
 }
 // GCOVR_EXCL_BR_STOP
 

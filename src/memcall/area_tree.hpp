@@ -100,11 +100,13 @@ class AreaTree {
   void remove(Area& area) noexcept;
   // The upper one becomes part of the lower one. Precondition: they adjoin.
   void extend(Area& low, Area& high) noexcept;
+  void set_kind(Area& area, AreaKind kind) noexcept;
   // The area is of that kind from now on, and quiet; it joins with its neighbours.
   Area& settle(Area& area, AreaKind kind) noexcept;
 
   std::size_t count() const noexcept { return count_; }
   std::uint64_t mapped_pages() const noexcept { return mapped_pages_; }
+  std::uint64_t locked_pages() const noexcept { return locked_pages_; }
   bool validate() const noexcept;
 
  private:
@@ -122,6 +124,8 @@ class AreaTree {
   // The part from the page on becomes an area of its own. Takes a spare.
   Area& split(Area& area, PageNumber at) noexcept;
   Area& join(Area& area) noexcept;
+  // The area has so many pages more or less.
+  void count_pages(const Area& area, std::int64_t pages) noexcept;
   void insert(Area& area) noexcept;
   void erase(Area& area) noexcept;
   Area& take_spare() noexcept;
@@ -134,6 +138,7 @@ class AreaTree {
   unsigned spare_count_ = 0;
   std::size_t count_ = 0;
   std::uint64_t mapped_pages_ = 0;
+  std::uint64_t locked_pages_ = 0;  // of areas that are kLocked
 };
 
 }  // namespace exclave

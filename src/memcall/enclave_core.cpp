@@ -143,6 +143,15 @@ void EnclaveCore::lock_if_asked(Extent place, AreaKind kind) noexcept {
   if (!kind.has(AreaKind::kLocked)) return;
   (void)hint(EXCLAVE_MLOCK, place, kind.has(AreaKind::kOnFault) ? kMlockOnFault : 0);
 }
+int EnclaveCore::may_lock(Mark me, AreaKind kind, std::size_t more_bytes) noexcept {
+  if (options_.may_lock == nullptr || !kind.has(AreaKind::kLocked)) return 0;
+  std::size_t bytes = more_bytes;
+  {
+    const Section section(*this, me);
+    bytes += areas_.locked_pages() * kPageBytes;
+  }
+  return options_.may_lock(options_.policy_context, bytes);
+}
 void EnclaveCore::populate(Extent place, AreaKind kind) noexcept {
   const bool writable = (kind.protection & kProtWrite) != 0;
   (void)hint(EXCLAVE_MADVISE, place, writable ? kMadvPopulateWrite : kMadvPopulateRead);
@@ -291,6 +300,10 @@ std::intptr_t EnclaveCore::map(std::uintptr_t address, std::size_t size, int pro
     return bad;
   Mark me = 0;
   if (const int bad = enter(&me); bad != 0) return bad;
+  const std::size_t bytes = std::size_t{wanted.run.count} * kPageBytes;
+  // Who has not asked for a lock hears of no missing right.
+  if (const int bad = may_lock(me, wanted.kind, bytes); bad != 0)
+    return (flags & kMapLocked) != 0 ? bad : -kEAGAIN;
   Claim claimed;
   if (const int refused = claim(me, wanted, &claimed); refused != 0) return refused;
   const Extent place = extent_of(claimed.held->run);

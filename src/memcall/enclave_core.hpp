@@ -123,6 +123,8 @@ class EnclaveCore {
   // Fresh pages, locked if the kind is, and with what it says of forks.
   int commit(Extent place, AreaKind kind) noexcept;
   void lock_if_asked(Extent place, AreaKind kind) noexcept;
+  // 0, or what the policy says to so many more bytes of the kind.
+  int may_lock(Mark me, AreaKind kind, std::size_t more_bytes) noexcept;
   void populate(Extent place, AreaKind kind) noexcept;
   int stretch(Extent from, Extent to) noexcept;
   int drop(Extent place) noexcept;
@@ -195,6 +197,11 @@ class EnclaveCore {
   std::intptr_t remap_pages(Mark me, Move* move) noexcept;
   int claim_move(Mark me, Move* move) noexcept;
   int look_at_move_locked(Mark me, const Move& move, bool* again) noexcept EXCLAVE_REQUIRES(lock_);
+  // Does it grow by one page operation, with its old pages?
+  bool is_stretched(AreaKind kind) const noexcept {
+    return kind.has(AreaKind::kBacked) ||
+           (kind.has(AreaKind::kShared) && pages_.stretch != nullptr);
+  }
   std::intptr_t grow(Mark me, const Move& move) noexcept;
   std::intptr_t carry_over(Mark me, const Move& move) noexcept;
   bool is_mapped(Mark me, PageNumber page) noexcept;

@@ -46,7 +46,7 @@ Area* EnclaveCore::next_for_child(Mark me, PageNumber* at) noexcept {
     *at = area->run.end();
     const AreaKind kind = area->kind.unlocked();
     if (kind.has(AreaKind::kDontFork | AreaKind::kWipeOnFork)) {
-      area->kind = kind;
+      areas_.set_kind(*area, kind);
       area->in_call = me;
       ++under_way_;
       return area;

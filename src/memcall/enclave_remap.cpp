@@ -120,8 +120,13 @@ std::intptr_t EnclaveCore::grow(Mark me, const Move& move) noexcept {
   {
     const Work work(*this, me);
     const Extent whole = extent_of({move.from.first, move.to.count});
-    error = move.kind.has(AreaKind::kBacked) ? stretch(extent_of(move.from), whole)
-                                             : commit(extent_of(move.held->run), move.kind);
+    const Extent more = extent_of(move.held->run);
+    if (may_lock(me, move.kind, more.size) != 0) {
+      error = -kEAGAIN;
+    } else {
+      error =
+          is_stretched(move.kind) ? stretch(extent_of(move.from), whole) : commit(more, move.kind);
+    }
   }
   const Section section(*this, me);
   --under_way_;
@@ -148,7 +153,8 @@ std::intptr_t EnclaveCore::carry_over(Mark me, const Move& move) noexcept {
     const Work work(*this, me);
     if (move.replaced != nullptr) error = drop(to);
     target_stays = error != 0;
-    if (error == 0 && !tail.empty() && move.kind.has(AreaKind::kBacked)) {
+    if (error == 0 && !tail.empty() && may_lock(me, move.kind, tail.size) != 0) error = -kEAGAIN;
+    if (error == 0 && !tail.empty() && is_stretched(move.kind)) {
       error = stretch(from, to);
     } else if (error == 0) {
       if (!tail.empty()) error = commit(tail, move.kind);

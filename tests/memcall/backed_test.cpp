@@ -159,6 +159,29 @@ TEST_F(BackedTest, GrowsWhereItStandsOrElsewhere) {
   EXPECT_EQ(areas(), 3u);
 }
 
+// A shared mapping has the pages that it was made with; what it shows behind them (on Linux:
+// SIGBUS) is for those to say who made them.
+TEST_F(BackedTest, SharedMemoryOfNobodyGrowsAsTheRuntimeSays) {
+  constexpr int kShared = MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED;
+  ASSERT_EQ(map(1, 2, kReadWrite, kShared), answer(1));
+  backing_.write(page(1), BackingPages::kBackedValue + 3);
+  EXPECT_EQ(remap(1, 2, 4), answer(1));
+  EXPECT_EQ(content(6), ".3456.") << "by one operation, with its old pages";
+  EXPECT_EQ(remap(1, 4, 5, MREMAP_MAYMOVE | MREMAP_FIXED, 8), answer(8));
+  EXPECT_EQ(content(14), "........34567.");
+  // Where the runtime has no such operation, fresh pages.
+  EnclavePagesTable without = backing_.table();
+  without.stretch = nullptr;
+  ASSERT_EQ(unmap(0, 64), 0);
+  start_with(without);
+  ASSERT_EQ(map(1, 1, kReadWrite, kShared), answer(1));
+  backing_.write(page(1), BackingPages::kBackedValue);
+  EXPECT_EQ(remap(1, 1, 2), answer(1));
+  EXPECT_EQ(remap(1, 2, 3, MREMAP_MAYMOVE | MREMAP_FIXED, 8), answer(8));
+  EXPECT_EQ(content(12), "........0--.");
+  ASSERT_EQ(unmap(0, 64), 0);
+}
+
 TEST_F(BackedTest, WhatCannotGrowStaysAsItWas) {
   ASSERT_EQ(back(1, 2), answer(1));
   ASSERT_EQ(map(8, 4), answer(8));
