@@ -94,7 +94,9 @@ class EXCLAVE_API Allocator {
   // Keeps a range for a device or an I/O in flight: a whole pool (a registered buffer: it stays
   // attached, its blocks come and go), part of one live block, or all of it, be that all of its
   // pool (if freed, it is not handed out again until unpinned), or pages of mappings, for which it
-  // waits while another thread's memory call has them at the host. Errors: kInvalidArgument,
+  // waits while another thread's memory call has them at the host. The caller sees to it that
+  // nobody frees the block before pin has answered: a free by the block's own thread at that moment
+  // may not see the pin, which then keeps nothing. Errors: kInvalidArgument,
   // kNotFound (not wholly in one live block, pool or mapping), kBusy (a memory call of this thread
   // has the mapping at the host), kOutOfTrustedMemory.
   Result<PinId> pin(Extent range) noexcept;

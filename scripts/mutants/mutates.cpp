@@ -7,7 +7,8 @@
 #include <unistd.h>
 
 // The core is linked into a program without a C library, too (the loader of `exclave exec`). There
-// nobody calls this, and these are missing; through pointers, because a call would not reach that far.
+// nobody calls this, and these are missing; through pointers, because a call would not reach that
+// far.
 #pragma weak close
 #pragma weak fstat
 #pragma weak getenv
@@ -37,8 +38,8 @@ __attribute__((constructor(101))) static void read_environment() {
   if (file < 0) return;  // a test that gave its rights away
   struct stat about;
   if (look_at(file, &about) != 0) __builtin_trap();
-  void* const bytes = map(nullptr, static_cast<size_t>(about.st_size), PROT_READ | PROT_WRITE,
-                          MAP_SHARED, file, 0);
+  void* const bytes =
+      map(nullptr, static_cast<size_t>(about.st_size), PROT_READ | PROT_WRITE, MAP_SHARED, file, 0);
   if (bytes == MAP_FAILED) __builtin_trap();
   exclave_mutants_met = static_cast<unsigned char*>(bytes);
   close_it(file);
