@@ -394,6 +394,8 @@ typedef struct exclave_manager_options {
   size_t max_areas; /* 0: no limit */
   /* The policy of the table; NULL: all mappings stay inside. */
   int (*lies_outside)(void* context, int protection, int flags, int descriptor, uint64_t offset);
+  /* What the program may lock, as EnclaveManager::Options::may_lock; NULL: no limit. */
+  int (*may_lock)(void* context, size_t bytes);
   void* policy_context;
 } exclave_manager_options;
 

@@ -651,6 +651,7 @@ exclave_error exclave_enclave_manager_create(const exclave_port* port,
                                                          options->randomize,
                                                          options->max_areas,
                                                          options->lies_outside,
+                                                         options->may_lock,
                                                          options->policy_context});
   if (made.ok()) *manager = reinterpret_cast<exclave_enclave_manager*>(*made);
   return c_error(made.error());

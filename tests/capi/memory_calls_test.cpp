@@ -130,6 +130,12 @@ TEST_F(CMemoryCalls, AManagerIsMadeFromTwoTables) {
   exclave_manager_options options{};
   options.range = {books.base + books.size, enclave.base + enclave.size - books.base - books.size};
   options.max_areas = 1;
+  std::size_t asked = 0;
+  options.may_lock = [](void* context, std::size_t bytes) {
+    *static_cast<std::size_t*>(context) = bytes;
+    return -EPERM;
+  };
+  options.policy_context = &asked;
   exclave_enclave_manager* manager = nullptr;
   EXPECT_EQ(exclave_enclave_manager_create(nullptr, &operations, &options, &manager),
             EXCLAVE_INVALID_ARGUMENT);
@@ -144,6 +150,10 @@ TEST_F(CMemoryCalls, AManagerIsMadeFromTwoTables) {
             EXCLAVE_INVALID_ARGUMENT);
   ASSERT_EQ(exclave_enclave_manager_create(&table_, &operations, &options, &manager), EXCLAVE_OK);
   const exclave_enclave_memory inside = exclave_enclave_manager_table(manager);
+  EXPECT_EQ(exclave_mmap(allocator_, &inside, 0, kPage, kReadWrite,
+                         MAP_PRIVATE | MAP_ANONYMOUS | MAP_LOCKED, -1, 0),
+            -EPERM);
+  EXPECT_EQ(asked, kPage);
   EXPECT_GT(
       exclave_mmap(allocator_, &inside, 0, kPage, kReadWrite, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0),
       0);
