@@ -117,16 +117,13 @@ inline free_shared(b) {
     :: else
     fi;
 #else
+    /* free_slot_locked: take_slot (its tries are in pinned_free), then give_back */
     if
-    :: state[b] == LIVE ->
-      /* A pin or a nested free that comes here is the caller's race, and is stored over. */
+    :: atomic { state[b] == LIVE -> state[b] = REMOTE }
       state[b] = FREE;
       live--
-    :: state[b] != LIVE ->
-      if
-      :: atomic { state[b] == PINNED -> state[b] = PINNED_FREED }
-      :: atomic { state[b] != PINNED -> skip } /* told */
-      fi
+    :: atomic { state[b] == PINNED -> state[b] = PINNED_FREED }
+    :: atomic { state[b] != LIVE && state[b] != PINNED -> skip } /* told */
     fi;
 #endif
     if
@@ -258,7 +255,7 @@ proctype Pinner() {
   bool drained, was_live, whole, freed;
   lock(registry);
   if
-  :: inserted && state[0] != FREE ->
+  :: inserted && state[0] != FREE -> /* pin_in_pool_locked */
     if
     :: true -> whole_pins++; whole = true
     :: true ->
@@ -281,13 +278,24 @@ proctype Pinner() {
       block_pinned = false;
       if
       :: atomic { state[0] == PINNED -> state[0] = LIVE }
-      :: atomic { state[0] == PINNED_FREED -> state[0] = LIVE; freed = true }
-      :: atomic { state[0] != PINNED && state[0] != PINNED_FREED -> skip } /* the free came over the pin */
+      :: atomic { state[0] == PINNED_FREED -> state[0] = REMOTE; freed = true }
       fi
     fi;
     unlock(registry);
     if
-    :: freed -> free_shared(0)
+    :: freed -> /* free_unpinned_slot */
+      lock(pool);
+      if
+      :: stands && state[0] == REMOTE ->
+        state[0] = FREE; /* give_back */
+        live--;
+        if
+        :: draining -> fold() /* count_folded_locked */
+        :: else
+        fi
+      :: else
+      fi;
+      unlock_pool()
     :: else
     fi;
 #ifndef PLANT_unpin_silent

@@ -1,7 +1,7 @@
 /* The last pin of a block goes that was freed while it was pinned; beside it a second free, an allocation, a revoke and the next
  * attach, and frees from signal handlers.
  *
- * Code: AllocatorCore::unpin (src/heap/core_regions.cpp); free_unpinned_slot, free_shared, free_unless_live, deallocate_nested
+ * Code: AllocatorCore::unpin (src/heap/core_regions.cpp); free_unpinned_slot, free_shared, take_slot, deallocate_nested
  * (src/heap/core_frees.cpp).
  *
  * One slot of an attached pool, kPinnedFreed. One thread unpins: under the registry's lock the pin goes and the slot becomes
@@ -39,8 +39,8 @@ inline fold() {
   :: sweep_wanted ->
     sweep_wanted = false;
     if
-    :: atomic { state == DEFERRED -> state = FREE; live-- }
-    :: atomic { state != DEFERRED -> skip }
+    :: state == DEFERRED -> state = FREE; live-- /* sweep_slab, give_back; take_folded */
+    :: else
     fi
   :: else
   fi
@@ -48,17 +48,17 @@ inline fold() {
 
 proctype Unpinner() {
   byte my_pool;
-  lock(registry);
+  lock(registry); /* unpin */
   pinned = false;
   my_pool = pool_id;
 #ifdef PLANT_live_again
   state = LIVE;
 #else
-  state = REMOTE;
+  state = REMOTE; /* unpin_slot: it is kPinnedFreed, which nobody else changes */
 #endif
   unlock(registry);
 #ifndef PLANT_unlocked
-  lock(pool);
+  lock(pool); /* free_unpinned_slot */
 #endif
   if
 #ifndef PLANT_pool_unasked
@@ -73,7 +73,8 @@ proctype Unpinner() {
 #else
   :: else ->
     if
-    :: atomic { state == REMOTE -> assert(!held); state = FREE }
+    :: atomic { state == REMOTE -> assert(!held) }
+      state = FREE; /* give_back */
       live--
     :: atomic { state != REMOTE -> skip }
     fi
@@ -88,7 +89,9 @@ proctype Unpinner() {
 proctype SecondFree() {
   lock(pool);
   if
-  :: atomic { state == LIVE -> assert(held); mistaken = true; state = FREE; held = false; live-- }
+  :: atomic { state == LIVE -> assert(held); mistaken = true; state = REMOTE; held = false } /* take_slot */
+    state = FREE; /* give_back */
+    live--
   :: atomic { state != LIVE -> skip } /* told */
   fi;
   unlock_pool();
