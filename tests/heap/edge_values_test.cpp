@@ -279,36 +279,6 @@ class LastBookTest : public FakeAllocatorTest {
   }
 };
 
-TEST_F(LastBookTest, OfADevice) {
-  const Extent range = range_at(0, kMiBytes);
-  AttachOptions options;
-  options.device = 1;
-  attach(range, options);
-  EXPECT_TRUE(allocator_->detach(range).ok());
-  // Everything else is used again.
-  port_.set_trusted_left(0);
-  Result<RegionId> id = Error::kNone;
-  do {
-    options.device += 1;
-    id = allocator_->attach(range, options);
-    if (id.ok()) {
-      ASSERT_TRUE(allocator_->detach(range).ok());
-    }
-  } while (id.ok());
-  EXPECT_EQ(id.error(), Error::kOutOfTrustedMemory);
-  EXPECT_EQ(statistics().regions, 0u);
-  EXPECT_EQ(allocate_error(64, 16, Placement::on_device(options.device)), Error::kNotFound);
-  EXPECT_TRUE(allocator_->validate_books());
-  const DeviceTag in_vain = options.device;
-  options.device = 1;
-  attach(range, options);
-  EXPECT_TRUE(allocator_->detach(range).ok());
-  port_.set_trusted_left(SIZE_MAX / 2);
-  options.device = in_vain;
-  attach(range, options);
-  EXPECT_NE(allocate(64, 16, Placement::on_device(in_vain)), 0u);
-}
-
 TEST_F(LastBookTest, OfARegionForAPool) {
   // A pool's own book lies ready, that of its region does not.
   const Extent before = range_at(0, kMiBytes);
