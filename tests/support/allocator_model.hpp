@@ -404,6 +404,14 @@ class AllocatorModel {
     const Result<RegionInfo> region = allocator_.query(it->first, 1);
     ASSERT_TRUE(region.ok());
     const Result<untrusted_bytes> got = allocator_.reallocate(bytes_at(it->first), size);
+    if (const auto pool = pools_.find(block.pool); pool != pools_.end()) {
+      const PoolModel& in = pool->second;
+      if (in.options.largest_block != 0 && size > in.options.largest_block) {
+        // It has more bytes than a block may be asked for there.
+        EXPECT_EQ(got.error(), in.draining ? Error::kNotFound : Error::kOutOfMemory);
+        return;
+      }
+    }
     ASSERT_TRUE(got.ok());
     EXPECT_EQ(got->address(), it->first);
     const Result<std::size_t> usable = allocator_.usable_size(*got);
