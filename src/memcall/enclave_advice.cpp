@@ -20,6 +20,8 @@ AreaKind with_advice(AreaKind kind, int advice) noexcept {
     case kMadvDoFork:
       return kind.without(AreaKind::kDontFork);
     case kMadvWipeOnFork:
+      // Refused for those, which are not cut for it.
+      if (kind.has(AreaKind::kShared | AreaKind::kFromFile)) return kind;
       return kind.with(AreaKind::kWipeOnFork);
     default:
       return kind.without(AreaKind::kWipeOnFork);

@@ -148,8 +148,12 @@ class ManagerWalk {
       text += ' ';
       text += "nrwb"[protection];
       EXPECT_EQ(pages_.picture(page(n), 1), std::string(1, "nrwb"[protection])) << n;
-      if (advise(MADV_COLD) != 0) text += 'l';        // locked
-      if (advise(MADV_WIPEONFORK) != 0) text += 's';  // shared, or of a file
+      if (advise(MADV_COLD) != 0) text += 'l';  // locked
+      if (advise(MADV_WIPEONFORK) != 0) {
+        text += 's';  // shared, or of a file
+      } else {
+        EXPECT_EQ(advise(MADV_KEEPONFORK), 0);
+      }
       if (const std::uint64_t value = pages_.read(page(n)); value != 0)
         text += std::to_string(value);
     }
