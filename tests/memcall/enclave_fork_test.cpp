@@ -38,7 +38,7 @@ TEST_F(Threat72_AreasInTheChild, NothingIsLockedAndNothingWillBe) {
   EXPECT_EQ(areas(), 6u);
   become_child();
   EXPECT_EQ(areas(), 2u) << "what only locks told apart is one again";
-  for (const std::size_t n : {3, 5, 10}) EXPECT_FALSE(is_locked(n)) << n;
+  for (const std::size_t n : {3u, 5u, 10u}) EXPECT_FALSE(is_locked(n)) << n;
   ASSERT_EQ(map(12, 1), answer(12));
   EXPECT_FALSE(is_locked(12));
   EXPECT_EQ(picture(), "..bbbbbb..b.b...");
@@ -77,7 +77,7 @@ TEST_F(Threat72_AreasInTheChild, WhatAPageOperationRefusesThereIsGoneAllTheSame)
 TEST_F(Threat72_AreasInTheChild, AnAdviceThatIsRefusedSaysNothingOfForks) {
   ASSERT_EQ(map(1, 2, kReadWrite, MAP_SHARED | MAP_ANONYMOUS | MAP_FIXED), answer(1));
   ASSERT_EQ(map_file(4, 1), answer(4));
-  for (const std::size_t n : {2, 4}) EXPECT_EQ(advise(n, 1, MADV_WIPEONFORK), -EINVAL);
+  for (const std::size_t n : {2u, 4u}) EXPECT_EQ(advise(n, 1, MADV_WIPEONFORK), -EINVAL);
   EXPECT_EQ(areas(), 2u) << "nothing is cut for it";
   become_child();
   EXPECT_EQ(pages_.read(page(4)), FakePages::kFileValue);
