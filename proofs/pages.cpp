@@ -1,6 +1,6 @@
-// Buddies, units, grains of the slab map, indices of the pagemap: page/buddy_index.hpp,
+// Runs, units, grains of the slab map, indices of the pagemap: page/run_index.hpp,
 // page/slab_window.hpp, region/region.hpp, region/pagemap.hpp.
-#include "page/buddy_index.hpp"
+#include "page/run_index.hpp"
 #include "page/slab_window.hpp"
 #include "proofs/prover.hpp"
 #include "region/pagemap.hpp"
@@ -20,56 +20,50 @@ void for_each_order(Prover& p, const std::function<void(unsigned)>& body) {
     p.in_case("order " + std::to_string(order), [&] { body(order); });
 }
 
-void buddies(Prover& p, const Binary& buddy) {
+// What is_listed and allocate take for granted: a window names one run at most, and tells which.
+void windows(Prover& p, const Binary& page_of) {
   for_each_order(p, [&](unsigned order) {
-    const Word index = p.word("index");
-    const Word size = std::uint64_t{1} << order;
-    p.assume(index < 4 * kPages && index % size == 0);
-    const Word other = buddy(index, order);
-    p.show("a block of the order, another one", other % size == 0 && other != index);
-    p.show("whose buddy is the first again", buddy(other, order) == index);
-    const Word lower = select(is_upper_buddy<Word>(index, order), other, index);
-    const Word upper = select(is_upper_buddy<Word>(index, order), index, other);
-    p.show("both together are one block of the next order",
-           lower % (size * 2) == 0 && upper == lower + size);
+    const Word first = p.word("first"), pages = p.word("pages"), second = p.word("second");
+    const Word end = p.word("end");
+    const Word least = std::uint64_t{1} << order;
+    p.assume(first < kPages && least <= pages && pages < kPages);
+    const Word window = window_of<Word>(first, order);
+    const Word page = page_of(window, order);
+    p.show("a run that starts in the window holds the page", first <= page && page < first + pages);
+    p.show("the next run starts behind the page, in another window",
+           implies(second >= first + pages,
+                   page < second && window != window_of<Word>(second, order)));
+    p.show("a bitmap has a bit for it exactly when the window starts below the end",
+           implies(end != 0 && end < 4 * kPages,
+                   (window < windows_below<Word>(end, order)) == ((first & ~(least - 1)) < end)));
   });
 }
 
-void blocks(Prover& p, const Binary& end_of_block) {
+using Place = std::function<Word(const Word&, const BasicRunShape<Word>&)>;
+void places(Prover& p, const Place& place) {
   for_each_order(p, [&](unsigned order) {
-    const Word index = p.word("index"), end = p.word("end");
-    const Word size = std::uint64_t{1} << order;
-    p.assume(index < 4 * kPages && end != 0 && end < 4 * kPages);
-    const Word start = block_start<Word>(index, order);
-    p.show("the block holds the index and is aligned",
-           start % size == 0 && start <= index && index < end_of_block(index, order) &&
-               end_of_block(index, order) - start == size);
-    p.show("a bitmap has a bit for it exactly when it starts below the end",
-           ((index >> Word(order)) < blocks_below<Word>(end, order)) == (start < end));
+    const Word start = p.word("start"), pages = p.word("pages"), between = p.word("between");
+    p.assume(start < kPages && pages != 0 && pages < kPages);
+    const auto crosses = [&](const Word& first, std::uint64_t boundary) {
+      return ((first ^ (first + pages - 1)) & ~(Word(boundary) - 1)) != 0;
+    };
+    // A page, a grain of the slab map.
+    for (const unsigned align_order : {0u, 4u}) {
+      for (const std::uint64_t boundary : {std::uint64_t{1} << order, kNoBoundary}) {
+        const BasicRunShape<Word> shape{pages, std::uint64_t{1} << align_order, boundary};
+        const Word first = place(start, shape);
+        p.show("aligned, and crosses no boundary",
+               implies(pages <= boundary,
+                       is_aligned<Word>(first, shape.alignment) && !crosses(first, boundary)));
+        p.show("no page before would do",
+               implies(pages <= boundary && start <= between && between < first,
+                       !is_aligned<Word>(between, shape.alignment) || crosses(between, boundary)));
+        p.show("it lies in any stretch that fits",
+               implies(pages <= boundary,
+                       start <= first && first + pages <= start + pages_that_fit<Word>(shape)));
+      }
+    }
   });
-}
-
-// Joining goes up order by order: below the order of the edges nothing is left to join.
-void edges(Prover& p, const Binary& order_of) {
-  const Word first = p.word("first"), last = p.word("last");
-  p.assume(first < last && last < 4 * kPages);
-  const Word order = order_of(first, last);
-  const Word size = Word(1) << order;
-  p.show("both edges are starts of blocks of the order",
-         (first & (size - 1)) == 0 && (last & (size - 1)) == 0);
-  p.show("one of them is an upper buddy's",
-         is_upper_buddy<Word>(first, order) || is_upper_buddy<Word>(last, order));
-  p.show("the last block of a run that ends at an upper buddy's start is the lower buddy",
-         implies(is_upper_buddy<Word>(last, order), buddy_of<Word>(last, order) == last - size));
-}
-
-void stretches(Prover& p, const Unary& order_of) {
-  const Word start = p.word("start"), pages = p.word("pages");
-  p.assume(pages != 0 && start < kPages && pages <= kPages);
-  const Word size = block_pages<Word>(order_of(pages));
-  p.show("a whole block of the order lies in the stretch",
-         align_up<Word>(start, size) + size <= start + pages);
-  p.show("of a quarter of it at least", pages < size * 4);
 }
 
 Range range_below_limit(Prover& p) {
@@ -143,14 +137,10 @@ void pagemap(Prover& p, const Unary& leaf) {
 Chapter pages_chapter() {
   return {
       {
-          {"buddy_of", "the other half of the block of the next order",
-           [](Prover& p) { buddies(p, buddy_of<Word>); }},
-          {"buddy_blocks", "the block that holds an index, and its bit",
-           [](Prover& p) { blocks(p, block_end<Word>); }},
-          {"edge_order", "joining starts where an edge meets a buddy",
-           [](Prover& p) { edges(p, edge_order<Word>); }},
-          {"order_within", "a stretch holds a whole block of a quarter of it",
-           [](Prover& p) { stretches(p, order_within<Word>); }},
+          {"last_of_window", "a window names one run at most, by a page of it",
+           [](Prover& p) { windows(p, last_of_window<Word>); }},
+          {"place_run", "the first page that serves, in any stretch that is long enough",
+           [](Prover& p) { places(p, place_run<Word>); }},
           {"units_of", "an entry for each unit that the region touches, for any address",
            [](Prover& p) { units(p, units_of<Word>); }},
           {"grain_index", "below the count exactly in the window, for all 2^64 addresses",
@@ -163,24 +153,16 @@ Chapter pages_chapter() {
            [](Prover& p) { pagemap(p, leaf_index<Word>); }},
       },
       {
-          {"buddy_of.next", "the next block, whichever half it is",
+          {"last_of_window.first", "the window's first page, before which a run may have started",
            [](Prover& p) {
-             buddies(p, [](const Word& index, const Word& order) {
-               return index + (Word(1) << order);
+             windows(p, [](const Word& window, const Word& order) { return window << order; });
+           }},
+          {"place_run.aligned", "aligned only, over a boundary perhaps",
+           [](Prover& p) {
+             places(p, [](const Word& start, const BasicRunShape<Word>& shape) {
+               return align_up<Word>(start, shape.alignment);
              });
            }},
-          {"buddy_blocks.end", "the end of what lies behind an index, not of its block",
-           [](Prover& p) {
-             blocks(p, [](const Word& index, const Word& order) {
-               return index + (Word(1) << order);
-             });
-           }},
-          {"edge_order.first", "looks at the first edge only",
-           [](Prover& p) {
-             edges(p, [](const Word& first, const Word&) { return lowest_bit(first | 1 << 30); });
-           }},
-          {"order_within.half", "half of the stretch, wherever it lies",
-           [](Prover& p) { stretches(p, [](const Word& pages) { return floor_log2(pages); }); }},
           {"units_of.size", "as many units as the size fills, wherever it starts",
            [](Prover& p) {
              units(p, [](const Range& r) { return ceil_div<Word>(r.size, kUnitBytes); });

@@ -122,12 +122,13 @@ class EXCLAVE_API Allocator {
   // handlers of this thread hear kReentered.
   Result<untrusted_bytes> allocate_zeroed(std::size_t size_bytes, std::size_t alignment = 16,
                                           Placement where = {}) noexcept;
-  // Moves a block to a new size if it does not fit in place; contents up to the smaller size go
-  // along. A pinned block of pages that would lose pages moves, too: the old one is freed, and kept
-  // until its last pin goes. On error the old block is untouched. A null block allocates. A block
-  // stays where it is only if it could be placed there now: the pool or device asked for is its
-  // own, and the pool's largest_block allows the size. Errors: as allocate_zeroed and deallocate;
-  // kStale, the block's pool was revoked meanwhile.
+  // Resizes a block: in place if it fits there, a block of pages also by the free pages behind it;
+  // else it moves, and contents up to the smaller size go along. A pinned block of pages whose
+  // number changes moves, too: the old one is freed, and kept until its last pin goes. On error the
+  // old block is untouched. A null block allocates. A block stays where it is only if it could be
+  // placed there now: the pool or device asked for is its own, and the pool's largest_block and
+  // boundary allow the size. In a pool that drains no block becomes longer (kNotFound). Errors: as
+  // allocate_zeroed and deallocate; kStale, the block's pool was revoked meanwhile.
   Result<untrusted_bytes> reallocate(untrusted_bytes block, std::size_t size_bytes,
                                      std::size_t alignment = 16, Placement where = {}) noexcept;
 

@@ -208,7 +208,8 @@ class AllocatorCore {
   bool adopt_orphan(Heap& heap, SizeClass c) noexcept;
   struct Found;
   bool may_stay(const Found& found, std::size_t size, Placement where) const noexcept;
-  bool shrink_pages(Region& region, std::uintptr_t block, std::uint64_t pages) noexcept;
+  bool resize_in_place(const Found& found, std::uintptr_t block, const SizePlan& plan) noexcept;
+  bool resize_pages(const Found& found, std::uintptr_t block, std::uint64_t pages) noexcept;
   bool cut_pages(PagePool& from, Region& region, std::uintptr_t block,
                  std::uint64_t pages) const noexcept;
 
@@ -316,7 +317,7 @@ class AllocatorCore {
 
   struct Found {
     std::size_t usable = 0;
-    bool can_shrink = false;  // in place: a run of pages that no pin holds
+    bool can_resize = false;  // in place: a run of pages that no pin holds
     Region* region = nullptr;
     // Read before all else: a block of a region that came to the same place meanwhile is not taken
     // for one of this region.

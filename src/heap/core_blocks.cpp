@@ -11,6 +11,11 @@ untrusted_bytes pointer(std::uintptr_t address) noexcept {
   return untrusted_bytes::unsafe_from_address(address);
 }
 
+// In pages, as the page room takes it.
+std::uint64_t boundary_of(const Region& region) noexcept {
+  return region.boundary == 0 ? kNoBoundary : region.boundary >> kPageShift;
+}
+
 }  // namespace
 
 // ---- The fast paths ----
@@ -213,7 +218,9 @@ Result<untrusted_bytes> AllocatorCore::allocate_small_slow(Gate& gate, SizeClass
 Result<untrusted_bytes> AllocatorCore::allocate_pages(Gate& gate, const SizePlan& plan) noexcept {
   // No region's books hold a longer block, so the host is not asked for one.
   if (plan.pages >> kUnitPayloadBits != 0) return Error::kOutOfMemory;
-  std::uint64_t pages = round_run(plan.pages);
+  // A quota is used up to the page, but for the first eighth of it.
+  const bool scarce = grown_bytes_.load(std::memory_order_relaxed) >= config_.quota_bytes / 8;
+  std::uint64_t pages = scarce ? plan.pages : round_run(plan.pages);
   Result<PageRun> run = grown_.allocate_block(pages, plan.align_order);
   // Others may take what was grown for us; not for ever.
   // GCOVR_EXCL_BR_START: others take it four times
@@ -262,19 +269,17 @@ Result<untrusted_bytes> AllocatorCore::allocate_in_locked(Pool& pool, std::size_
                                                           const SizePlan& plan) noexcept {
   Region& region = *pool.region;
   if (region.largest_block != 0 && size > region.largest_block) return Error::kOutOfMemory;
-  unsigned order = plan.align_order;
   SizeClass c = plan.size_class;
+  const std::uint64_t boundary = boundary_of(region);
   if (region.boundary != 0) {
-    // A power of two at its own alignment crosses no boundary that is at least as large.
     if (size > region.boundary) return Error::kOutOfMemory;
     if (c != kSizeClasses) {
+      // A power of two at its own alignment crosses no boundary that is at least as large.
       c = size_class_of(std::size_t{1} << ceil_log2(size_class_bytes(c)));
       // GCOVR_EXCL_BR_START: nor are classes above a boundary that the size is not above
       if (size_class_bytes(c) > region.boundary) c = kSizeClasses;
       // GCOVR_EXCL_BR_STOP
     }
-    const unsigned whole = ceil_log2(pages_for(size));
-    if (whole > order) order = whole;
   }
   Heap& heap = pool.shared.heap;
   if (heap.wants_sweep()) heap.fold_slow();
@@ -296,10 +301,10 @@ Result<untrusted_bytes> AllocatorCore::allocate_in_locked(Pool& pool, std::size_
     }
   }
   if (block == 0) {
-    Result<PageRun> run = pool.pages.allocate_block(pages_for(size), order);
+    Result<PageRun> run = pool.pages.allocate_block(pages_for(size), plan.align_order, boundary);
     if (!run.ok()) {
       heap.flush_slow();
-      run = pool.pages.allocate_block(pages_for(size), order);
+      run = pool.pages.allocate_block(pages_for(size), plan.align_order, boundary);
     }
     if (!run.ok()) return run.error();
     block = run->extent.base;
@@ -359,19 +364,9 @@ Result<untrusted_bytes> AllocatorCore::reallocate(std::uintptr_t block, std::siz
   const Result<Found> found = look_up(block);
   if (!found.ok()) return report(found.error(), block, size).error();
   const bool attached = !found->region->traits().grown;
-  if (is_aligned(block, alignment) && may_stay(*found, size, where)) {
-    // In place: the size class is the same, or the tail pages can go.
-    if (plan->size_class != kSizeClasses && found->usable == size_class_bytes(plan->size_class))
-      return pointer(block);
-    if (plan->size_class == kSizeClasses && found->usable >= plan->pages * kPageBytes) {
-      std::uint64_t pages = attached ? plan->pages : round_run(plan->pages);
-      // Memory was short when it was given, to the page (allocate_pages); so it stays.
-      if (found->usable < pages * kPageBytes) pages = plan->pages;
-      if (found->usable == pages * kPageBytes) return pointer(block);
-      // GCOVR_EXCL_BR_START: a race (StoppedScrubTest)
-      if (found->can_shrink && shrink_pages(*found->region, block, pages)) return pointer(block);
-      // GCOVR_EXCL_BR_STOP
-    }
+  if (is_aligned(block, alignment) && may_stay(*found, size, where) &&
+      resize_in_place(*found, block, *plan)) {
+    return pointer(block);
   }
   // A block of an attached pool stays there unless another place is asked for.
   const PlacedBlock old{pointer(block), attached ? found->id : RegionId{}};
@@ -404,23 +399,48 @@ bool AllocatorCore::may_stay(const Found& found, std::size_t size, Placement whe
   return !other_device && !too_large;
 }
 
-// False: somebody pinned it a moment ago, or frees it, which the caller is told of when it moves.
-bool AllocatorCore::shrink_pages(Region& region, std::uintptr_t block,
+// The size class is the same; or pages go, or join, at its end.
+bool AllocatorCore::resize_in_place(const Found& found, std::uintptr_t block,
+                                    const SizePlan& plan) noexcept {
+  if (plan.size_class != kSizeClasses) return found.usable == size_class_bytes(plan.size_class);
+  const std::uint64_t have = found.usable / kPageBytes;
+  std::uint64_t pages = found.region->traits().grown ? round_run(plan.pages) : plan.pages;
+  // Memory was short when it was given, to the page (allocate_pages); so it stays.
+  if (plan.pages <= have && have < pages) pages = plan.pages;
+  if (found.usable == pages * kPageBytes) return true;
+  if (!found.can_resize) return false;
+  if (resize_pages(found, block, pages)) return true;
+  return pages != plan.pages && resize_pages(found, block, plan.pages);
+}
+
+// False: there is no room; or somebody pinned it a moment ago, or frees it, which the caller is
+// told of when it moves.
+bool AllocatorCore::resize_pages(const Found& found, std::uintptr_t block,
                                  std::uint64_t pages) noexcept {
   Gate gate(*this);
   EXCLAVE_DCHECK(gate.status().ok());  // as a moment ago, in look_up
+  Region& region = *found.region;
+  const bool grows = found.usable < pages * kPageBytes;
   Pool* const pool = static_cast<Pool*>(region.pool.load(std::memory_order_acquire));
-  if (pool == nullptr) return cut_pages(grown_, region, block, pages);
+  if (pool == nullptr) {
+    if (region.region_id() != found.id) return false;  // GCOVR_EXCL_BR_LINE: a race
+    return grows ? grown_.grow_block(region, block, pages).ok()
+                 : cut_pages(grown_, region, block, pages);
+  }
   LockGuard guard(pool->shared.lock);
-  return cut_pages(pool->pages, region, block, pages);
+  if (pool->id != found.id) return false;  // GCOVR_EXCL_BR_LINE: a race
+  if (!grows) return cut_pages(pool->pages, region, block, pages);
+  // A pool that drains gives out nothing any more.
+  return !pool->draining && pool->pages.grow_block(region, block, pages, boundary_of(region)).ok();
 }
 
 bool AllocatorCore::cut_pages(PagePool& from, Region& region, std::uintptr_t block,
                               std::uint64_t pages) const noexcept {
-  const Result<Extent> tail = from.take_tail(region, block, pages);
+  const Result<Extent> tail = from.cut_block(region, block, pages);
   if (!tail.ok()) return false;  // GCOVR_EXCL_BR_LINE: a race
+  // The rest is live while nobody has the tail yet.
   if (scrub_) detail::fill_zero_bytes(tail->base, tail->size);
-  from.cut_tail(region, block, pages);
+  (void)from.free_unpinned_block(region, tail->base);
   return true;
 }
 

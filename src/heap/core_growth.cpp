@@ -5,13 +5,17 @@
 
 namespace exclave::core {
 
-// Asks for more than is needed, so that the next blocks find it here; for just enough when that is
-// refused.
+// Asks for more than is needed, as far as the quota goes, so that the next blocks find it here; for
+// just enough when that is refused.
 Result<Region*> AllocatorCore::grow(Gate& gate, std::size_t bytes, std::size_t alignment) noexcept {
   bytes = align_up(bytes, kUnitBytes);
-  std::size_t step = grown_bytes_.load(std::memory_order_relaxed);
+  const std::size_t held = grown_bytes_.load(std::memory_order_relaxed);
+  EXCLAVE_DCHECK(held <= config_.quota_bytes);
+  const std::size_t left = align_down(config_.quota_bytes - held, kUnitBytes);
+  std::size_t step = held;
   if (step < config_.grow_min_bytes) step = config_.grow_min_bytes;
   if (step > config_.grow_max_bytes) step = config_.grow_max_bytes;
+  if (step > left) step = left;
   if (step > bytes) {
     const Result<Region*> region = grow_by(gate, step, alignment);
     if (region.ok()) return region;

@@ -52,33 +52,28 @@ constexpr std::uintptr_t address_of(std::uint64_t page) noexcept {
 
 struct PagePool::Book {
   Region* region = nullptr;
-  Buddy* buddy = nullptr;
-  unsigned list = 0;  // which list it stands in; 0: none
+  RunMap* runs = nullptr;
+  unsigned list = 0;           // which list it stands in; 0: none
+  std::uint64_t held = 0;      // pages that are neither free nor kept
+  std::size_t idle_bytes = 0;  // its free ones, while none is held
   Links<Book> by_order{};
   Links<Book> by_idleness{};
   Links<Book> everything{};
-  std::size_t bytes = 0;
-  BitTree heads;  // pages at which blocks start, counted from the region's first
 };
 
 Status PagePool::add(Region& region) noexcept {
   const Extent extent = region.extent();
-  const std::uint64_t pages = extent.size / kPageBytes;
-  const std::size_t words = BitTree::words_for(pages);
-  const std::size_t bytes = sizeof(Book) + words * sizeof(std::uint64_t);
-  void* const memory = books_.allocate(BookKind::kPlain, bytes);
+  void* const memory = books_.allocate(BookKind::kPlain, sizeof(Book));
   if (memory == nullptr) return Error::kOutOfTrustedMemory;
-  Buddy* const buddy = Buddy::create(books_, extent);
-  if (buddy == nullptr) {
-    books_.release(BookKind::kPlain, memory, bytes);
+  RunMap* const runs = RunMap::create(books_, extent);
+  if (runs == nullptr) {
+    books_.release(BookKind::kPlain, memory, sizeof(Book));
     return Error::kOutOfTrustedMemory;
   }
   Book* const book = ::new (memory) Book;
   book->region = &region;
-  book->buddy = buddy;
-  book->bytes = bytes;
-  book->heads = BitTree(reinterpret_cast<std::uint64_t*>(book + 1), pages);
-  buddy->free(extent.base >> kPageShift, pages);
+  book->runs = runs;
+  runs->free(extent.base >> kPageShift, extent.size / kPageBytes);
   LockGuard guard(lock_);
   region.page_book = book;
   region.page_pool.store(this, std::memory_order_release);
@@ -100,21 +95,19 @@ void PagePool::remove_locked(Region& region) noexcept {
   displace(book);
   pull(book, &Book::everything);
   bytes_ -= region.extent().size;
-  if (book.by_idleness.back != nullptr) {
-    pull(book, &Book::by_idleness);
-    idle_bytes_.store(idle_bytes_.load(std::memory_order_relaxed) - region.extent().size,
-                      std::memory_order_relaxed);
-  }
+  pull(book, &Book::by_idleness);
+  idle_bytes_.store(idle_bytes_.load(std::memory_order_relaxed) - book.idle_bytes,
+                    std::memory_order_relaxed);
   region.page_pool.store(nullptr, std::memory_order_release);
   region.page_book = nullptr;
-  Buddy::destroy(books_, book.buddy);
-  books_.release(BookKind::kPlain, &book, book.bytes);
+  RunMap::destroy(books_, book.runs);
+  books_.release(BookKind::kPlain, &book, sizeof(Book));
 }
 
-// ---- Regions by their largest free block ----
+// ---- Regions by their longest free run ----
 
 void PagePool::place(Book& book) noexcept {
-  const unsigned orders = book.buddy->orders_free();
+  const unsigned orders = book.runs->orders_free();
   if (orders == book.list) return;
   displace(book);
   book.list = orders;
@@ -130,27 +123,30 @@ void PagePool::displace(Book& book) noexcept {
 }
 
 void PagePool::note_idle(Book& book) noexcept {
-  const std::size_t bytes = book.region->extent().size;
-  const bool idle = book.buddy->free_pages() == bytes / kPageBytes;
-  if (idle == (book.by_idleness.back != nullptr)) return;
-  const std::size_t before = idle_bytes_.load(std::memory_order_relaxed);
-  if (idle) {
-    push(idle_, book, &Book::by_idleness);
-    idle_bytes_.store(before + bytes, std::memory_order_relaxed);
-  } else {
-    pull(book, &Book::by_idleness);
-    idle_bytes_.store(before - bytes, std::memory_order_relaxed);
-  }
+  const std::size_t before = book.idle_bytes;
+  const std::size_t now = book.held == 0 ? book.runs->free_pages() * kPageBytes : 0;
+  if (now == before) return;
+  if (before == 0) push(idle_, book, &Book::by_idleness);
+  if (now == 0) pull(book, &Book::by_idleness);
+  book.idle_bytes = now;
+  idle_bytes_.store(idle_bytes_.load(std::memory_order_relaxed) + now - before,
+                    std::memory_order_relaxed);
 }
 
-Result<PageRun> PagePool::allocate_locked(std::uint64_t pages, unsigned align_order) noexcept {
-  const unsigned fit = ceil_log2(pages);
-  const unsigned want = (fit > align_order ? fit : align_order) + 1;
-  // The tightest region that surely serves; else the roomiest few, whose neighbours may add up.
-  constexpr unsigned kTries = 4;
-  std::uint64_t lists = want <= Buddy::kMaxOrders ? mask_ >> want << want : 0;
+void PagePool::note(Book& book) noexcept {
+  place(book);
+  note_idle(book);
+}
+
+Result<PageRun> PagePool::allocate_locked(std::uint64_t pages, unsigned align_order,
+                                          std::uint64_t boundary) noexcept {
+  const RunShape shape{pages, std::uint64_t{1} << align_order, boundary};
+  const unsigned want = ceil_log2(pages_that_fit(shape)) + 1;
+  // The tightest region that surely serves; else the roomiest few that may.
+  constexpr unsigned kTries = 16;
+  std::uint64_t lists = mask_ >> want << want;
   Book* book = lists != 0 ? list_[lowest_bit(lists)] : nullptr;
-  lists = mask_;
+  lists = mask_ >> (floor_log2(pages) + 1) << (floor_log2(pages) + 1);
   for (unsigned tried = 0; tried < kTries; ++tried) {
     if (book == nullptr) {
       if (lists == 0) break;
@@ -158,10 +154,10 @@ Result<PageRun> PagePool::allocate_locked(std::uint64_t pages, unsigned align_or
       lists &= ~(std::uint64_t{1} << list);
       book = list_[list];
     }
-    const std::uint64_t page = book->buddy->allocate(pages, align_order);
-    if (page != Buddy::kNone) {
-      place(*book);
-      note_idle(*book);
+    const std::uint64_t page = book->runs->allocate(pages, align_order, boundary);
+    if (page != RunMap::kNone) {
+      book->held += pages;
+      note(*book);
       return PageRun{book->region, {address_of(page), pages * kPageBytes}};
     }
     book = book->by_order.next;
@@ -171,29 +167,42 @@ Result<PageRun> PagePool::allocate_locked(std::uint64_t pages, unsigned align_or
 
 // What is kept at hand may be just what is missing: the head of a longer run, or all of them
 // together.
-Result<PageRun> PagePool::allocate_or_join_locked(std::uint64_t pages,
-                                                  unsigned align_order) noexcept {
-  const Result<PageRun> run = allocate_locked(pages, align_order);
+Result<PageRun> PagePool::allocate_or_join_locked(std::uint64_t pages, unsigned align_order,
+                                                  std::uint64_t boundary) noexcept {
+  const Result<PageRun> run = allocate_locked(pages, align_order, boundary);
   if (run.ok() || kept_classes_ == 0) return run;
   const std::uint32_t longer =
       align_order == 0 && has_run_class(pages) ? kept_classes_ >> run_class_of(pages) : 0;
   if (longer == 0) {
-    join_kept_locked();
-    return allocate_locked(pages, align_order);
+    // The longest first, and no more of them than it takes: who asks for their lengths finds the
+    // others.
+    Result<PageRun> joined = Error::kOutOfMemory;
+    while (!joined.ok() && kept_classes_ != 0) {
+      join_one_kept_locked(floor_log2(kept_classes_));
+      joined = allocate_locked(pages, align_order, boundary);
+    }
+    return joined;
   }
   const unsigned run_class = run_class_of(pages) + lowest_bit(longer);
   const std::uint64_t length = run_class_pages(run_class);
   const KeptRun kept = take_kept_locked(run_class);
   erase_block(*kept.region, kept.page, length);
-  if (length != pages) free_locked(*kept.region, kept.page + pages, length - pages);
+  Book& book = book_of(*kept.region);
+  book.held += pages;
+  if (length != pages) book.runs->free(kept.page + pages, length - pages);
+  note(book);
   return PageRun{kept.region, {address_of(kept.page), pages * kPageBytes}};
 }
 
 void PagePool::free_locked(Region& region, std::uint64_t page, std::uint64_t pages) noexcept {
+  book_of(region).held -= pages;
+  join_locked(region, page, pages);
+}
+
+void PagePool::join_locked(Region& region, std::uint64_t page, std::uint64_t pages) noexcept {
   Book& book = book_of(region);
-  book.buddy->free(page, pages);
-  place(book);
-  note_idle(book);
+  book.runs->free(page, pages);
+  note(book);
 }
 
 // ---- Freed runs that are kept at hand ----
@@ -207,13 +216,15 @@ void PagePool::keep_runs(std::size_t bytes) noexcept {
 
 void PagePool::join_kept_runs() noexcept {
   LockGuard guard(lock_);
-  join_kept_locked();
+  while (kept_classes_ != 0) join_one_kept_locked(lowest_bit(kept_classes_));
 }
 
-void PagePool::mark_freed(std::atomic<UnitEntry>& unit, std::uint64_t page, bool freed) noexcept {
-  UnitRuns runs = runs_in(unit);
-  runs.set_freed(page_in_unit(page), freed);
-  store_runs(unit, runs);
+// Precondition: a block starts at the page, so that there is an entry for it.
+[[gnu::always_inline]] inline void PagePool::mark_freed(std::atomic<UnitEntry>& unit,
+                                                        std::uint64_t page, bool freed) noexcept {
+  const UnitEntry entry = unit.load(std::memory_order_relaxed);
+  const UnitEntry mark = UnitRuns::freed_mark(page_in_unit(page));
+  unit.store(freed ? entry | mark : entry & ~mark, std::memory_order_relaxed);
 }
 
 void PagePool::mark_taken(std::atomic<UnitEntry>& unit, std::uint64_t page) noexcept {
@@ -236,6 +247,9 @@ bool PagePool::keep_locked(Region& region, std::uint64_t page, std::uint64_t pag
   kept.runs[kept.count++] = {&region, unit, page};
   kept_classes_ |= 1u << run_class;
   kept_bytes_ += bytes;
+  Book& book = book_of(region);
+  book.held -= pages;
+  if (book.held == 0) note_idle(book);
   return true;
 }
 
@@ -262,6 +276,10 @@ std::uintptr_t PagePool::take_kept(std::uint64_t pages) noexcept {
   if ((kept_classes_ >> run_class & 1) == 0) return 0;
   const KeptRun run = take_kept_locked(run_class);
   mark_freed(*run.unit, run.page, false);
+  Book& book = book_of(*run.region);
+  const bool was_idle = book.held == 0;
+  book.held += run_class_pages(run_class);
+  if (was_idle) note_idle(book);
   return address_of(run.page);
 }
 
@@ -287,24 +305,39 @@ bool PagePool::keep_block(Region& region, std::uintptr_t address) noexcept {
   return keep_locked(region, page, unit_payload(unit[1].load(std::memory_order_relaxed)));
 }
 
-void PagePool::join_kept_locked() noexcept {
-  while (kept_classes_ != 0) {
-    const unsigned run_class = lowest_bit(kept_classes_);
-    const KeptRun run = take_kept_locked(run_class);
-    erase_block(*run.region, run.page, run_class_pages(run_class));
-    free_locked(*run.region, run.page, run_class_pages(run_class));
+// Precondition: the class has one.
+void PagePool::join_one_kept_locked(unsigned run_class) noexcept {
+  const KeptRun run = take_kept_locked(run_class);
+  erase_block(*run.region, run.page, run_class_pages(run_class));
+  join_locked(*run.region, run.page, run_class_pages(run_class));
+}
+
+// Of a region that goes.
+void PagePool::drop_kept_in_locked(const Region& region) noexcept {
+  for (std::uint32_t classes = kept_classes_; classes != 0; classes &= classes - 1) {
+    const unsigned run_class = lowest_bit(classes);
+    KeptRuns& kept = kept_[run_class];
+    for (std::uint32_t i = kept.count; i-- != 0;) {
+      if (kept.runs[i].region != &region) continue;
+      kept.runs[i] = kept.runs[kept.count - 1];
+      (void)take_kept_locked(run_class);
+    }
   }
 }
 
+// The largest of those that leave enough; else, because no more than that may stay, the smallest.
 Region* PagePool::take_idle(std::size_t keep_bytes) noexcept {
   LockGuard guard(lock_);
   if (!has_idle(keep_bytes)) return nullptr;
-  // Not one so large that the rest would fall below what is kept.
   const std::size_t surplus = idle_bytes_.load(std::memory_order_relaxed) - keep_bytes;
-  Book* book = idle_;
-  while (book != nullptr && book->region->extent().size > surplus) book = book->by_idleness.next;
-  if (book == nullptr) return nullptr;
-  Region* const region = book->region;
+  Book* chosen = idle_;
+  for (Book* book = idle_; book != nullptr; book = book->by_idleness.next) {
+    const bool leaves_enough = book->idle_bytes <= surplus;
+    const bool is_larger = book->idle_bytes > chosen->idle_bytes;
+    if (chosen->idle_bytes <= surplus ? leaves_enough && is_larger : !is_larger) chosen = book;
+  }
+  Region* const region = chosen->region;
+  drop_kept_in_locked(*region);
   remove_locked(*region);
   return region;
 }
@@ -322,7 +355,6 @@ void PagePool::write_block(Region& region, std::uint64_t page, std::uint64_t pag
                   std::memory_order_relaxed);
   }
   store_runs(*unit, runs);
-  book_of(region).heads.insert(page - (region.extent().base >> kPageShift));
 }
 
 void PagePool::erase_block(Region& region, std::uint64_t page, std::uint64_t pages) noexcept {
@@ -333,7 +365,6 @@ void PagePool::erase_block(Region& region, std::uint64_t page, std::uint64_t pag
   runs.set_freed(page_in_unit(page), false);
   store_runs(*unit, runs);
   if (pages >= UnitRuns::kLong) unit[1].store(0, std::memory_order_relaxed);
-  book_of(region).heads.erase(page - (region.extent().base >> kPageShift));
 }
 
 Result<PageBlock> PagePool::block_at_locked(Region& region, std::uintptr_t address) noexcept {
@@ -344,7 +375,7 @@ Result<PageBlock> PagePool::block_at_locked(Region& region, std::uintptr_t addre
   const unsigned length = runs.length(page_in_unit(page));
   if (length == 0 || !is_aligned(address, kPageBytes)) {
     // Not a start: inside a block, or on free pages.
-    return book_of(region).buddy->is_free(page, 1) ? Error::kDoubleFree : Error::kInteriorFree;
+    return book_of(region).runs->is_free(page, 1) ? Error::kDoubleFree : Error::kInteriorFree;
   }
   const std::uint64_t pages =
       length == UnitRuns::kLong ? unit_payload(unit[1].load(std::memory_order_relaxed)) : length;
@@ -355,20 +386,17 @@ Result<PageBlock> PagePool::block_at_locked(Region& region, std::uintptr_t addre
 
 Result<PageBlock> PagePool::around_locked(Region& region, std::uintptr_t address) noexcept {
   if (!holds_locked(region, address)) return Error::kNotFound;
-  const std::uint64_t first = region.extent().base >> kPageShift;
-  const std::uint64_t head = book_of(region).heads.find_back((address >> kPageShift) - first);
-  if (head == BitTree::kNone) return Error::kNotFound;
-  const Result<PageBlock> block = block_at_locked(region, address_of(first + head));
-  // GCOVR_EXCL_BR_START: heads tell of blocks
-  return block.ok() && block->extent.contains(address) ? block : Error::kNotFound;
-  // GCOVR_EXCL_BR_STOP
+  const std::uint64_t start = book_of(region).runs->start_of(address >> kPageShift);
+  const Result<PageBlock> block = block_at_locked(region, address_of(start));
+  return block.ok() ? block : Error::kNotFound;
 }
 
-Result<PageRun> PagePool::allocate_block(std::uint64_t pages, unsigned align_order) noexcept {
+Result<PageRun> PagePool::allocate_block(std::uint64_t pages, unsigned align_order,
+                                         std::uint64_t boundary) noexcept {
   // The length must fit its unit entry.
   if (pages == 0 || pages >> kUnitPayloadBits != 0) return Error::kOutOfMemory;
   LockGuard guard(lock_);
-  Result<PageRun> run = allocate_or_join_locked(pages, align_order);
+  const Result<PageRun> run = allocate_or_join_locked(pages, align_order, boundary);
   if (run.ok()) write_block(*run->region, run->extent.base >> kPageShift, pages);
   return run;
 }
@@ -379,10 +407,10 @@ Result<PageRun> PagePool::allocate_block_in(Region& region, std::uint64_t pages,
   LockGuard guard(lock_);
   if (!holds_locked(region, region.extent().base)) return Error::kOutOfMemory;
   Book& book = book_of(region);
-  const std::uint64_t page = book.buddy->allocate(pages, align_order);
-  if (page == Buddy::kNone) return Error::kOutOfMemory;
-  place(book);
-  note_idle(book);
+  const std::uint64_t page = book.runs->allocate(pages, align_order);
+  if (page == RunMap::kNone) return Error::kOutOfMemory;
+  book.held += pages;
+  note(book);
   write_block(region, page, pages);
   return PageRun{&region, {address_of(page), pages * kPageBytes}};
 }
@@ -414,28 +442,48 @@ Result<PageBlock> PagePool::take_block(Region& region, std::uintptr_t address) n
   return block;
 }
 
-Result<Extent> PagePool::take_tail(Region& region, std::uintptr_t address,
-                                   std::uint64_t pages) noexcept {
-  LockGuard guard(lock_);
+Result<PageBlock> PagePool::unpinned_at_locked(Region& region, std::uintptr_t address) noexcept {
   const Result<PageBlock> block = block_at_locked(region, address);
   if (!block.ok()) return block.error();
   if (block->freed) return Error::kDoubleFree;
   if (block->pinned) return Error::kPinned;
-  if (pages == 0 || pages >= block->extent.size / kPageBytes) return Error::kInvalidArgument;
-  mark_taken(*region.unit_of(address), address >> kPageShift);
-  const std::size_t kept = pages * kPageBytes;
-  return Extent{address + kept, block->extent.size - kept};
+  return block;
 }
 
-void PagePool::cut_tail(Region& region, std::uintptr_t address, std::uint64_t pages) noexcept {
+Result<Extent> PagePool::cut_block(Region& region, std::uintptr_t address,
+                                   std::uint64_t pages) noexcept {
   LockGuard guard(lock_);
-  const Result<PageBlock> block = block_at_locked(region, address);
-  EXCLAVE_DCHECK(block.ok() && block->freed && block->pinned);  // by take_tail
-  const std::uint64_t page = address >> kPageShift;
+  const Result<PageBlock> block = unpinned_at_locked(region, address);
+  if (!block.ok()) return block.error();
   const std::uint64_t before = block->extent.size / kPageBytes;
+  if (pages == 0 || pages >= before) return Error::kInvalidArgument;
+  const std::uint64_t page = address >> kPageShift;
+  const std::uint64_t tail = page + pages;
   erase_block(region, page, before);
   write_block(region, page, pages);
-  free_locked(region, page + pages, before - pages);
+  write_block(region, tail, before - pages);
+  mark_taken(*region.unit_of(address_of(tail)), tail);
+  book_of(region).runs->cut(tail);
+  return Extent{address_of(tail), (before - pages) * kPageBytes};
+}
+
+Status PagePool::grow_block(Region& region, std::uintptr_t address, std::uint64_t pages,
+                            std::uint64_t boundary) noexcept {
+  LockGuard guard(lock_);
+  const Result<PageBlock> block = unpinned_at_locked(region, address);
+  if (!block.ok()) return block.error();
+  const std::uint64_t before = block->extent.size / kPageBytes;
+  if (pages <= before) return Error::kInvalidArgument;
+  if (pages >> kUnitPayloadBits != 0) return Error::kOutOfMemory;
+  const std::uint64_t page = address >> kPageShift;
+  if ((page ^ (page + pages - 1)) >= boundary) return Error::kOutOfMemory;
+  Book& book = book_of(region);
+  if (!book.runs->extend(page, pages)) return Error::kOutOfMemory;
+  book.held += pages - before;
+  note(book);
+  erase_block(region, page, before);
+  write_block(region, page, pages);
+  return {};
 }
 
 Result<PageBlock> PagePool::find_block(Region& region, std::uintptr_t address) noexcept {
@@ -495,7 +543,10 @@ void PagePool::map_slabs() noexcept {
 Result<PageRun> PagePool::allocate_slab(std::uint64_t units) noexcept {
   LockGuard guard(lock_);
   const std::uint64_t pages = units * kPagesPerUnit;
-  return allocate_or_join_locked(pages, ceil_log2(pages));
+  // What begins with a grain of the slab map fills grains.
+  constexpr unsigned kGrainOrder = kGrainShift - kPageShift;
+  const unsigned order = ceil_log2(pages);
+  return allocate_or_join_locked(pages, order < kGrainOrder ? order : kGrainOrder, kNoBoundary);
 }
 
 Result<PageRun> PagePool::allocate_edge_slab(Region& region) noexcept {
@@ -510,10 +561,10 @@ Result<PageRun> PagePool::allocate_edge_slab(Region& region) noexcept {
   LockGuard guard(lock_);
   Book& book = book_of(region);
   for (const Extent& edge : edges) {
-    if (!book.buddy->is_free(edge.base >> kPageShift, edge.size / kPageBytes)) continue;
-    book.buddy->take(edge.base >> kPageShift, edge.size / kPageBytes);
-    place(book);
-    note_idle(book);
+    if (!book.runs->is_free(edge.base >> kPageShift, edge.size / kPageBytes)) continue;
+    book.runs->take(edge.base >> kPageShift, edge.size / kPageBytes);
+    book.held += edge.size / kPageBytes;
+    note(book);
     return PageRun{&region, edge};
   }
   return Error::kOutOfMemory;
@@ -560,7 +611,7 @@ PagePool::Piece PagePool::piece_at(Region& region, std::uintptr_t address) noexc
     piece.freed = block->freed;
     return piece;
   }
-  const std::uintptr_t end = address_of(book_of(region).buddy->free_end(page >> kPageShift));
+  const std::uintptr_t end = address_of(book_of(region).runs->free_end(page >> kPageShift));
   piece.free = true;
   // GCOVR_EXCL_BR_START: no end is beyond
   piece.extent = {page, (end > page && end <= extent.end() ? end : page + kPageBytes) - page};
@@ -620,31 +671,37 @@ bool PagePool::validate() noexcept {
   for (Book* book = all_; book != nullptr; book = book->everything.next) {
     Region& region = *book->region;
     const Extent extent = region.extent();
-    if (!book->buddy->validate() || book->list != book->buddy->orders_free() ||
+    if (!book->runs->validate() || book->list != book->runs->orders_free() ||
         &book_of(region) != book || !slab_map_holds_locked(region))
       return false;  // GCOVR_EXCL_LINE: as above
-    const std::uint64_t first = extent.base >> kPageShift;
+    std::uint64_t held = 0;
     for (std::uintptr_t at = extent.base; at < extent.end();) {
       const UnitEntry entry = region.unit_of(at)->load(std::memory_order_relaxed);
       std::uintptr_t next = at + kPageBytes;
-      const bool free = book->buddy->is_free(at >> kPageShift, 1);
+      bool is_kept = false;
+      const bool free = book->runs->is_free(at >> kPageShift, 1);
       if (is_slab(entry)) {
         if (free) return false;
-      } else if (book->heads.contains((at >> kPageShift) - first)) {
+      } else if (!free) {
+        // In use by somebody: a block, which is one run.
         const Result<PageBlock> block = block_at_locked(region, at);
         if (!block.ok() || block->extent.end() > extent.end()) return false;
-        freed += block->freed && !block->pinned;
+        is_kept = block->freed && !block->pinned;
+        freed += is_kept;
         next = block->extent.end();
-        for (std::uintptr_t page = at; page < next; page += kPageBytes) {
-          if (book->buddy->is_free(page >> kPageShift, 1)) return false;
-          if (page != at && book->heads.contains((page >> kPageShift) - first)) return false;
-        }
-      } else if (!free) {
-        return false;  // in use by nobody  // GCOVR_EXCL_LINE: as above
+        if (address_of(book->runs->start_of(at >> kPageShift)) != at ||
+            address_of(book->runs->start_of((next >> kPageShift) - 1)) != at ||
+            (next != extent.end() && address_of(book->runs->start_of(next >> kPageShift)) != next))
+          return false;  // GCOVR_EXCL_LINE: as above
       }
+      if (!free && !is_kept) held += (next - at) / kPageBytes;
       at = next;
     }
-    if (book->by_idleness.back != nullptr) idle += extent.size;
+    if (held != book->held ||
+        book->idle_bytes != (held == 0 ? book->runs->free_pages() * kPageBytes : 0) ||
+        (book->by_idleness.back != nullptr) != (book->idle_bytes != 0))
+      return false;  // GCOVR_EXCL_LINE: as above
+    idle += book->idle_bytes;
   }
   return idle == idle_bytes_.load(std::memory_order_relaxed) && freed == kept;
 }

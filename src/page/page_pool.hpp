@@ -1,15 +1,14 @@
-// The pages of a set of pool regions: page runs for big blocks and for slabs, by buddy.
+// The pages of a set of pool regions: page runs for big blocks and for slabs.
 //
 // One pool serves all grown regions; each attached pool region has one of its own. Choosing a
-// region is O(1): regions stand in lists by their largest free block. Invariants (validate()): each
-// page of a region is free in its buddy, or part of one block, or of one slab. Thread-safe: lock()
-// guards all but the slab entries' readers.
+// region is O(1): regions stand in lists by their longest free run. Invariants (validate()): each
+// page of a region is free in its run map, or part of one block, or of one slab. Thread-safe:
+// lock() guards all but the slab entries' readers.
 #pragma once
 
-#include "base/bit_tree.hpp"
 #include "base/spin_lock.hpp"
-#include "page/buddy.hpp"
 #include "page/run_class.hpp"
+#include "page/run_map.hpp"
 #include "page/slab_map.hpp"
 #include "page/unit_entry.hpp"
 #include "region/region.hpp"
@@ -32,9 +31,9 @@ class PagePool {
  public:
   explicit PagePool(BookStore& books) noexcept : books_(books), slab_map_(books) {}
   // From now on freed runs of up to so many bytes are kept at hand, as they are, for requests of
-  // their length. They join their buddies when something else is needed.
+  // their length. They join the free pages around them when something else is needed.
   void keep_runs(std::size_t bytes) noexcept EXCLAVE_EXCLUDES(lock_);
-  // All of them join their buddies now.
+  // All of them join the free pages around them now.
   void join_kept_runs() noexcept EXCLAVE_EXCLUDES(lock_);
 
   // From now on large slabs are found by slab_at, too. Precondition: no region yet.
@@ -55,8 +54,10 @@ class PagePool {
   // nothing changed, when it is not one to keep or not one at all.
   std::uintptr_t take_kept(std::uint64_t pages) noexcept EXCLAVE_EXCLUDES(lock_);
   bool keep_block(Region& region, std::uintptr_t address) noexcept EXCLAVE_EXCLUDES(lock_);
+  // No multiple of `boundary` (pages; a power of two, at least `pages`) lies inside the block.
   // Errors: kOutOfMemory.
-  Result<PageRun> allocate_block(std::uint64_t pages, unsigned align_order) noexcept
+  Result<PageRun> allocate_block(std::uint64_t pages, unsigned align_order,
+                                 std::uint64_t boundary = kNoBoundary) noexcept
       EXCLAVE_EXCLUDES(lock_);
   // The same in one region. Errors: kOutOfMemory.
   Result<PageRun> allocate_block_in(Region& region, std::uint64_t pages,
@@ -70,14 +71,16 @@ class PagePool {
   // free_block.
   Result<PageBlock> take_block(Region& region, std::uintptr_t address) noexcept
       EXCLAVE_EXCLUDES(lock_);
-  // A block becomes shorter in two steps. The first takes it, as take_block does, and returns its
-  // tail, for who must do something with it before it is anybody's. Errors, without change: as
-  // free_block, kPinned, kInvalidArgument (pages: 0, or not less than there are).
-  Result<Extent> take_tail(Region& region, std::uintptr_t address, std::uint64_t pages) noexcept
+  // Cuts a live block in two: its first `pages` stay its holder's; the tail is a block that stands
+  // as take_block leaves one, until free_unpinned_block. Returns the tail. Errors, without change:
+  // as free_block, kPinned, kInvalidArgument (pages: 0, or not less than there are).
+  Result<Extent> cut_block(Region& region, std::uintptr_t address, std::uint64_t pages) noexcept
       EXCLAVE_EXCLUDES(lock_);
-  // The second gives the tail back, and what is left to its holder.
-  void cut_tail(Region& region, std::uintptr_t address, std::uint64_t pages) noexcept
-      EXCLAVE_EXCLUDES(lock_);
+  // A live block takes in the free pages behind it, up to so many in all. Errors, without change:
+  // as free_block, kPinned, kInvalidArgument (not more than there are), kOutOfMemory (not enough
+  // free ones stand there, or a multiple of `boundary` would lie inside: see allocate_block).
+  Status grow_block(Region& region, std::uintptr_t address, std::uint64_t pages,
+                    std::uint64_t boundary = kNoBoundary) noexcept EXCLAVE_EXCLUDES(lock_);
   // The live block that starts at the address. Errors: kDoubleFree, kInteriorFree, kForeignFree.
   Result<PageBlock> find_block(Region& region, std::uintptr_t address) noexcept
       EXCLAVE_EXCLUDES(lock_);
@@ -97,7 +100,8 @@ class PagePool {
 
   // ---- Slabs ----
 
-  // Whole units, aligned to the power of two at or above their number. Errors: kOutOfMemory.
+  // Whole units, aligned to the power of two at or above their number, or to a grain of the slab
+  // map if that is less. Errors: kOutOfMemory.
   Result<PageRun> allocate_slab(std::uint64_t units) noexcept EXCLAVE_EXCLUDES(lock_);
   // All pages of a partial unit at an edge of the only region. Errors: kOutOfMemory.
   Result<PageRun> allocate_edge_slab(Region& region) noexcept EXCLAVE_EXCLUDES(lock_);
@@ -107,8 +111,10 @@ class PagePool {
 
   // ---- Whole regions ----
 
-  // Takes one wholly free region out while more than `keep_bytes` of such regions remain; null when
-  // none. The caller removes it from the registry and destroys it.
+  // A region is idle when nobody has a page of it: all are free, or kept at hand. Only the free
+  // ones count. Takes an idle region out, and what is kept in it, while more than `keep_bytes` of
+  // such memory remain; null when there are not. The caller removes it from the registry and
+  // destroys it.
   Region* take_idle(std::size_t keep_bytes) noexcept EXCLAVE_EXCLUDES(lock_);
   bool has_idle(std::size_t keep_bytes) const noexcept {
     return idle_bytes_.load(std::memory_order_relaxed) > keep_bytes;
@@ -148,17 +154,23 @@ class PagePool {
            region.extent().contains(address);
   }
   void remove_locked(Region& region) noexcept EXCLAVE_REQUIRES(lock_);
-  Result<PageRun> allocate_locked(std::uint64_t pages, unsigned align_order) noexcept
-      EXCLAVE_REQUIRES(lock_);
-  Result<PageRun> allocate_or_join_locked(std::uint64_t pages, unsigned align_order) noexcept
-      EXCLAVE_REQUIRES(lock_);
+  Result<PageRun> allocate_locked(std::uint64_t pages, unsigned align_order,
+                                  std::uint64_t boundary) noexcept EXCLAVE_REQUIRES(lock_);
+  Result<PageRun> allocate_or_join_locked(std::uint64_t pages, unsigned align_order,
+                                          std::uint64_t boundary) noexcept EXCLAVE_REQUIRES(lock_);
+  // After pages of the region changed between free, kept and held: its lists.
+  void note(Book& book) noexcept EXCLAVE_REQUIRES(lock_);
+  // Held pages become free; kept ones do.
   void free_locked(Region& region, std::uint64_t page, std::uint64_t pages) noexcept
+      EXCLAVE_REQUIRES(lock_);
+  void join_locked(Region& region, std::uint64_t page, std::uint64_t pages) noexcept
       EXCLAVE_REQUIRES(lock_);
   bool keep_locked(Region& region, std::uint64_t page, std::uint64_t pages) noexcept
       EXCLAVE_REQUIRES(lock_);
   bool grow_kept_slow(KeptRuns& kept) noexcept EXCLAVE_REQUIRES(lock_);
   KeptRun take_kept_locked(unsigned run_class) noexcept EXCLAVE_REQUIRES(lock_);
-  void join_kept_locked() noexcept EXCLAVE_REQUIRES(lock_);
+  void join_one_kept_locked(unsigned run_class) noexcept EXCLAVE_REQUIRES(lock_);
+  void drop_kept_in_locked(const Region& region) noexcept EXCLAVE_REQUIRES(lock_);
   bool kept_holds_locked(std::uint64_t* count) noexcept EXCLAVE_REQUIRES(lock_);
   static void mark_freed(std::atomic<UnitEntry>& unit, std::uint64_t page, bool freed) noexcept;
   // As if freed and pinned: only who did this does anything to the block from now on.
@@ -166,6 +178,9 @@ class PagePool {
   void place(Book& book) noexcept EXCLAVE_REQUIRES(lock_);
   void displace(Book& book) noexcept EXCLAVE_REQUIRES(lock_);
   void note_idle(Book& book) noexcept EXCLAVE_REQUIRES(lock_);
+  // What resizing asks of a block. Errors: as free_block, kPinned.
+  Result<PageBlock> unpinned_at_locked(Region& region, std::uintptr_t address) noexcept
+      EXCLAVE_REQUIRES(lock_);
   Result<PageBlock> block_at_locked(Region& region, std::uintptr_t address) noexcept
       EXCLAVE_REQUIRES(lock_);
   Result<PageBlock> around_locked(Region& region, std::uintptr_t address) noexcept
@@ -187,9 +202,9 @@ class PagePool {
   std::uint32_t kept_classes_ EXCLAVE_GUARDED_BY(lock_) = 0;  // bit c: kept_[c] is not empty
   std::size_t kept_bytes_ EXCLAVE_GUARDED_BY(lock_) = 0;
   std::size_t keep_limit_ EXCLAVE_GUARDED_BY(lock_) = 0;
-  // Lists of regions, by Buddy::orders_free(); bit k of mask_: list k is not empty. List 0 is not
+  // Lists of regions, by RunMap::orders_free(); bit k of mask_: list k is not empty. List 0 is not
   // kept.
-  Book* list_[Buddy::kMaxOrders + 1] EXCLAVE_GUARDED_BY(lock_) = {};
+  Book* list_[RunMap::kMaxOrders + 1] EXCLAVE_GUARDED_BY(lock_) = {};
   std::uint64_t mask_ EXCLAVE_GUARDED_BY(lock_) = 0;
   Book* idle_ EXCLAVE_GUARDED_BY(lock_) = nullptr;
   Book* all_ EXCLAVE_GUARDED_BY(lock_) = nullptr;

@@ -63,6 +63,10 @@ struct UnitRuns {
   }
   constexpr void set_pinned(unsigned page, bool on) noexcept { set_bit(16 + page, on); }
   constexpr void set_freed(unsigned page, bool on) noexcept { set_bit(20 + page, on); }
+  // What set_freed sets, in the entry.
+  static constexpr UnitEntry freed_mark(unsigned page) noexcept {
+    return 1u << (kBookTagBits + 20 + page);
+  }
 
  private:
   constexpr void set_bit(unsigned bit, bool on) noexcept {

@@ -349,6 +349,77 @@ TEST_F(ReallocateInPoolsTest, AsMuchIsCopiedAsBothHold) {
   EXPECT_TRUE(allocator_->detach(second_).ok());
 }
 
+// 33 MiB do not fit beside themselves, nor do 60.
+TEST_F(ContentsTest, ABlockGrowsWhereNothingStandsBehindIt) {
+  constexpr std::size_t kPool = 64 * kMiBytes;
+  const HostReply memory = port_->host_reserve(kPool, kPageBytes);
+  ASSERT_EQ(memory.error, 0);
+  const Extent range{memory.address, kPool};
+  const Placement where = Placement::in_pool(*allocator_->attach(range));
+  untrusted_bytes block = *allocator_->allocate(33 * kMiBytes, 16, where);
+  fill(block, 33 * kMiBytes);
+  EXPECT_EQ(*allocator_->reallocate(block, 60 * kMiBytes), block);
+  EXPECT_EQ(*allocator_->usable_size(block), 60 * kMiBytes);
+  EXPECT_TRUE(filled(block, 33 * kMiBytes));
+  // Up to the next block, and no further.
+  const untrusted_bytes behind = *allocator_->allocate(kMiBytes, 16, where);
+  EXPECT_EQ(allocator_->reallocate(block, 60 * kMiBytes + 1).error(), Error::kOutOfMemory);
+  EXPECT_TRUE(allocator_->deallocate(behind).ok());
+  EXPECT_EQ(*allocator_->reallocate(block, kPool), block);
+  EXPECT_EQ(allocator_->reallocate(block, kPool + 1).error(), Error::kOutOfMemory);
+  EXPECT_EQ(*allocator_->usable_size(block), kPool);
+  EXPECT_TRUE(allocator_->validate_books());
+  EXPECT_TRUE(allocator_->deallocate(block).ok());
+  EXPECT_TRUE(allocator_->detach(range).ok());
+  EXPECT_EQ(port_->host_release(range.base, range.size), 0);
+}
+
+TEST_F(ContentsTest, AGrownBlockGrowsInItsRegion) {
+  untrusted_bytes block = *allocator_->allocate(100000);
+  const untrusted_bytes start = block;
+  fill(block, 100000);
+  unsigned moves = 0;
+  for (std::size_t size = 150000; size < 2 * kMiBytes; size += 50000) {
+    const untrusted_bytes before = block;
+    block = *allocator_->reallocate(block, size);
+    moves += block != before;
+    EXPECT_GE(*allocator_->usable_size(block), size);
+    EXPECT_TRUE(filled(block, 100000));
+  }
+  EXPECT_EQ(moves, 0u);
+  EXPECT_EQ(block, start);
+  EXPECT_TRUE(allocator_->validate_books());
+  EXPECT_TRUE(allocator_->deallocate(block).ok());
+}
+
+TEST_F(ReallocateInPoolsTest, ABlockGrowsOnlyAsItCouldBePlaced) {
+  AttachOptions options;
+  options.boundary = 128 * kKiBytes;
+  const Placement bounded = Placement::in_pool(*allocator_->attach(first_, options));
+  untrusted_bytes block = *allocator_->allocate(80000, 16, bounded);
+  untrusted_bytes next = *allocator_->allocate(80000, 16, bounded);
+  EXPECT_TRUE(allocator_->deallocate(next).ok());
+  for (const std::size_t size : {90000u, 131072u}) {
+    block = *resize(block, size);
+    EXPECT_EQ(block.address() / options.boundary, (block.address() + size - 1) / options.boundary);
+  }
+  EXPECT_EQ(resize(block, 131073).error(), Error::kOutOfMemory);
+  // Whoever waits for the last block waits for one that does not grow.
+  EXPECT_TRUE(allocator_->detach(first_, DetachMode::kDrain).ok());
+  EXPECT_EQ(*resize(block, 80000), block);
+  EXPECT_EQ(resize(block, 90000).error(), Error::kNotFound);
+  EXPECT_TRUE(allocator_->deallocate(block).ok());
+  // A pin holds a block as it is.
+  const Placement where = Placement::in_pool(attach(second_, 0, 0));
+  block = *allocator_->allocate(80000, 16, where);
+  const PinId pin = *allocator_->pin({block.address(), 80000});
+  const untrusted_bytes moved = *resize(block, 90000);
+  EXPECT_NE(moved, block);
+  EXPECT_TRUE(allocator_->unpin(pin).ok());
+  EXPECT_TRUE(allocator_->deallocate(moved).ok());
+  EXPECT_TRUE(allocator_->detach(second_).ok());
+}
+
 // For an alignment above a page a run is wanted, which a slot that lies well does not become.
 TEST_F(ContentsTest, ReallocateOfASlotThatFailsScrubsNothing) {
   start(scrubbing());

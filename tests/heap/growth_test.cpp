@@ -2,9 +2,12 @@
 // use.
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <random>
 #include <utility>
 
 #include "base/units.hpp"
+#include "slab/size_class.hpp"
 #include "support/fake_allocator.hpp"
 
 namespace exclave {
@@ -122,6 +125,30 @@ TEST_F(GrowthTest, QuotaSmallerThanAStepStillServes) {
   start(made);
   EXPECT_NE(allocate(64), 0u);
   EXPECT_LE(statistics().grown_bytes, made.quota_bytes);
+}
+
+// In whatever order: no more stays than may lie idle, and be kept at hand. A few small blocks that
+// the thread keeps at hand would hold the regions where they lie.
+TEST_F(GrowthTest, WhatIsFreedGoesBackInAnyOrder) {
+  for (const std::size_t size : {1u << 10, 10u << 10, 70u << 10, 200u << 10, 1u << 20, 9u << 20}) {
+    for (const bool in_order : {true, false}) {
+      start({});
+      std::vector<std::uintptr_t> blocks;
+      for (std::size_t held = 0; held < 512 * kMiBytes; held += size)
+        blocks.push_back(allocate(size));
+      std::mt19937_64 random(size);
+      if (!in_order) std::shuffle(blocks.begin(), blocks.end(), random);
+      for (const std::uintptr_t block : blocks) ASSERT_EQ(free(block), Error::kNone);
+      if (size <= kMaxSmallBytes) allocator_->flush_thread();
+      EXPECT_LE(statistics().grown_bytes, 2 * Config{}.keep_free_bytes)
+          << size << (in_order ? " in order" : " in any order");
+    }
+  }
+}
+
+TEST_F(GrowthTest, AHugeBlockGoesBackWhenItIsFreed) {
+  EXPECT_EQ(free(allocate(kGiBytes)), Error::kNone);
+  EXPECT_LE(statistics().grown_bytes, Config{}.keep_free_bytes);
 }
 
 TEST_F(GrowthTest, ReleaseThatTheHostRefusesStaysChargedToTheQuota) {

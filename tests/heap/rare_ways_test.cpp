@@ -163,7 +163,7 @@ TEST_F(RareWaysTest, BlockThatTheRescueFreesInTheMiddleOfItsMoveIsTold) {
   alignas(64 * kPageBytes) static std::byte memory[64 * kPageBytes];
   const Extent range{reinterpret_cast<std::uintptr_t>(memory), sizeof memory};
   const Placement where = Placement::in_pool(attach(range));
-  const std::uintptr_t first = allocate(20 * kPageBytes, 16, where);
+  const std::uintptr_t first = allocate(40 * kPageBytes, 16, where);
   const std::uintptr_t block = allocate(18 * kPageBytes, 16, where);
   ASSERT_LT(first, block) << "so the new block comes to stand where the first was";
   context.blocks = {first, block};

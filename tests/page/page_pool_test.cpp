@@ -1,6 +1,8 @@
 // Blocks of pages, slabs and idle regions of one pool.
 #include "page/page_pool.hpp"
 
+#include <algorithm>
+#include <functional>
 #include <map>
 #include <random>
 #include <vector>
@@ -253,51 +255,98 @@ TEST_F(PagePoolTest, TakenBlocksStayWhereTheyAreUntilTheyAreFreed) {
   EXPECT_TRUE(pool_.free_unpinned_block(region, again.base).ok());
 }
 
-TEST_F(PagePoolTest, ShrinkGivesTheTailBack) {
+TEST_F(PagePoolTest, ABlockIsCutInTwo) {
   Region& region = add({kBase, 64 * kPageBytes});
   for (const std::uint64_t before : {2u, 14u, 15u, 16u, 40u}) {
     for (std::uint64_t after = 1; after < before; ++after) {
       const Extent block = pool_.allocate_block(before, 0)->extent;
       const std::size_t kept = after * kPageBytes;
-      const Result<Extent> tail = pool_.take_tail(region, block.base, after);
+      const Result<Extent> tail = pool_.cut_block(region, block.base, after);
       ASSERT_TRUE(tail.ok());
       EXPECT_EQ(*tail, (Extent{block.base + kept, block.size - kept}));
-      ASSERT_TRUE(pool_.validate());
-      pool_.cut_tail(region, block.base, after);
       EXPECT_EQ(pool_.find_block(region, block.base)->extent.size, kept);
       EXPECT_EQ(free(region, tail->base), Error::kDoubleFree);
       ASSERT_TRUE(pool_.validate());
+      EXPECT_TRUE(pool_.free_unpinned_block(region, tail->base).ok());
+      EXPECT_EQ(free(region, tail->base), Error::kDoubleFree);
+      ASSERT_TRUE(pool_.validate());
       for (const std::uint64_t pages : {std::uint64_t{0}, after, after + 1})
-        EXPECT_EQ(pool_.take_tail(region, block.base, pages).error(), Error::kInvalidArgument);
+        EXPECT_EQ(pool_.cut_block(region, block.base, pages).error(), Error::kInvalidArgument);
       EXPECT_EQ(free(region, block.base), Error::kNone);
     }
   }
-  const Extent pinned = pool_.allocate_block(4, 0)->extent;
-  EXPECT_EQ(pool_.take_tail(region, kBase - kPageBytes, 1).error(), Error::kForeignFree);
-  EXPECT_EQ(pool_.take_tail(region, pinned.base + kPageBytes, 1).error(), Error::kInteriorFree);
-  EXPECT_EQ(pool_.take_tail(region, pinned.end(), 1).error(), Error::kDoubleFree);
-  EXPECT_EQ(pool_.unpin_block(region, pinned.base + kPageBytes).error(), Error::kNotFound);
-  EXPECT_EQ(pool_.unpin_block(region, kBase - kPageBytes).error(), Error::kNotFound);
-  EXPECT_TRUE(pool_.pin_block(region, pinned).ok());
-  EXPECT_EQ(pool_.take_tail(region, pinned.base, 1).error(), Error::kPinned);
-  EXPECT_TRUE(pool_.unpin_block(region, pinned.base).ok());
-  EXPECT_EQ(free(region, pinned.base), Error::kNone);
 }
 
-TEST_F(PagePoolTest, Threat41WhileItsTailIsTakenABlockIsNobodys) {
+// Both ways of resizing.
+TEST_F(PagePoolTest, OnlyALiveBlockThatNoPinHoldsIsResized) {
+  Region& region = add({kBase, 64 * kPageBytes});
+  const Extent pinned = pool_.allocate_block(4, 0)->extent;
+  const auto cut = [&](std::uintptr_t address) {
+    return pool_.cut_block(region, address, 1).error();
+  };
+  const auto grow = [&](std::uintptr_t address) {
+    return pool_.grow_block(region, address, 5).error();
+  };
+  EXPECT_EQ(pool_.unpin_block(region, pinned.base + kPageBytes).error(), Error::kNotFound);
+  EXPECT_EQ(pool_.unpin_block(region, kBase - kPageBytes).error(), Error::kNotFound);
+  for (const auto& resize : {std::function<Error(std::uintptr_t)>(cut), {grow}}) {
+    EXPECT_EQ(resize(kBase - kPageBytes), Error::kForeignFree);
+    EXPECT_EQ(resize(pinned.base + kPageBytes), Error::kInteriorFree);
+    EXPECT_EQ(resize(pinned.end()), Error::kDoubleFree);
+    EXPECT_TRUE(pool_.pin_block(region, pinned).ok());
+    EXPECT_EQ(resize(pinned.base), Error::kPinned);
+    EXPECT_TRUE(pool_.unpin_block(region, pinned.base).ok());
+  }
+  EXPECT_TRUE(pool_.take_block(region, pinned.base).ok());
+  EXPECT_EQ(cut(pinned.base), Error::kDoubleFree);
+  EXPECT_EQ(grow(pinned.base), Error::kDoubleFree);
+  EXPECT_TRUE(pool_.free_unpinned_block(region, pinned.base).ok());
+}
+
+TEST_F(PagePoolTest, Threat41TheTailIsNobodysAndTheHeadItsHolders) {
   Region& region = add({kBase, 4 * kPageBytes});
   const Extent block = pool_.allocate_block(4, 0)->extent;
-  ASSERT_TRUE(pool_.take_tail(region, block.base, 1).ok());
-  EXPECT_EQ(free(region, block.base), Error::kDoubleFree);
-  EXPECT_EQ(pool_.take_block(region, block.base).error(), Error::kDoubleFree);
-  EXPECT_EQ(pool_.take_tail(region, block.base, 2).error(), Error::kDoubleFree);
-  EXPECT_EQ(pool_.pin_block(region, {block.base, 8}).error(), Error::kNotFound);
-  EXPECT_FALSE(pool_.keep_block(region, block.base));
+  const std::uintptr_t tail = pool_.cut_block(region, block.base, 1)->base;
+  EXPECT_EQ(free(region, tail), Error::kDoubleFree);
+  EXPECT_EQ(pool_.take_block(region, tail).error(), Error::kDoubleFree);
+  EXPECT_EQ(pool_.cut_block(region, tail, 2).error(), Error::kDoubleFree);
+  EXPECT_EQ(pool_.pin_block(region, {tail, 8}).error(), Error::kNotFound);
+  EXPECT_FALSE(pool_.keep_block(region, tail));
   EXPECT_FALSE(pool_.allocate_block(1, 0).ok());
-  pool_.cut_tail(region, block.base, 1);
-  EXPECT_EQ(pool_.allocate_block(1, 0)->extent.base, block.base + kPageBytes);
-  EXPECT_TRUE(pool_.pin_block(region, {block.base, 8}).ok()) << "its holder has it again";
+  EXPECT_EQ(pool_.grow_block(region, block.base, 2).error(), Error::kOutOfMemory);
+  EXPECT_TRUE(pool_.pin_block(region, {block.base, 8}).ok());
+  EXPECT_EQ(pool_.pin_block(region, {block.base, kPageBytes + 1}).error(), Error::kNotFound);
   EXPECT_FALSE(pool_.unpin_block(region, block.base)->freed);
+  EXPECT_EQ(free(region, block.base), Error::kNone);
+  EXPECT_TRUE(pool_.free_unpinned_block(region, tail).ok());
+  EXPECT_EQ(pool_.allocate_block(4, 0)->extent, block);
+  EXPECT_EQ(free(region, block.base), Error::kNone);
+}
+
+TEST_F(PagePoolTest, ABlockGrowsIntoFreePagesBehindIt) {
+  // Starts in the middle of a unit: lengths change their place in its entries.
+  Region& region = add({kBase + kPageBytes, 62 * kPageBytes});
+  for (const std::uint64_t before : {1u, 2u, 13u, 14u, 15u, 16u, 40u}) {
+    for (std::uint64_t after = before + 1; after <= 62; ++after) {
+      const Extent block = pool_.allocate_block(before, 0)->extent;
+      for (const std::uint64_t pages : {std::uint64_t{0}, before - 1, before})
+        EXPECT_EQ(pool_.grow_block(region, block.base, pages).error(), Error::kInvalidArgument);
+      ASSERT_TRUE(pool_.grow_block(region, block.base, after).ok());
+      EXPECT_EQ(pool_.find_block(region, block.base)->extent.size, after * kPageBytes);
+      EXPECT_EQ(pool_.grow_block(region, block.base, 63).error(), Error::kOutOfMemory);
+      EXPECT_EQ(pool_.grow_block(region, block.base, std::uint64_t{1} << kUnitPayloadBits).error(),
+                Error::kOutOfMemory);
+      ASSERT_TRUE(pool_.validate());
+      EXPECT_EQ(free(region, block.base), Error::kNone);
+    }
+  }
+  const Extent block = pool_.allocate_block(2, 0)->extent;
+  const Extent behind = pool_.allocate_block(2, 0)->extent;
+  EXPECT_EQ(pool_.grow_block(region, block.base, 3).error(), Error::kOutOfMemory);
+  EXPECT_EQ(free(region, behind.base), Error::kNone);
+  // The pages from kBase + 1 on: the next multiple of four is three pages away.
+  EXPECT_EQ(pool_.grow_block(region, block.base, 4, 4).error(), Error::kOutOfMemory);
+  EXPECT_TRUE(pool_.grow_block(region, block.base, 3, 4).ok());
   EXPECT_EQ(free(region, block.base), Error::kNone);
 }
 
@@ -343,7 +392,8 @@ TEST_F(KeptRunsTest, AKeptRunIsFreeToEverybodyWhoAsks) {
     }
     EXPECT_EQ(pool_.find_block(region, run.base).error(), Error::kDoubleFree);
     EXPECT_EQ(pool_.block_around(region, run.base + 5000).error(), Error::kNotFound);
-    EXPECT_EQ(pool_.take_tail(region, run.base, 17).error(), Error::kDoubleFree);
+    EXPECT_EQ(pool_.cut_block(region, run.base, 17).error(), Error::kDoubleFree);
+    EXPECT_EQ(pool_.grow_block(region, run.base, 24).error(), Error::kDoubleFree);
     EXPECT_EQ(pool_.pin_block(region, {run.base + 8, 8}).error(), Error::kNotFound);
     const PagePool::Piece piece = pool_.piece_at(region, run.base + 4 * kPageBytes);
     EXPECT_TRUE(piece.free);
@@ -516,7 +566,7 @@ TEST_F(KeptRunsTest, SlabsTakeThemApartToo) {
   pool_.free_slab(*slab);
 }
 
-TEST_F(KeptRunsTest, RegionsWithNothingButKeptRunsAreIdleOnceTheyJoin) {
+TEST_F(KeptRunsTest, RegionsWithNothingButKeptRunsAreIdle) {
   Region& region = add({kBase, 64 * kPageBytes});
   Region& other = add({kBase + 1024 * kPageBytes, 64 * kPageBytes});
   const Extent first = block(40);
@@ -525,16 +575,44 @@ TEST_F(KeptRunsTest, RegionsWithNothingButKeptRunsAreIdleOnceTheyJoin) {
   Region& of_second = region.extent().contains(second.base) ? region : other;
   EXPECT_FALSE(pool_.has_idle(0));
   keep(of_first, first);
-  EXPECT_FALSE(pool_.has_idle(0));
-  EXPECT_EQ(pool_.take_idle(0), nullptr);
-  pool_.join_kept_runs();
-  EXPECT_TRUE(pool_.has_idle(63 * kPageBytes));
+  EXPECT_TRUE(pool_.has_idle(23 * kPageBytes)) << "what is free in it";
+  EXPECT_FALSE(pool_.has_idle(24 * kPageBytes)) << "what is kept does not count";
+  EXPECT_EQ(pool_.take_kept(40), first.base);
+  EXPECT_FALSE(pool_.has_idle(0)) << "somebody has it again";
+  keep(of_first, first);
+  EXPECT_EQ(pool_.allocate_block(20, 0)->region, &of_second) << "its own end is shortest";
   EXPECT_EQ(pool_.take_idle(0), &of_first);
   EXPECT_TRUE(pool_.validate());
   EXPECT_EQ(pool_.take_kept(40), 0u) << "its region is gone";
   EXPECT_FALSE(pool_.keep_block(of_first, first.base));
   EXPECT_EQ(pool_.take_idle(0), nullptr);
   EXPECT_EQ(free(of_second, second.base), Error::kNone);
+}
+
+TEST_F(KeptRunsTest, ARegionGoesWithAllThatIsKeptInIt) {
+  constexpr std::uint64_t kLengths[] = {20, 24, 20, 28};
+  Region* regions[3];
+  std::vector<Extent> blocks;
+  for (std::uintptr_t i = 0; i < 3; ++i)
+    regions[i] = &add({kBase + 1024 * i * kPageBytes, 100 * kPageBytes});
+  for (Region* const region : regions) {
+    for (const std::uint64_t pages : kLengths)
+      blocks.push_back(pool_.allocate_block_in(*region, pages, 0)->extent);
+  }
+  pool_.keep_runs(12 * 100 * kPageBytes);
+  // In turns, so that each class has runs of all regions, in some order.
+  for (std::size_t i = 0; i < 4; ++i) {
+    for (std::size_t region = 0; region < 3; ++region)
+      keep(*regions[region], blocks[region * 4 + i]);
+  }
+  ASSERT_NE(pool_.take_idle(2 * 8 * kPageBytes), nullptr);
+  EXPECT_TRUE(pool_.validate());
+  EXPECT_EQ(pool_.take_idle(2 * 8 * kPageBytes), nullptr);
+  std::size_t left = 0;
+  for (const std::uint64_t pages : kLengths) left += pool_.take_kept(pages) != 0;
+  for (const std::uint64_t pages : kLengths) left += pool_.take_kept(pages) != 0;
+  EXPECT_EQ(left, 8u) << "those of the two others";
+  EXPECT_TRUE(pool_.validate());
 }
 
 TEST_F(KeptRunsTest, APinnedBlockIsKeptOnlyAfterTheUnpin) {
@@ -673,13 +751,13 @@ TEST_F(KeptRunsTest, RandomRunsComeAndGo) {
   }
 }
 
-TEST_F(PagePoolTest, SlabsAreAlignedToTheirSizeAndFoundByTheirUnits) {
+TEST_F(PagePoolTest, SlabsAreAlignedToTheirSizeOrAGrainAndFoundByTheirUnits) {
   Region& region = add({kBase + kPageBytes, 1000 * kPageBytes});
   for (const std::uint64_t units : {1u, 2u, 4u, 8u, 16u}) {
     const Result<PageRun> run = pool_.allocate_slab(units);
     ASSERT_TRUE(run.ok());
     EXPECT_EQ(run->extent.size, units * kUnitBytes);
-    EXPECT_TRUE(is_aligned(run->extent.base, units * kUnitBytes));
+    EXPECT_TRUE(is_aligned(run->extent.base, std::min(units * kUnitBytes, SlabMap::kGrainBytes)));
     pool_.publish_slab(*run, 88);
     EXPECT_EQ(pool_.piece_at(region, run->extent.base + kPageBytes).slab, 88u);
     ASSERT_TRUE(pool_.validate());
@@ -748,16 +826,31 @@ TEST_F(PagePoolTest, IdleRegionsAreTakenOnlyAboveWhatIsKept) {
   add({kBase + 64 * kPageBytes, 16 * kPageBytes});
   EXPECT_TRUE(pool_.has_idle(31 * kPageBytes));
   EXPECT_FALSE(pool_.has_idle(32 * kPageBytes));
-  EXPECT_EQ(pool_.take_idle(17 * kPageBytes), nullptr) << "the rest would fall below";
-  EXPECT_EQ(pool_.take_idle(33 * kPageBytes), nullptr) << "there is not even so much";
-  Region* const taken = pool_.take_idle(16 * kPageBytes);
-  ASSERT_NE(taken, nullptr);
+  EXPECT_EQ(pool_.take_idle(32 * kPageBytes), nullptr) << "there is not even so much";
+  EXPECT_NE(pool_.take_idle(16 * kPageBytes), nullptr);
   EXPECT_EQ(pool_.take_idle(16 * kPageBytes), nullptr);
   EXPECT_TRUE(pool_.validate());
   const Result<PageRun> run = pool_.allocate_block(1, 0);
   EXPECT_EQ(pool_.take_idle(0), nullptr) << "a block lives in it";
   EXPECT_EQ(free(*run->region, run->extent.base), Error::kNone);
   EXPECT_NE(pool_.take_idle(0), nullptr);
+}
+
+TEST_F(PagePoolTest, AsMuchAsMayStayStaysWhereItCan) {
+  const auto sized = [&](std::uintptr_t i, std::size_t pages) -> Region& {
+    return add({kBase + 1024 * i * kPageBytes, pages * kPageBytes});
+  };
+  Region& small = sized(0, 8);
+  Region& large = sized(1, 32);
+  Region& middle = sized(2, 12);
+  Region& huge = sized(3, 512);
+  const auto take = [&](std::size_t pages) { return pool_.take_idle(pages * kPageBytes); };
+  EXPECT_EQ(take(50), &huge) << "all the others may stay";
+  EXPECT_EQ(take(50), &small) << "each of them leaves less than may stay: the smallest";
+  EXPECT_EQ(take(50), nullptr);
+  EXPECT_EQ(take(12), &large) << "the largest that leaves enough";
+  EXPECT_EQ(take(11), &middle) << "more than may stay, alone";
+  EXPECT_EQ(take(0), nullptr);
 }
 
 TEST_F(PagePoolTest, OutOfTrustedMemoryChangesNothing) {

@@ -401,6 +401,10 @@ class AllocatorModel {
     if (!pages && size_class_bytes(size_class_of(block.usable)) != block.usable) return;
     const std::size_t size =
         pages ? kMaxSmallBytes + 1 + o.size % (block.usable - kMaxSmallBytes) : block.usable;
+    if (block.pool != 0) {
+      const std::size_t largest = pools_.at(block.pool).options.largest_block;
+      if (largest != 0 && size > largest) return;  // it would have to leave its pool
+    }
     const Result<RegionInfo> region = allocator_.query(it->first, 1);
     ASSERT_TRUE(region.ok());
     const Result<untrusted_bytes> got = allocator_.reallocate(bytes_at(it->first), size);

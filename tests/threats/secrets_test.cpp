@@ -84,7 +84,10 @@ TEST_F(Threat48_Secrets, TheSearchFindsWhatLeaked) {
   const std::uintptr_t pointer = port_->enclave().base + 100;
   std::memcpy(trusted_, &pointer, sizeof pointer);
   ASSERT_TRUE(copy_out(span_at(start, 13, 8), {reinterpret_cast<std::byte*>(trusted_), 8}).ok());
-  EXPECT_EQ(secrets_outside(), 2u);
+  // The kernel chose where the enclave lies, so the pointer may hold the canary's byte by chance.
+  const auto* const bytes = reinterpret_cast<const std::uint8_t*>(&pointer);
+  const auto chance = static_cast<std::size_t>(std::count(bytes, bytes + sizeof pointer, kCanary));
+  EXPECT_EQ(secrets_outside(), 2u + chance);
   ASSERT_TRUE(copy_out(span_at(start, 3, 18), show(0, 18)).ok());
 }
 
