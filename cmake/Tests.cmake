@@ -21,6 +21,7 @@ add_test(NAME check.includes COMMAND Python3::Interpreter ${scripts}/check_inclu
 add_test(NAME check.includes_self_test COMMAND Python3::Interpreter ${scripts}/check_includes.py --self-test)
 add_test(NAME check.threats_self_test COMMAND Python3::Interpreter ${scripts}/check_threats.py --self-test)
 add_test(NAME check.mutants_self_test COMMAND Python3::Interpreter ${scripts}/mutants/mutants.py --self-test)
+add_test(NAME check.mutants_list COMMAND Python3::Interpreter ${scripts}/mutants/mutants.py --check-list)
 add_test(NAME check.changed_self_test COMMAND Python3::Interpreter ${scripts}/changed.py --self-test)
 add_test(NAME check.coverage_self_test COMMAND Python3::Interpreter ${scripts}/coverage.py --self-test)
 add_test(NAME check.bench_self_test COMMAND Python3::Interpreter ${PROJECT_SOURCE_DIR}/bench/self_test.py)

@@ -6,6 +6,7 @@
   mutants.py --beside OBJECTS [--rooms N] --sample N ...
                           a sample of the mutants in .cpp files, of so many rooms; only these files are compiled, and linked with
                           what `make test` left in OBJECTS (build/dev)
+  mutants.py --check-list says whether equivalent.txt names mutants that are not there
   mutants.py --self-test  shows that the tool finds what it should
 
 A mutant is one change to one expression of src/, ports/process/, ports/kernel/, tools/, malloc/, or of the parts of loader/ that run
@@ -670,6 +671,15 @@ def beside(sources, equivalent, build, seed, options, say):
     return uncompilable, chosen, results
 
 
+def rotten_names(sources, equivalent):
+    """Prints and returns what is listed as equivalent and is no mutant of these sources."""
+    known = {mutant.key() for source in sources for mutant in source[3]}
+    rotten = [name for name in equivalent if name not in known]
+    for name in rotten:
+        print(f"equivalent.txt: no such mutant any more: {name}")
+    return rotten
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0], usage=argparse.SUPPRESS)
     parser.add_argument("--files", nargs="*", default=[])
@@ -682,9 +692,12 @@ def main():
     parser.add_argument("--rooms", type=int)
     parser.add_argument("--build")
     parser.add_argument("--self-test", action="store_true")
+    parser.add_argument("--check-list", action="store_true")
     options = parser.parse_args()
     if options.self_test:
         return 0 if self_test() else 1
+    if options.check_list:
+        return 1 if rotten_names(all_mutants(ROOT), read_equivalent(HERE / "equivalent.txt")) else 0
     if options.sample is not None and options.sample < 1:
         raise Fault("--sample: a number of mutants, 1 or more")
     if options.seed is not None and options.sample is None:
@@ -703,10 +716,7 @@ def main():
         if not any(matches(path, [pattern]) for _, path, _, _ in sources):
             raise Fault(f"no source of {' or '.join(MUTATED)} matches {pattern}")
     equivalent = read_equivalent(HERE / "equivalent.txt")
-    known = {mutant.key() for source in sources for mutant in source[3]}
-    rotten = [name for name in equivalent if name not in known]
-    for name in rotten:
-        print(f"equivalent.txt: no such mutant any more: {name}")
+    rotten = rotten_names(sources, equivalent)
     seed = seed_of_commit() if options.seed == "commit" else options.seed if options.seed is not None else random.randrange(1 << 31)
 
     build = pathlib.Path(options.build or ROOT / "build" / ("mutants" if options.beside is None else "mutants-sample")).resolve()
