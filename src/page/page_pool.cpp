@@ -235,12 +235,13 @@ void PagePool::mark_taken(std::atomic<UnitEntry>& unit, std::uint64_t page) noex
 }
 
 // False, with nothing changed: the run is not one to keep, or there is no room.
-bool PagePool::keep_locked(Region& region, std::uint64_t page, std::uint64_t pages) noexcept {
+[[gnu::always_inline]] inline bool PagePool::keep_locked(Region& region, std::uint64_t page,
+                                                         std::uint64_t pages) noexcept {
   const std::size_t bytes = pages * kPageBytes;
   if (!has_run_class(pages) || kept_bytes_ + bytes > keep_limit_) return false;
+  if (round_run(pages) != pages) return false;
   const unsigned run_class = run_class_of(pages);
   KeptRuns& kept = kept_[run_class];
-  if (run_class_pages(run_class) != pages) return false;
   if (kept.count == kept.capacity && !grow_kept_slow(kept)) return false;
   std::atomic<UnitEntry>* const unit = region.unit_of(address_of(page));
   mark_freed(*unit, page, true);
@@ -269,6 +270,16 @@ bool PagePool::grow_kept_slow(KeptRuns& kept) noexcept {
   return true;
 }
 
+// Precondition: the class has one.
+[[gnu::always_inline]] inline PagePool::KeptRun PagePool::take_kept_locked(
+    unsigned run_class) noexcept {
+  KeptRuns& kept = kept_[run_class];
+  const KeptRun run = kept.runs[--kept.count];
+  if (kept.count == 0) kept_classes_ &= ~(1u << run_class);
+  kept_bytes_ -= run_class_pages(run_class) * kPageBytes;
+  return run;
+}
+
 std::uintptr_t PagePool::take_kept(std::uint64_t pages) noexcept {
   if (!has_run_class(pages)) return 0;
   const unsigned run_class = run_class_of(pages);
@@ -281,15 +292,6 @@ std::uintptr_t PagePool::take_kept(std::uint64_t pages) noexcept {
   book.held += run_class_pages(run_class);
   if (was_idle) note_idle(book);
   return address_of(run.page);
-}
-
-// Precondition: the class has one.
-PagePool::KeptRun PagePool::take_kept_locked(unsigned run_class) noexcept {
-  KeptRuns& kept = kept_[run_class];
-  const KeptRun run = kept.runs[--kept.count];
-  if (kept.count == 0) kept_classes_ &= ~(1u << run_class);
-  kept_bytes_ -= run_class_pages(run_class) * kPageBytes;
-  return run;
 }
 
 bool PagePool::keep_block(Region& region, std::uintptr_t address) noexcept {
