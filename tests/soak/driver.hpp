@@ -185,7 +185,7 @@ class Worker {
   Held new_held(Range* range, RegionId region, std::size_t size, std::size_t alignment);
   void keep(Held held, std::uintptr_t at, const Window& made);
   bool note_usable(const Held& held);
-  void keep_in_place(Held held, std::size_t size);
+  void keep_resized(Held old, Held target, std::uintptr_t at, const Window& window);
   std::optional<Held> take_held();
   void allocate_anywhere();
   void allocate_in_pool();

@@ -222,12 +222,23 @@ bool Worker::note_usable(const Held& held) {
   return good;
 }
 
-// It stays where it is, though it may have got longer or shorter.
-void Worker::keep_in_place(Held held, std::size_t size) {
-  held.size = size;
-  held.alignment = 16;
-  held.life->extent.size = std::min(held.life->extent.size, size);
-  if (note_usable(held)) held_.push_back(held);
+// One that stayed goes on living, with what it had all the time.
+void Worker::keep_resized(Held old, Held target, std::uintptr_t at, const Window& window) {
+  Life& life = *old.life;
+  if (at == life.extent.base) {
+    old.size = target.size;
+    old.alignment = 16;
+    life.extent.size = std::min(life.extent.size, target.size);
+    if (note_usable(old)) held_.push_back(old);
+    return;
+  }
+  ++counts.moves;
+  life.ended = window;
+  target.life->extent = {at, target.size};
+  target.mark = old.mark;
+  target.marked = old.marked;
+  look(target, std::min(life.extent.size, target.size));
+  keep(target, at, window);
 }
 
 std::optional<Held> Worker::take_held() {
@@ -319,17 +330,7 @@ void Worker::move_into_pool(Held target, Placement where) {
     if (!may_fail_so(block.error(), where)) found("a move was answered so", block.error());
     return;
   }
-  if (block->address() == at) {  // it stays, though another place was asked for
-    keep_in_place(old, target.size);
-    return;
-  }
-  old.life->ended = window;
-  target.life->extent = {block->address(), target.size};
-  target.mark = old.mark;
-  target.marked = old.marked;
-  look(target, std::min(old.life->extent.size, target.size));
-  keep(target, block->address(), window);
-  ++counts.moves;
+  keep_resized(old, target, block->address(), window);
 }
 
 // Of a block that no revoke can take, or while none can come.
@@ -360,17 +361,7 @@ void Worker::move_one() {
     if (!may_fail_so(block.error(), stays)) found("a move was answered so", block.error());
     return;
   }
-  if (block->address() == at) {
-    keep_in_place(old, target.size);
-    return;
-  }
-  old.life->ended = window;
-  target.life->extent = {block->address(), target.size};
-  target.mark = old.mark;
-  target.marked = old.marked;
-  look(target, std::min(old.life->extent.size, target.size));
-  keep(target, block->address(), window);
-  ++counts.moves;
+  keep_resized(old, target, block->address(), window);
 }
 
 void Worker::free_one(const Held& held) {
