@@ -43,6 +43,17 @@ long on_areas(Extent range, F call) noexcept {
 
 // ---- The calls ----
 
+// The limit of data holds for the break by itself, also downwards and at 0, where the kernel lets
+// other mappings through. What the pages come to with all else is told by the kernel as they come.
+long do_brk(std::uintptr_t address) noexcept {
+  const std::uintptr_t first = g_process.first_break;
+  std::uint64_t limits[2] = {RLIM_INFINITY, RLIM_INFINITY};
+  if (address >= first) (void)system_call(__NR_prlimit64, 0, RLIMIT_DATA, 0, limits);
+  const bool beyond =
+      limits[0] != RLIM_INFINITY && address - first + g_process.data_bytes > limits[0];
+  return static_cast<long>(g_process.calls->brk(beyond ? 0 : address));
+}
+
 // To whom the answer may be written is the kernel's to say.
 long do_mincore(const Call& call) noexcept {
   constexpr std::size_t kPagesAtOnce = 4096;
@@ -165,7 +176,7 @@ long serve(const Call& call) noexcept {
     case __NR_munlockall:
       return calls.munlockall();
     case __NR_brk:
-      return static_cast<long>(calls.brk(call.a[0]));
+      return do_brk(call.a[0]);
     case __NR_pkey_mprotect:
       return do_pkey_mprotect(call);
     case __NR_remap_file_pages:

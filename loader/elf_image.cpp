@@ -112,16 +112,20 @@ int map_elf(const ProgramFile& file, std::uintptr_t low, ElfImage* image) noexce
   image->header_count = parts.count;
   image->start = image->bias + parts.low;
   image->end = image->bias + parts.high;
+  std::uintptr_t data_start = 0, data_end = 0;
   image->executable_stack = true;  // Linux' default for programs that do not say
   for (unsigned i = 0; i < parts.count; ++i) {
     const Elf64_Phdr& part = parts.headers[i];
     if (part.p_type == PT_GNU_STACK) image->executable_stack = (part.p_flags & PF_X) != 0;
     if (part.p_type != PT_LOAD) continue;
+    if (part.p_vaddr > data_start) data_start = part.p_vaddr;
+    if (part.p_vaddr + part.p_filesz > data_end) data_end = part.p_vaddr + part.p_filesz;
     if (const int bad = map_part(file, part, image->bias); bad != 0) return bad;
     if (header.e_phoff >= part.p_offset && header.e_phoff < part.p_offset + part.p_filesz) {
       image->headers = image->bias + part.p_vaddr + (header.e_phoff - part.p_offset);
     }
   }
+  image->data_bytes = data_end - data_start;
   return 0;
 }
 

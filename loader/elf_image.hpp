@@ -12,6 +12,9 @@ struct ElfImage {
   std::size_t header_count = 0;
   std::uintptr_t start = 0;  // of its first page
   std::uintptr_t end = 0;    // the first byte behind it
+  // From the start of its highest part to the end of what comes from the file: the data that Linux
+  // adds to the break's against RLIMIT_DATA.
+  std::size_t data_bytes = 0;
   bool executable_stack = false;
 };
 

@@ -31,6 +31,8 @@ struct Process {
   MemoryCalls* calls = nullptr;
   long pid = 0;
   Extent stack{};  // of its first thread
+  std::uintptr_t first_break = 0;
+  std::size_t data_bytes = 0;  // ElfImage's, of the program
   // The program's file by its own name, for /proc/self/exe, and the loader's.
   char program_path[4096] = {};
   char loader_path[4096] = {};

@@ -33,10 +33,11 @@ bool is_elsewhere(Holder thread) noexcept {
 
 }  // namespace
 
+// MAP_GROWSDOWN makes it a stack to the kernel, which a limit of data does not count.
 bool open_slots() noexcept {
+  constexpr int kFlags = MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_GROWSDOWN;
   return system_call(__NR_mmap, kStacksBase, kStacksBytes, PROT_READ | PROT_WRITE,
-                     MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE | MAP_FIXED_NOREPLACE, -1,
-                     0) == static_cast<long>(kStacksBase);
+                     kFlags | MAP_FIXED_NOREPLACE, -1, 0) == static_cast<long>(kStacksBase);
 }
 
 SlotIndex take_slot(std::uintptr_t hint) noexcept {

@@ -196,6 +196,8 @@ void load(Job& job) noexcept {
     interpreter_file.close();
   }
   (void)g_process.inside->start_break(program.end);
+  g_process.first_break = g_process.inside->set_break(0);
+  g_process.data_bytes = program.data_bytes;
   const Start start{arguments.get(), path, &program, has_interpreter ? &interpreter : nullptr};
   const std::intptr_t stack = build_initial_stack(kernel, start);
   if (stack < 0) die_of(path, stack);

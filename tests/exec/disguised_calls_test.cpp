@@ -55,10 +55,25 @@ TEST_F(Threat71_CallsThatDoNotLookLikeOne, WhatChangesNoMappingIsAsNatively) {
   expect_same(program("pass"));
 }
 
+// A guard would be a page that the books believe to be there, so none is made, whichever call asks.
+TEST_F(Threat71_CallsThatDoNotLookLikeOne, GuardsAreUnknownByEveryWay) {
+  const std::string once =
+      "guard: EINVAL\n"
+      "outside: EINVAL\n"
+      "of a process: EINVAL\n"
+      "of a process, outside: EINVAL\n"
+      "of a process, no length: EINVAL\n"
+      "of this process by its name: EINVAL\n"
+      "of this thread by its name: EINVAL\n"
+      "of several: EINVAL\n"
+      "of a vfork child: 3\n"
+      "untouched: xxxxy\n"
+      "of another: EINVAL\n";
+  EXPECT_EQ(run_inside(program("guards")).out, once + once);
+}
+
 TEST_F(Threat71_CallsThatDoNotLookLikeOne, WhatWouldMapBesideTheBooksIsUnknown) {
   EXPECT_EQ(run_inside(program("refused")).out,
-            "guard: EINVAL\n"
-            "guard of a process: EINVAL\n"
             "shadow stack: ENOSYS\n"
             "shadow stack of a thread: EINVAL\n"
             "vdso: EINVAL\n"

@@ -97,12 +97,22 @@ TEST_F(RangeTest, TheDefaultIsWhatTheMachineHas) {
   EXPECT_EQ(refused.err, "exclave: exec: no address space for the enclave's range\n");
 }
 
-// Data is what may be written: the books count as they grow.
+// Data is what may be written: the books count as they grow, the stacks for calls do not.
 TEST_F(RangeTest, LimitsOfData) {
-  EXPECT_EQ(run({"/bin/sh", "-c",
-                 "ulimit -d 300000; exec " + tool() + " exec -- /usr/bin/python3 -c 'print(1)'"})
-                .out,
-            "1\n");
+  for (const char* kib : {"300000", "40000"}) {
+    const std::string limit = std::string("ulimit -d ") + kib + "; exec ";
+    EXPECT_EQ(
+        run({"/bin/sh", "-c", limit + tool() + " exec -- /usr/bin/python3 -c 'print(1)'"}).out,
+        "1\n")
+        << kib;
+  }
+}
+
+TEST_F(RangeTest, TheBreakKeepsToTheLimitOfData) {
+  const RunResult inside = expect_same({built("breaks")});
+  EXPECT_NE(inside.out.find("to 100663296: refused, at 134217728\n"), std::string::npos);
+  EXPECT_NE(inside.out.find("to the byte: 1\n"), std::string::npos) << inside.out;
+  EXPECT_NE(inside.out.find("limit of 0: 0\nto 20480: refused, at 16384\n"), std::string::npos);
 }
 
 TEST_F(RangeTest, RealProgramsThatReserveLavishly) {

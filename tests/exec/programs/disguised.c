@@ -20,6 +20,7 @@
 
 #define PAGE 4096UL
 #define GUARD_INSTALL 102
+#define GUARD_REMOVE 103
 #define ARRAY_SIZE(a) (sizeof(a) / sizeof((a)[0]))
 
 static void told(const char* what, long result) {
@@ -276,12 +277,41 @@ static void that_pass(const char* file) {
   told("munmap of what is sealed", munmap(p, PAGE));
 }
 
+// Guards by every way there is to a process' own memory, and to what lies outside.
+static void guards(int advice) {
+  const int self = (int)syscall(SYS_pidfd_open, getpid(), 0);
+  char* const p = map(4);
+  char* const outside = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+  memset(p, 'x', 4 * PAGE);
+  outside[0] = 'y';
+  told("guard", madvise(p, PAGE, advice));
+  told("outside", madvise(outside, PAGE, advice));
+  told("of a process", advise(self, p, PAGE, advice));
+  told("of a process, outside", advise(self, outside, PAGE, advice));
+  told("of a process, no length", advise(self, p, 0, advice));
+  told("of this process by its name", advise(-10001, p, PAGE, advice));
+  told("of this thread by its name", advise(-10000, p, PAGE, advice));
+  const struct iovec vectors[] = {{p + PAGE, PAGE}, {outside, PAGE}, {p + 3 * PAGE, PAGE}};
+  told("of several", syscall(SYS_process_madvise, self, vectors, 3L, advice, 0));
+  const pid_t child = vfork();
+  if (child == 0) _exit(advise(self, p, PAGE, advice) == -1 && errno == EINVAL ? 3 : 4);
+  int status = 0;
+  waitpid(child, &status, 0);
+  printf("of a vfork child: %d\n", WEXITSTATUS(status));
+  // Behind a guard is a signal, and behind one that is gone zero.
+  printf("untouched: %c%c%c%c%c\n", p[0], p[PAGE], p[2 * PAGE], p[3 * PAGE], outside[0]);
+  const pid_t other = fork();
+  if (other == 0) {
+    pause();
+    _exit(1);
+  }
+  told("of another", advise((int)syscall(SYS_pidfd_open, other, 0), p, PAGE, advice));
+  kill(other, SIGKILL);
+  waitpid(other, NULL, 0);
+}
+
 // Those that exec does without; each is what it is on a kernel that does not know it.
 static void that_are_refused(void) {
-  const int self = (int)syscall(SYS_pidfd_open, getpid(), 0);
-  char* const p = map(1);
-  told("guard", madvise(p, PAGE, GUARD_INSTALL));
-  told("guard of a process", advise(self, p, PAGE, GUARD_INSTALL));
   told("shadow stack", syscall(453, 0, PAGE, 0));
   told("shadow stack of a thread", syscall(SYS_arch_prctl, 0x5001, 1));
   told("vdso", syscall(SYS_arch_prctl, 0x2003, 0));
@@ -297,6 +327,10 @@ int main(int argc, char** argv) {
   if (argc < 3) return 2;
   if (strcmp(argv[1], "process") == 0) by_process(argv[2]);
   if (strcmp(argv[1], "ring") == 0) by_ring(argv[2]);
+  if (strcmp(argv[1], "guards") == 0) {
+    guards(GUARD_INSTALL);
+    guards(GUARD_REMOVE);
+  }
   if (strcmp(argv[1], "pass") == 0) that_pass(argv[2]);
   if (strcmp(argv[1], "refused") == 0) that_are_refused();
   return 0;
