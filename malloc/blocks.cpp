@@ -11,6 +11,7 @@
 #include <atomic>
 
 #include "exclave/process_port.hpp"
+#include "page_mover.hpp"
 #include "process/guard.hpp"
 #include "waiting_frees.hpp"
 
@@ -217,6 +218,22 @@ void free_waiting() noexcept {
       [](std::uintptr_t block) noexcept { deallocate(reinterpret_cast<void*>(block)); });
 }
 
+// ---- Contents of blocks that move ----
+
+// What the new block of that size holds is what the old one held. Returns it, or another in its
+// place; null when there is none.
+void* fill_from(const void* block, std::size_t bytes, void* moved, std::size_t size) noexcept {
+  const std::uintptr_t from = address_of(block), to = address_of(moved);
+  if (bytes >= kLeastMoved && is_aligned(from | to | bytes, kPageBytes)) {
+    const Move done = move_pages(to, from, bytes);
+    if (done == Move::kDone) return moved;
+    if (done == Move::kTainted) moved = allocate(size);
+    if (moved == nullptr) return nullptr;
+  }
+  memcpy(moved, block, bytes);
+  return moved;
+}
+
 }  // namespace
 
 // ---- Blocks ----
@@ -292,7 +309,8 @@ void* reallocate(void* block, std::size_t size) noexcept {
   if (size > usable && size > kMaxSmallBytes) moved = allocate(size + size / 8);
   if (moved == nullptr) moved = allocate(size);
   if (moved == nullptr) return size <= usable ? block : nullptr;
-  memcpy(moved, block, std::min(usable, size));
+  moved = fill_from(block, std::min(usable, size), moved, size);
+  if (moved == nullptr) return nullptr;
   deallocate(block);
   free_waiting();
   return moved;
