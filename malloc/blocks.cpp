@@ -13,6 +13,7 @@
 #include "exclave/process_port.hpp"
 #include "page_mover.hpp"
 #include "process/guard.hpp"
+#include "signal_frames.hpp"
 #include "waiting_frees.hpp"
 
 namespace exclave::process_malloc {
@@ -151,12 +152,22 @@ core::AllocatorCore* started() noexcept {
   (void)started();
 }
 
+// After a call that was refused because this thread is inside another one: has a handler jumped out
+// of that? Then the thread has malloc again.
+bool recovers(Error error) noexcept {
+  return error == Error::kReentered && !may_be_in_handler() &&
+         g_core->give_up_interrupted_call().ok();
+}
+
 // Runs the call with a slot: this thread's own, or the guests'.
 template <class Call>
 auto with_slot(const Call& call) noexcept -> decltype(call(*g_core)) {
   core::AllocatorCore* const core = started();
   if (core == nullptr) return Error::kOutOfTrustedMemory;
-  if (has_slot() || (!t_thread_ended && current_thread_slot() != kNoThreadSlot)) return call(*core);
+  if (has_slot() || (!t_thread_ended && current_thread_slot() != kNoThreadSlot)) {
+    const auto result = call(*core);
+    return EXCLAVE_UNLIKELY(recovers(result.error())) ? call(*core) : result;
+  }
   const Guard guard(g_guest_lock);
   if (g_guest_slot == kNoThreadSlot) return Error::kTooManyThreads;
   detail::thread_slot_word = g_guest_slot + 1;
@@ -286,7 +297,7 @@ EXCLAVE_ONE_PIECE std::size_t usable_size(void* block) noexcept {
     case Error::kForeignFree:
       stop(error_text(usable.error()), address);
     default:
-      return 0;
+      return recovers(usable.error()) ? usable_size(block) : 0;
   }
 }
 

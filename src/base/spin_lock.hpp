@@ -28,6 +28,8 @@ void note_unlock(LockRank rank) noexcept;
 void check_no_lock_held() noexcept;
 // In the child of a fork, while no lock is held but for_fork.
 void forget_other_threads_locks() noexcept;
+// Of a call that was jumped out of while it took or gave up a lock, and holds none.
+void forget_own_locks() noexcept;
 
 class EXCLAVE_CAPABILITY("mutex") SpinLock {
  public:
@@ -47,6 +49,10 @@ class EXCLAVE_CAPABILITY("mutex") SpinLock {
 #if !defined(NDEBUG)
     note_unlock(rank_);
 #endif
+  }
+
+  bool looks_free() const noexcept {
+    return !locked_.load(std::memory_order_relaxed);
   }
 
   // For fork, which takes every lock there is, several of one rank: the audit does not see these.

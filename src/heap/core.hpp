@@ -55,6 +55,14 @@ class AllocatorCore {
   void flush_thread() noexcept;
   void trim() noexcept;
 
+  // ---- Calls that were jumped out of (core_jumps.cpp) ----
+  // For whoever knows that the call that this thread is inside never goes on: afterwards the thread
+  // is inside no call, and gets another heap. The heap of that call is lost: the memory of its
+  // slabs is not used again. Should the call go on nevertheless, then no book goes wrong, but its
+  // later heap is lost, too. Errors, without change: kReentered, the call may hold a lock, or there
+  // are attached pools, or were; where another thread held the lock another try succeeds.
+  Status give_up_interrupted_call() noexcept;
+
   // ---- fork (core_fork.cpp); see Allocator ----
   Status before_fork() noexcept;
   void after_fork_in_parent() noexcept;
@@ -178,6 +186,7 @@ class AllocatorCore {
   template <class Function>
   void each_lock(const Function& apply) noexcept;
   Heap* leave_fork() noexcept;
+  bool holds_no_lock() noexcept;
 
   // ---- Allocation ----
   [[gnu::always_inline]] inline bool pop(SizeClass c, std::uintptr_t* block) noexcept;

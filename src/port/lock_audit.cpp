@@ -40,6 +40,11 @@ void forget_other_threads_locks() noexcept {
   for (std::atomic<std::uint8_t>& ranks : held) ranks.store(0, std::memory_order_relaxed);
 }
 
+void forget_own_locks() noexcept {
+  if (std::atomic<std::uint8_t>* const ranks = mine(); ranks != nullptr)
+    ranks->store(0, std::memory_order_relaxed);
+}
+
 void check_no_lock_held() noexcept {
   std::atomic<std::uint8_t>* ranks = mine();
   EXCLAVE_CHECK(ranks == nullptr || ranks->load(std::memory_order_relaxed) == 0);
