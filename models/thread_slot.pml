@@ -1,9 +1,9 @@
 /* A thread slot, the heap that stands in it, signal handlers, and the next thread in the slot, told of the last one's end or not.
  *
- * Code: detail::assign_thread_slot_slow, claim_lowest_slot, give_back_slot, exclave_process_thread_ends
- * (ports/process/thread_slot.cpp); AllocatorCore::enter, leave, Gate, take_heap_slow, on_thread_exit (src/heap/core.*).
+ * Code: assign_thread_slot_slow, claim_lowest_slot, give_back_slot, exclave_process_thread_ends (ports/process/thread_slot.cpp);
+ * AllocatorCore::enter, leave (src/heap/core.hpp); Gate, take_heap_slow, on_thread_exit, retire_heap_slow (src/heap/core.cpp).
  *
- * Two slots and three threads that make a call each; two of them have a signal handler each that calls, too, at any step. A thread's
+ * Two slots and three threads that make a call each; one of them has a signal handler that calls, too, at any step. A thread's
  * end is told, or it is not: then the slot is free and all that it left stands as it was, also in the middle of a call. (So a slot
  * whose owner was reset without notice is a slot with old state.) The tables are plain words: only the slot's thread touches them.
  *
@@ -13,6 +13,9 @@
  *
  * Contract of the port: a slot is unique among live threads. PLANT_slot_for_two shows what follows when it is not: the check
  * by busy_ is no lock.
+ *
+ * Folded: claim_lowest_slot and give_back_slot are one step each, for slot_owner has theirs; taking a heap from the list or making one is
+ * one step, under its lock; retire_heap_slow is one use of the heap and the list (hand_over has the rest).
  *
  * Taken for granted: giving a slot back releases and claiming it acquires, so the next thread sees what the last one left.
  */
@@ -36,7 +39,7 @@ bool left[5]; /* its thread ended in a call and that was told */
 #define lock(which) atomic { !which -> which = true }
 #define unlock(which) which = false
 
-/* The thread's slot into slot; SLOTS: there is none. word: thread_slot_word. For the thread and, with its own mine, the handler. */
+/* claim_lowest_slot: the slot into mine; SLOTS: there is none. word: thread_slot_word. For the thread and, with its own mine, the handler. */
 inline claim(mine) {
   atomic {
     if
@@ -57,6 +60,7 @@ inline claim(mine) {
   }
 }
 
+/* assign_thread_slot_slow: one exchange, and give_back_slot when it fails. */
 inline set_word(mine) {
 #ifdef PLANT_word_stored
   word = mine + 1
@@ -70,6 +74,7 @@ inline set_word(mine) {
 #endif
 }
 
+/* take_heap_slow */
 inline take_heap(slot, heap) {
   if
 #ifndef PLANT_home_forgotten
@@ -88,8 +93,8 @@ inline take_heap(slot, heap) {
       fi;
       idle[heap] = false
     }
-    unlock(lists);
-    home[slot] = heap
+    home[slot] = heap;
+    unlock(lists)
   fi
 }
 
@@ -114,7 +119,7 @@ inline interrupt() {
     fi;
     if
     :: inner_slot < SLOTS ->
-      inner = table[inner_slot];
+      inner = table[inner_slot]; /* enter */
       table[inner_slot] = BUSY;
       if
       :: inner == BUSY /* told: kReentered */
@@ -125,7 +130,7 @@ inline interrupt() {
         fi;
         use(inner);
         used[inner] = false;
-        table[inner_slot] = inner
+        table[inner_slot] = inner /* leave */
       fi
     :: else
     fi;
@@ -145,7 +150,7 @@ proctype Thread(bool interrupted) {
   interrupt();
   set_word(slot);
   interrupt();
-  heap = table[slot];
+  heap = table[slot]; /* Gate: enter */
   interrupt();
   table[slot] = BUSY;
   interrupt();
@@ -163,21 +168,23 @@ proctype Thread(bool interrupted) {
     used[heap] = false;
     if
     :: in_call = true /* ends here */
-    :: table[slot] = heap
+    :: table[slot] = heap /* ~Gate: leave */
     fi
   fi;
   interrupt();
   if
-  :: /* on_thread_exit */
+  :: /* exclave_process_thread_ends: on_thread_exit */
 #ifdef PLANT_slot_back_first
     slot_used[slot] = false;
 #endif
-    heap = table[slot];
+    heap = table[slot]; /* enter */
+    interrupt();
     table[slot] = BUSY;
     if
-    :: heap != BUSY && home[slot] != NONE ->
+    :: heap != BUSY && home[slot] != NONE -> /* retire_heap_slow */
       heap = home[slot];
       use(heap);
+      interrupt();
       used[heap] = false;
       lock(lists);
       atomic { assert(!idle[heap]); idle[heap] = true }
@@ -190,9 +197,17 @@ proctype Thread(bool interrupted) {
       fi
     fi;
     home[slot] = NONE;
-    table[slot] = NONE;
+    interrupt();
+    table[slot] = NONE; /* leave */
+    interrupt();
     word = 0;
-    slot_used[slot] = false
+    interrupt();
+    slot_used[slot] = false; /* give_back_slot */
+    if
+    :: word != 0 -> /* a handler got a slot since; nobody is told of that one, or the destructor runs once more, as above */
+      slot_used[word - 1] = false
+    :: else
+    fi
   :: /* nobody is told */
     slot_used[slot] = false
   fi;
@@ -215,7 +230,7 @@ proctype Audit() {
 init {
   atomic {
     run Thread(false);
-    run Thread(false);
+    run Thread(true);
     run Thread(true);
     run Audit()
   }
