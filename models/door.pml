@@ -433,10 +433,10 @@ init {
     running = 3;
     run Detacher();
     if
+    :: live = 2; run Freer(); run Handler()
+    :: run Worker(); live = 1; pinned = true; run Unpinner()
     :: run Worker(); live = 1; run Freer()
     :: run Worker(); live = 1; run Handler()
-    :: run Worker(); live = 1; pinned = true; run Unpinner()
-    :: live = 2; run Freer(); run Handler()
     :: live = 2; pinned = true; run Freer(); run Unpinner()
     :: live = 2; pinned = true; run Handler(); run Unpinner()
     fi;

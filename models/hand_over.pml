@@ -1,15 +1,19 @@
 /* A slab changes hands while others free its blocks: thread ends, orphans, adoption, a heap used by the next thread.
  *
- * Code: AllocatorCore::retire_heap_slow, take_heap_slow (src/heap/core.cpp), adopt_orphan, free_block, free_shared,
- * free_remote, send, settle_abandoned (src/heap/core_frees.cpp); Heap::hand_over_slow, adopt_slow, fold_slow, take_back,
- * sweep, defer (src/heap/heap.cpp).
+ * Code: AllocatorCore::retire_heap_slow, take_heap_slow (src/heap/core.cpp); adopt_orphan (src/heap/core_blocks.cpp); free_block,
+ * free_shared, free_slot_locked, free_remote, send, settle_abandoned (src/heap/core_frees.cpp); Heap::hand_over_slow, adopt_slow,
+ * flush_slow, fold_slow, take_back, sweep, sweep_slab, defer, give_back (src/heap/heap.cpp); post, take_inbox (src/heap/heap.hpp).
  *
  * One slab with two blocks that callers hold and one that is always free, so the slab can be adopted at any time. Thread A
  * owns it, ends, and its heap goes to a next thread that adopts; thread B adopts and ends. Two strangers free: the first
- * one block 0, the second one either. Each free ends by batch or by deferral.
+ * one block 0, by batch, the second one either, by batch or by deferral.
  *
  * Claims: a block is put into its slab once, after a free; when all is quiet and every heap in use has folded, no freed
  * block is left on the way; the inbox of a heap without a thread is empty.
+ *
+ * Folded: a batch is posted in one step and taken in one (remote_free has the chain). Left out: has_orphans_, which only spares
+ * the lock; the outboxes of the thread that ends, which are posted first of all, as a stranger's are; the stacks, for the blocks that they hold are in
+ * nobody's way here; slabs that are given back (stale_free).
  *
  * Taken for granted: Slab::owner by adoption, Heap::sweep_, active_ and inbox_ are one order for all (seq_cst): each of
  * three pairs is "I store mine, then look at yours": post and active_; deferral and owner; adoption and state.
@@ -41,7 +45,7 @@ inline place(b) {
   placed[b] = true
 }
 
-/* o, now, asked: the caller's. */
+/* Heap::defer. o, now, asked: the caller's. */
 inline defer(b) {
   atomic {
     if
@@ -71,6 +75,7 @@ inline defer(b) {
   fi
 }
 
+/* One exchange. */
 inline take_inbox(h) {
   d_step {
     mine0 = inbox[h * 2];
@@ -91,6 +96,7 @@ inline next_block() {
   }
 }
 
+/* settle_abandoned */
 inline settle(h) {
   take_inbox(h);
   do
@@ -104,7 +110,7 @@ inline sweep_slab() {
   do
   :: b < BLOCKS ->
     if
-    :: state[b] == DEFERRED -> atomic { state[b] = FREE; place(b) }
+    :: state[b] == DEFERRED -> atomic { state[b] = FREE; place(b) } /* give_back */
     :: else
     fi;
     b++
@@ -113,19 +119,23 @@ inline sweep_slab() {
   b = 0
 }
 
+/* fold_slow */
 inline fold(h) {
   take_inbox(h);
   do
   :: more ->
     next_block();
-    if
-    :: state[b] == REMOTE && owner == h -> atomic { state[b] = FREE; place(b) }
-    :: state[b] == REMOTE && owner != h -> defer(b)
+    if /* take_back */
+    :: state[b] == REMOTE ->
+      if
+      :: owner == h -> atomic { state[b] = FREE; place(b) }
+      :: owner != h -> defer(b)
+      fi
     :: state[b] != REMOTE
     fi
   :: else -> break
   od;
-  if
+  if /* sweep, through the slabs of its list */
   :: sweep_wanted[h] ->
     sweep_wanted[h] = false;
     if
@@ -137,10 +147,11 @@ inline fold(h) {
   b = 0
 }
 
+/* retire_heap_slow */
 inline retire(h) {
-  fold(h);
+  fold(h); /* flush_slow */
   lock();
-  if
+  if /* hand_over_slow */
   :: owner == h -> owner = ORPHANS
   :: else
   fi;
@@ -161,6 +172,7 @@ inline retire(h) {
   b = 0
 }
 
+/* adopt_orphan */
 inline adopt(h) {
   lock();
   if
@@ -168,7 +180,7 @@ inline adopt(h) {
   :: else
   fi;
   if
-  :: owner == ORPHANS ->
+  :: owner == ORPHANS -> /* adopt_slow */
     owner = h;
 #ifndef PLANT_adopted_unseen
     /* Whoever deferred before this may ask the orphans only now, or have asked them already. */
@@ -183,7 +195,7 @@ proctype ThreadA() {
   byte b, o, now, mine0, mine1;
   bool asked;
   retire(HA);
-  /* The next thread that is given the heap. */
+  /* take_heap_slow: the next thread is given the heap. */
   attended[HA] = true;
   adopt(HA);
   done++
@@ -197,31 +209,32 @@ proctype ThreadB() {
   done++
 }
 
-proctype Stranger(byte block) {
+/* free_block */
+proctype Stranger(byte block; bool may_defer) {
   byte b, o, now, to, mine0, mine1;
   bool asked;
 again:
   to = owner;
   if
-  :: to == ORPHANS ->
+  :: to == ORPHANS -> /* free_shared */
     lock();
     if
     :: owner == ORPHANS ->
       if
-      :: atomic { state[block] == LIVE -> effective[block]++ }
-        atomic { state[block] = FREE; place(block) }
+      :: atomic { state[block] == LIVE -> state[block] = REMOTE; effective[block]++ } /* free_slot_locked: take_slot */
+        atomic { state[block] = FREE; place(block) } /* give_back */
       :: atomic { state[block] != LIVE -> skip } /* told */
       fi;
       unlock()
     :: else -> unlock(); goto again
     fi
-  :: else ->
+  :: else -> /* free_remote */
     if
-    :: atomic { state[block] == LIVE -> state[block] = REMOTE; effective[block]++ }
+    :: atomic { state[block] == LIVE -> state[block] = REMOTE; effective[block]++ } /* take_remotely */
       if
-      :: defer(block)
-      :: true ->
-        inbox[to * 2 + block]++;
+      :: may_defer -> defer(block) /* no memory for a batch; or a nested call */
+      :: true -> /* send */
+        inbox[to * 2 + block]++; /* post */
 #ifndef PLANT_active_not_asked
         if
         :: !attended[to] -> settle(to)
@@ -265,8 +278,8 @@ init {
     select(which : 0 .. 1);
     run ThreadA();
     run ThreadB();
-    run Stranger(0);
-    run Stranger(which);
+    run Stranger(0, false);
+    run Stranger(which, true);
     run Audit()
   }
 }

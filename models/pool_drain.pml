@@ -1,6 +1,6 @@
 /* An attached pool drains or is revoked while threads allocate, free, free in signal handlers, pin and unpin.
  *
- * Code: AllocatorCore::allocate_in (src/heap/core_blocks.cpp), free_shared, count_folded_locked, deallocate_nested (core_frees.cpp);
+ * Code: AllocatorCore::allocate_in (src/heap/core_blocks.cpp); free_shared, count_folded_locked, deallocate_nested (src/heap/core_frees.cpp);
  * detach_pool, close_pool_locked, finish_drain, settle_drains, pin, mark_pinned, unpin (src/heap/core_regions.cpp);
  * ~Gate (src/heap/core.hpp).
  *
@@ -61,7 +61,7 @@ inline fold() {
   fi
 }
 
-/* Both locks are held. */
+/* close_pool_locked: both locks are held. */
 inline close_pool(by_drain) {
   lock(registry);
   if
@@ -141,7 +141,7 @@ inline free_shared(b) {
   drained = false
 }
 
-/* At the end of a call elsewhere. */
+/* ~Gate: at the end of a call elsewhere. */
 inline settle_drains() {
 #ifdef PLANT_unsettled
   skip
@@ -188,6 +188,7 @@ proctype Freer() {
   done++
 }
 
+/* deallocate_nested; its door is in the model of that name */
 proctype Handler() {
   bool asked;
   if
@@ -223,6 +224,7 @@ proctype Handler() {
   done++
 }
 
+/* allocate_in, then a free */
 proctype User() {
   bool drained, was_live;
   byte b = NONE;
@@ -259,7 +261,7 @@ proctype Pinner() {
     if
     :: true -> whole_pins++; whole = true
     :: true ->
-      atomic {
+      atomic { /* mark_pinned */
         if
         :: state[0] == LIVE -> state[0] = PINNED; block_pinned = true
         :: else
@@ -270,7 +272,7 @@ proctype Pinner() {
   fi;
   unlock(registry);
   if
-  :: whole || block_pinned ->
+  :: whole || block_pinned -> /* unpin */
     lock(registry);
     if
     :: whole -> whole_pins--
@@ -313,6 +315,7 @@ proctype Pinner() {
   done++
 }
 
+/* detach_pool */
 proctype Detacher() {
   lock(lists);
   lock(pool);

@@ -1,15 +1,22 @@
 /* A query walks from the pagemap to a region's facts while regions come, go, are cut and joined, and books are used again.
  *
- * Code: Registry::query, query_slow, create, destroy, insert_locked, remove_locked, split_locked, resize_locked,
- * absorb_locked, FactsWriter (src/region/registry.*); Pagemap::find, set (src/region/pagemap.*); BookStore::release.
+ * Code: Registry::query, facts_of, holds (src/region/registry.hpp); query_slow, create, create_like, release_book, insert_locked,
+ * close_facts, remove_locked, split_locked, resize_locked, set_protection_locked, absorb_locked, FactsWriter, close
+ * (src/region/registry.cpp); Pagemap::find (src/region/pagemap.hpp); Pagemap::set (src/region/pagemap.cpp); BookStore::release
+ * (src/port/book_store.cpp).
  *
  * Two pages, three books that go round last in, first out, up to three ids. One writer makes any four of: attach (which may
- * meet another region, and then never stands), detach, cut, join. Every fact is stored and loaded by itself. One reader asks once, for
+ * meet another region, and then never stands), detach, cut, join, or another write of a fact (protection, draining), of which only the sequence is
+ * seen here. Every fact is stored and loaded by itself. One reader asks once, for
  * page 0, page 1 or both. Two pages stand for the levels of the pagemap: what is between root and entry is type-stable and
  * only ever names books of its kind.
  *
  * Claims: the region that the reader is told of stood so, under the address asked, at one moment during the call; and
  * "not found" was true at one moment during the call.
+ *
+ * Folded: prepare makes room and changes no answer; the books' list is one step, under its lock; the end of a resize and the truth that it makes are one
+ * step, as are the last page of a removal and its truth. Left out: mappings that are taken out and put back in the same book, whose sequence stays
+ * odd; a generation that is used up (FactsWriter::close takes a new one).
  *
  * Taken for granted: each fact is stored with release after the even sequence and loaded with acquire before the second look,
  * so a reader of a new fact sees the even sequence or a later one. PLANT_fact_before_sequence is what a store that is let past the even
@@ -53,7 +60,7 @@ inline tell(p, c) {
   fi
 }
 
-/* b: the book; from, count: the pages. Left open: the sequence is even until it stands in the pagemap. */
+/* create. b: the book; from, count: the pages. Left open: the sequence is even until it stands in the pagemap. */
 inline create(b, from, count, number) {
   d_step { free_count--; b = free_books[free_count]; free_books[free_count] = 0; generation++ }
 #ifdef PLANT_sequence_begins_again
@@ -69,6 +76,7 @@ inline create(b, from, count, number) {
 #endif
 }
 
+/* close_facts: FactsWriter::close */
 inline close_book(b) {
 #ifndef PLANT_closed_at_create
   sequence[b] = sequence[b] + 1
@@ -77,6 +85,7 @@ inline close_book(b) {
 #endif
 }
 
+/* release_book: BookStore::release, word by word */
 inline destroy(b) {
   sequence[b] = 0;
   id[b] = 0;
@@ -85,6 +94,13 @@ inline destroy(b) {
   atomic { free_books[free_count] = b; free_count++ }
 }
 
+/* set_protection_locked, set_draining_locked: FactsWriter, a fact that is not told here, close */
+inline write_other_fact(b) {
+  sequence[b] = sequence[b] + 1;
+  sequence[b] = sequence[b] + 1
+}
+
+/* resize_locked: FactsWriter, the fact, close */
 inline resize(b, s) {
 #ifdef PLANT_fact_before_sequence
   size[b] = s;
@@ -110,9 +126,9 @@ proctype Writer() {
       :: from = 0; count = 2
       fi;
       create(b, from, count, number);
-      if
+      if /* insert_locked */
       :: page[from] == NONE && page[from + count - 1] == NONE ->
-        page[from] = b;
+        page[from] = b; /* Pagemap::set */
         page[from + count - 1] = b;
         atomic {
           close_book(b);
@@ -129,7 +145,7 @@ proctype Writer() {
       :: page[0] != NONE -> b = page[0]
       :: page[1] != NONE -> b = page[1]
       fi;
-      from = base[b];
+      from = base[b]; /* remove_locked: Pagemap::set */
       count = size[b];
       atomic { page[from] = NONE; tell(from, NONE) }
       if
@@ -137,13 +153,17 @@ proctype Writer() {
       :: else
       fi;
       destroy(b)
-    :: page[0] != NONE && page[0] == page[1] -> /* cut */
+    :: page[0] != NONE -> write_other_fact(page[0])
+    :: page[0] != NONE && page[0] == page[1] -> /* cut: split_locked */
       other = page[0];
-      create(b, 1, 1, id[other]);
+      number++;
+      create(b, 1, 1, number);
+      number--;
+      id[b] = id[other]; /* create_like */
       page[1] = b;
       atomic { close_book(b); tell(1, code(id[b], 1, 1)) }
       resize(other, 1)
-    :: page[0] != page[1] && page[0] != NONE && page[1] != NONE && id[page[0]] == id[page[1]] -> /* join */
+    :: page[0] != page[1] && page[0] != NONE && page[1] != NONE && id[page[0]] == id[page[1]] -> /* join: absorb_locked */
       b = page[0];
       other = page[1];
       resize(b, 2);
@@ -157,6 +177,7 @@ proctype Writer() {
 
 proctype Reader() {
   byte b, i, from, count;
+  bool slow;
   short before;
   atomic {
     if
@@ -168,9 +189,13 @@ proctype Reader() {
     note()
   }
   do
-  :: b = page[address];
+  :: b = page[address]; /* find */
     if
-    :: b == NONE -> goto not_found
+    :: b == NONE ->
+      if
+      :: !slow -> goto again /* query asks query_slow, which looks again */
+      :: slow -> goto not_found
+      fi
     :: else
     fi;
     before = sequence[b];
@@ -182,7 +207,7 @@ proctype Reader() {
 #endif
     :: else
     fi;
-    i = id[b];
+    i = id[b]; /* facts_of */
     from = base[b];
     count = size[b];
 #ifndef PLANT_no_second_look
@@ -191,12 +216,16 @@ proctype Reader() {
     :: else
     fi;
 #endif
+    if /* holds */
+    :: address >= from && address < from + count && address + pages <= from + count -> break
+    :: else
+    fi;
     if
-    :: address >= from && address < from + count ->
-      if
-      :: address + pages <= from + count -> break
-      :: else -> goto not_found
-      fi
+    :: !slow -> goto again
+    :: slow
+    fi;
+    if
+    :: address >= from && address < from + count -> goto not_found
     :: else
     fi;
     if
@@ -208,7 +237,7 @@ proctype Reader() {
     :: else
     fi;
 again:
-    skip;
+    slow = true; /* query_slow, from the start */
     d_step { b = 0; i = 0; from = 0; count = 0; before = 0 }
   od;
   assert(i != 0 && (stood & (1 << code(i, from, count))) != 0);

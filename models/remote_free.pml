@@ -1,8 +1,8 @@
 /* Frees by the owner and by others of the same blocks: batches, deferral, the sweep, double frees at one moment.
  *
- * Code: Heap::pop, push, refill_slow, fold_slow, take_back, sweep, defer, post, take_inbox (src/heap/heap.*);
- * AllocatorCore::deallocate (src/heap/core_blocks.cpp), free_own, take_remotely, free_remote, deallocate_nested
- * (src/heap/core_frees.cpp).
+ * Code: Heap::pop, push, post, take_inbox (src/heap/heap.hpp); refill_slow, flush_slow, fold_slow, take_back, sweep, sweep_slab, defer
+ * (src/heap/heap.cpp); take (src/slab/slab.cpp); AllocatorCore::deallocate (src/heap/core_blocks.cpp); free_own, try_take,
+ * take_remotely, free_remote, deallocate_nested, send_outboxes (src/heap/core_frees.cpp).
  *
  * One slab that stays, its owner's heap, two strangers. Everybody frees whatever block he likes, so double frees come in
  * every order: by owner and stranger, by two strangers, late by a whole life of the block. A free in a nested call is a
@@ -11,6 +11,11 @@
  * Claims: a block is put into a place (stack or slab) only once for each time that it was handed out, and only after it
  * was freed; when all is quiet no freed block is lost, and each free too many was told or met the one case that
  * docs/concurrency.md grants: a kDeferred overwritten by the owner's store.
+ *
+ * Folded: pop and push store the state and move the stack's top in one step, for nobody but the owner reads the stack, and its signal handlers,
+ * which find busy_, do not; take and flush_slow change only states that nobody but the owner changes (kFree, kCached); sweep_slab counts the
+ * kDeferred before it gives them back, and nobody else changes one. Left out: is_still, for the slab stays (stale_free); pins (pinned_free); the notes
+ * of nested frees (check_nested_frees).
  *
  * Taken for granted: what is released with a state or a batch is seen by whoever acquires it (compare-and-swap of states,
  * Heap::inbox_). No claim here rests on two locations but sweep_ and states, which are written and read seq_cst or after a
@@ -65,6 +70,7 @@ inline store_over(b, s) {
   state[b] = s
 }
 
+/* take_back: the look, then push (or give_back) */
 inline take_back(b) {
 #ifdef PLANT_batch_believed
   if
@@ -84,7 +90,7 @@ inline sweep() {
 #ifndef PLANT_flag_cleared_last
     sweep_wanted = false;
 #endif
-    i = 0;
+    i = 0; /* sweep_slab: the look, then give_back */
     do
     :: i < BLOCKS ->
       if
@@ -101,8 +107,18 @@ inline sweep() {
   fi
 }
 
+/* fold_slow */
 inline fold() {
-  atomic { batch = inbox; inbox = NONE }
+  if
+  :: inbox != NONE -> /* has_inbox */
+#ifdef PLANT_inbox_not_exchanged
+    batch = inbox;
+    inbox = NONE
+#else
+    atomic { batch = inbox; inbox = NONE } /* take_inbox */
+#endif
+  :: inbox == NONE
+  fi;
   do
   :: batch != NONE ->
     i = 0;
@@ -125,9 +141,9 @@ proctype Owner() {
     if
     :: true -> /* allocate */
       if
-      :: top == 0 ->
+      :: top == 0 -> /* refill_slow */
         fold();
-        d_step {
+        d_step { /* take */
           i = BLOCKS;
           do
           :: top == 0 && i > 0 && state[i - 1] == FREE -> state[i - 1] = CACHED; stack[top] = i - 1; top++; i--
@@ -138,7 +154,7 @@ proctype Owner() {
         }
       :: else
       fi;
-      atomic {
+      atomic { /* pop */
         if
         :: top > 0 ->
           top--;
@@ -151,7 +167,7 @@ proctype Owner() {
         :: else
         fi
       }
-    :: /* free */
+    :: /* deallocate, free_own */
       select(b : 0 .. BLOCKS - 1);
       atomic {
         if
@@ -160,8 +176,8 @@ proctype Owner() {
         fi
       }
       /* Here a stranger's compare-and-swap may come. */
-      atomic { store_over(b, CACHED); place(b); stack[top] = b; top++ }
-    :: true -> /* flush */
+      atomic { store_over(b, CACHED); place(b); stack[top] = b; top++ } /* push */
+    :: true -> /* flush_slow */
       fold();
       d_step {
         do
@@ -229,6 +245,7 @@ proctype Stranger() {
   :: calls < STRANGER_CALLS ->
     calls++;
     select(b : 0 .. BLOCKS - 1);
+    /* take_remotely: try_take */
 #ifdef PLANT_no_compare
     if
     :: state[b] == LIVE -> atomic { took_effect(b); state[b] = REMOTE }
@@ -243,8 +260,8 @@ proctype Stranger() {
     }
 #endif
     if
-    :: /* nested, or no memory for a batch */ defer(b)
-    :: box == NONE -> atomic {
+    :: /* deallocate_nested, or no memory for a batch */ defer(b)
+    :: box == NONE -> atomic { /* free_remote */
         if
         :: !used[0] -> box = 0
         :: used[0] && !used[1] -> box = 1
@@ -262,7 +279,7 @@ next:
     b = 0
   :: else -> break
   od;
-  if
+  if /* send_outboxes */
   :: box != NONE -> post()
   :: else
   fi;

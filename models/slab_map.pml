@@ -1,13 +1,18 @@
 /* A free finds its slab by the flat map, without a lock and without order beyond acquire and release.
  *
- * Code: SlabMap::find, enter, cover (src/page/slab_map.*); PagePool::publish_slab, free_slab, add (src/page/page_pool.cpp);
- * Heap::add_slab_slow, release_slab, adopt_slow, hand_over_slow (src/heap/heap.cpp); AllocatorCore::deallocate.
+ * Code: SlabMap::find (src/page/slab_map.hpp); enter, cover (src/page/slab_map.cpp); PagePool::allocate_slab, set_units_locked,
+ * publish_slab, free_slab, add (src/page/page_pool.cpp); Heap::add_slab_slow, release_slab, adopt_slow, hand_over_slow (src/heap/heap.cpp);
+ * Slab::open (src/slab/slab.cpp); AllocatorCore::deallocate (src/heap/core_blocks.cpp).
  *
  * One slab book, two grains, two windows: the first one covers grain 0, the second one both. Two threads make the slab in any free grain,
  * give it back, hand it to the orphans, adopt it, or extend the window, three things each; the first one also frees an address in either
  * grain, and may be stopped between its loads.
  *
  * Claim (docs/adr/0009): when the slab that a free finds has this thread for its owner, the address lies in that slab.
+ *
+ * Folded: the fields of the book (base, size of a slot) are one plain word, grain, for its reader is its writer, or got the slab under the lock of the
+ * orphans; the zeroes of BookStore::release, for the owner is zero already. Under the lock of the pages the window is loaded with acquire here and relaxed in the
+ * code: all its stores are made under that lock. Left out: the units' entries, by which a free goes on when the map says nothing (find_slab_in).
  *
  * Memory: not sequentially consistent. Each location keeps all its stores in order; a load may take any of them that is not older
  * than what its thread has seen. What a thread has seen goes with a release store, or a lock, to whoever acquires it. So every
@@ -113,7 +118,7 @@ inline load(where) {
 
 #define covers(w, g) ((w) == 1 || (g) == 0)
 
-/* Under the lock of the pages. */
+/* set_units_locked: enter. Under the lock of the pages. */
 inline enter(g, what) {
   load(WINDOW);
   assert(got == latest(WINDOW));
@@ -124,8 +129,9 @@ inline enter(g, what) {
   got = 0
 }
 
+/* add_slab_slow */
 inline make_slab() {
-  lock(PAGES);
+  lock(PAGES); /* allocate_slab */
   if
   :: !taken[0] -> g = 0
   :: !taken[1] -> g = 1
@@ -138,7 +144,7 @@ inline make_slab() {
   unlock(PAGES);
   if
   :: g < 2 ->
-    lock(BOOKS);
+    lock(BOOKS); /* BookStore::allocate */
     if
     :: !book_used -> book_used = true; has = true
     :: else
@@ -146,13 +152,14 @@ inline make_slab() {
     unlock(BOOKS);
     if
     :: has ->
-      grain = g;
+      grain = g; /* open */
       store(OWNER, me, true);
-      lock(PAGES);
+      lock(PAGES); /* publish_slab */
       enter(g, 1);
       unlock(PAGES)
     :: else ->
-      lock(PAGES);
+      lock(PAGES); /* free_slab */
+      enter(g, 0);
       taken[g] = false;
       unlock(PAGES)
     fi
@@ -161,19 +168,20 @@ inline make_slab() {
   g = 0
 }
 
+/* release_slab */
 inline give_slab_back() {
   has = false;
   g = grain;
   store(OWNER, 0, true);
 #ifndef PLANT_book_before_map
-  lock(PAGES);
+  lock(PAGES); /* free_slab */
 #ifndef PLANT_not_cleared
   enter(g, 0);
 #endif
   taken[g] = false;
   unlock(PAGES);
 #endif
-  lock(BOOKS);
+  lock(BOOKS); /* BookStore::release */
   book_used = false;
   unlock(BOOKS);
 #ifdef PLANT_book_before_map
@@ -185,6 +193,7 @@ inline give_slab_back() {
   g = 0
 }
 
+/* add: cover */
 inline extend() {
 #ifndef PLANT_copied_without_lock
   lock(PAGES);
@@ -207,12 +216,12 @@ inline one_thing() {
   if
   :: !has -> make_slab()
   :: has -> give_slab_back()
-  :: has -> /* to the orphans */
+  :: has -> /* to the orphans: hand_over_slow */
     lock(HANDS);
     has = false;
     store(OWNER, ORPHANS, true);
     unlock(HANDS)
-  :: !has && latest(OWNER) == ORPHANS -> /* from them */
+  :: !has && latest(OWNER) == ORPHANS -> /* from them: adopt_slow */
     lock(HANDS);
     if
     :: latest(OWNER) == ORPHANS -> store(OWNER, me, true); has = true
@@ -236,7 +245,7 @@ proctype Reader() {
   :: g = 0
   :: g = 1
   fi;
-  load(WINDOW);
+  load(WINDOW); /* find */
   if
   :: covers(got, g) -> load(ENTRY(got, g))
   :: else -> got = 0

@@ -86,6 +86,7 @@ proctype Unpinner() {
   done++
 }
 
+/* free_shared */
 proctype SecondFree() {
   lock(pool);
   if
@@ -112,6 +113,7 @@ inline allocate() {
 /* A revoke drops what is live, so a free after it is the caller's mistake. */
 #define excused (mistaken || its_pool != pool_id)
 
+/* deallocate_nested */
 inline nested_free() {
   if
   :: got ->
