@@ -14,8 +14,10 @@ namespace exclave::testing_support {
 
 // False: the thread is not done, and waits for another one. By the processor time that it has
 // spun away, for on a busy machine it may stand still anywhere; one that sleeps gets little longer.
+inline constexpr std::chrono::microseconds kLittle{5000};
 template <class Done>
-bool done_before_it_waits(pthread_t thread, const Done& done) {
+bool done_before_it_waits(pthread_t thread, const Done& done,
+                          std::chrono::microseconds most_run = kLittle) {
   using Time = std::chrono::nanoseconds;
   clockid_t clock{};
   const bool has_clock = pthread_getcpuclockid(thread, &clock) == 0;  // else it has ended
@@ -24,7 +26,7 @@ bool done_before_it_waits(pthread_t thread, const Done& done) {
     if (has_clock) (void)clock_gettime(clock, &ran);
     return Time(std::chrono::seconds(ran.tv_sec)) + Time(ran.tv_nsec);
   };
-  const auto most = ran_for() + std::chrono::milliseconds(5);
+  const auto most = ran_for() + most_run;
   const auto end = std::chrono::steady_clock::now() + std::chrono::milliseconds(250);
   while (!done() && ran_for() < most && std::chrono::steady_clock::now() < end)
     std::this_thread::yield();
@@ -53,8 +55,9 @@ class Worker {
   }
   void wait() { turn_.wait(1); }
   // False: it is not done yet. It may want a lock that the stopped thread holds.
-  bool wait_a_little() {
-    return done_before_it_waits(thread_.native_handle(), [this] { return turn_.load() == 0; });
+  bool wait_a_little(std::chrono::microseconds most = kLittle) {
+    return done_before_it_waits(
+        thread_.native_handle(), [this] { return turn_.load() == 0; }, most);
   }
 
  private:
