@@ -315,9 +315,17 @@ void* reallocate(void* block, std::size_t size) noexcept {
       return block;
     }
   }
-  void* moved = nullptr;
   // A block that grows will grow again; untouched pages cost nothing.
-  if (size > usable && size > kMaxSmallBytes) moved = allocate(size + size / 8);
+  const std::size_t with_room = size + size / 8;
+  if (size > usable && usable > kMaxSmallBytes) {
+    const Status resized = with_slot([=](core::AllocatorCore& core) noexcept {
+      const Status roomy = core.resize_in_place(address_of(block), with_room);
+      return roomy.ok() ? roomy : core.resize_in_place(address_of(block), size);
+    });
+    if (resized.ok()) return block;
+  }
+  void* moved = nullptr;
+  if (size > usable && size > kMaxSmallBytes) moved = allocate(with_room);
   if (moved == nullptr) moved = allocate(size);
   if (moved == nullptr) return size <= usable ? block : nullptr;
   moved = fill_from(block, std::min(usable, size), moved, size);

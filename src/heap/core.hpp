@@ -47,6 +47,9 @@ class AllocatorCore {
                                           Placement where) noexcept;
   Result<untrusted_bytes> reallocate(std::uintptr_t block, std::size_t size, std::size_t alignment,
                                      Placement where) noexcept;
+  // reallocate, but for the move. Errors, without change: as reallocate; kOutOfMemory: it would
+  // move.
+  Status resize_in_place(std::uintptr_t block, std::size_t size) noexcept;
   Status deallocate(std::uintptr_t block) noexcept;
   Status deallocate_sized(std::uintptr_t block, std::size_t size, std::size_t alignment) noexcept;
   Status deallocate_handle(std::uintptr_t block, RegionId region) noexcept;

@@ -384,6 +384,16 @@ Result<untrusted_bytes> AllocatorCore::reallocate(std::uintptr_t block, std::siz
   return moved->start;
 }
 
+Status AllocatorCore::resize_in_place(std::uintptr_t block, std::size_t size) noexcept {
+  const Result<SizePlan> plan = SizePlan::of(size, kDefaultAlignment);
+  if (!plan.ok()) return plan.error();
+  const Result<Found> found = look_up(block);
+  if (!found.ok()) return found.error();
+  return may_stay(*found, size, Placement::anywhere()) && resize_in_place(*found, block, *plan)
+             ? Error::kNone
+             : Error::kOutOfMemory;
+}
+
 // Would a block of that size be placed in the region where this one lies?
 bool AllocatorCore::may_stay(const Found& found, std::size_t size, Placement where) const noexcept {
   Region& region = *found.region;
