@@ -118,7 +118,7 @@ class EXCLAVE_API Allocator {
   Result<PlacedBlock> allocate_handle(std::size_t size_bytes, std::size_t alignment = 16,
                                       Placement where = {}) noexcept;
   // As allocate, with zeros written through the boundary. The host can change them at any time.
-  // kNotFound, too, when the pool goes meanwhile. While it writes to a pool, calls from signal
+  // kNotFound, too, when the pool goes meanwhile, or a detach tries to take it. While it writes to a pool, calls from signal
   // handlers of this thread hear kReentered.
   Result<untrusted_bytes> allocate_zeroed(std::size_t size_bytes, std::size_t alignment = 16,
                                           Placement where = {}) noexcept;
@@ -128,7 +128,8 @@ class EXCLAVE_API Allocator {
   // old block is untouched. A null block allocates. A block stays where it is only if it could be
   // placed there now: the pool or device asked for is its own, and the pool's largest_block and
   // boundary allow the size. In a pool that drains no block becomes longer (kNotFound). Errors: as
-  // allocate_zeroed and deallocate; kStale, the block's pool was revoked meanwhile.
+  // allocate_zeroed and deallocate; kStale, the block's pool was revoked meanwhile, or a detach
+  // tries to take it.
   Result<untrusted_bytes> reallocate(untrusted_bytes block, std::size_t size_bytes,
                                      std::size_t alignment = 16, Placement where = {}) noexcept;
 

@@ -125,10 +125,12 @@ struct Config {
   // Each growth asks for at least this, doubling up to grow_max_bytes as the memory held grows.
   std::size_t grow_min_bytes = std::size_t{4} << 20;
   std::size_t grow_max_bytes = std::size_t{64} << 20;
-  // Grown regions of which nobody has a block go back to the host, in whatever order the blocks
-  // were freed, but for so many bytes of free memory: no ping-pong. Beside them freed large blocks
-  // of up to as much are kept as they are, for requests of the same length. Small blocks that a
-  // thread keeps at hand hold the regions where they lie: Allocator::flush_thread.
+  // Grown regions of which nobody has a block any more go back to the host, in whatever order the
+  // blocks were freed, as long as this much stays: no ping-pong. So what stays is less than this
+  // and one region more; a region that is more than four times as long always goes. Freed large
+  // blocks of up to as much are kept as they are, in these regions and in others, for requests of
+  // the same length. Small blocks that a thread keeps at hand hold the regions where they lie:
+  // Allocator::flush_thread.
   std::size_t keep_free_bytes = std::size_t{64} << 20;
   // Overwrite each block with zeros when it is freed. Costs one write of the block.
   bool scrub_on_free = false;

@@ -41,8 +41,18 @@ static_assert(slot_of_rank(1) == kApart && slot_of_rank(kMaxThreadSlots - 1) < k
 std::atomic<std::uint64_t> g_slots_in_use[kWords];
 
 // By rank: the thread that has the slot, so that one is found that it never gave back: claimed in
-// the last round of its destructors, after ours. 0: none, or not known.
-std::atomic<pid_t> g_owners[kMaxThreadSlots];
+// the last round of its destructors, after ours. The low half is its id; 0: none, or not known. The
+// high half counts the changes, for the kernel gives an id out again.
+std::atomic<std::uint64_t> g_owners[kMaxThreadSlots];
+
+constexpr std::uint64_t next_owner(std::uint64_t before, pid_t thread) noexcept {
+  return ((before >> 32) + 1) << 32 | static_cast<std::uint32_t>(thread);
+}
+// Only by who has the slot.
+void set_owner(std::uint32_t rank, pid_t thread) noexcept {
+  std::atomic<std::uint64_t>& owner = g_owners[rank];
+  owner.store(next_owner(owner.load(std::memory_order_relaxed), thread), std::memory_order_relaxed);
+}
 
 std::uint32_t claim_lowest_slot() noexcept {
   for (std::uint32_t i = 0; i < kWords; ++i) {
@@ -61,7 +71,7 @@ std::uint32_t claim_lowest_slot() noexcept {
 
 void give_back_slot(std::uint32_t slot) noexcept {
   const std::uint32_t rank = rank_of_slot(slot);
-  g_owners[rank].store(0, std::memory_order_relaxed);
+  set_owner(rank, 0);
   g_slots_in_use[rank / 64].fetch_and(~(std::uint64_t{1} << (rank % 64)),
                                       std::memory_order_release);
 }
@@ -79,10 +89,12 @@ std::uint32_t claim_slot_of_dead_thread() noexcept {
   const pid_t process = getpid();
   std::uint32_t claimed = kNoThreadSlot;
   for (std::uint32_t rank = 0; rank < kMaxThreadSlots && claimed == kNoThreadSlot; ++rank) {
-    pid_t owner = g_owners[rank].load(std::memory_order_relaxed);
+    std::uint64_t owner = g_owners[rank].load(std::memory_order_relaxed);
+    const auto thread = static_cast<pid_t>(static_cast<std::uint32_t>(owner));
     // Acquire: whoever takes it over comes after all that the dead thread did.
-    if (owner != 0 && tgkill(process, owner, 0) != 0 && errno == ESRCH &&
-        g_owners[rank].compare_exchange_strong(owner, 0, std::memory_order_acquire)) {
+    if (thread != 0 && tgkill(process, thread, 0) != 0 && errno == ESRCH &&
+        g_owners[rank].compare_exchange_strong(owner, next_owner(owner, 0),
+                                               std::memory_order_acquire)) {
       claimed = slot_of_rank(rank);
     }
   }
@@ -170,7 +182,7 @@ std::uint32_t detail::assign_thread_slot_slow() noexcept {
     give_back_slot(claimed);
     return expected - 1;
   }
-  g_owners[rank_of_slot(claimed)].store(gettid(), std::memory_order_relaxed);
+  set_owner(rank_of_slot(claimed), gettid());
   // Last, because where many keys came before ours it allocates, and malloc may be what is built
   // upon this port. Any value but null makes the destructor run; the slot is in thread_slot_word.
   if (pthread_setspecific(key, &g_slots_in_use) != 0) {
@@ -225,12 +237,12 @@ void ProcessPort::forget_other_threads() noexcept {
   for (Hook* hook = g_hooks; hook != nullptr; hook = hook->next) hook->running = 0;
   for (std::atomic<std::uint64_t>& slots : g_slots_in_use)
     slots.store(0, std::memory_order_relaxed);
-  for (std::atomic<pid_t>& owner : g_owners) owner.store(0, std::memory_order_relaxed);
+  for (std::uint32_t rank = 0; rank < kMaxThreadSlots; ++rank) set_owner(rank, 0);
   const std::uint32_t word = detail::thread_slot_word;
   if (word == 0) return;
   const std::uint32_t rank = rank_of_slot(word - 1);
   g_slots_in_use[rank / 64].store(std::uint64_t{1} << (rank % 64), std::memory_order_relaxed);
-  g_owners[rank].store(gettid(), std::memory_order_relaxed);
+  set_owner(rank, gettid());
 }
 
 }  // namespace exclave

@@ -131,8 +131,10 @@ void AllocatorCore::end_attached() noexcept {
     if (pool != nullptr) {
       LockGuard lists(pool_lists_);
       LockGuard guard(pool->shared.lock);
+      // No pin is left, nor anybody behind the door but who jumped out of a call (Door).
+      pool->door.empty();
       const Status closed = close_pool_locked(*pool, &gone);
-      EXCLAVE_CHECK(closed.ok());  // no pin is left
+      EXCLAVE_CHECK(closed.ok());
     }
     take_farewell(*gone).say();
   }
@@ -245,7 +247,7 @@ void AllocatorCore::flush_thread() noexcept {
   if (!gate.status().ok()) return;
   send_outboxes(gate.heap());
   gate.heap().flush_slow();
-  if (grown_.has_idle(config_.keep_free_bytes)) give_idle_back(gate, config_.keep_free_bytes);
+  if (grown_.has_surplus(config_.keep_free_bytes)) give_idle_back(gate, config_.keep_free_bytes);
 }
 
 void AllocatorCore::trim() noexcept {

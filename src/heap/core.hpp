@@ -219,9 +219,12 @@ class AllocatorCore {
                                      const SizePlan& plan) noexcept EXCLAVE_REQUIRES(pool_lists_);
   bool adopt_orphan(Heap& heap, SizeClass c) noexcept;
   struct Found;
-  bool may_stay(const Found& found, std::size_t size, Placement where) const noexcept;
-  bool resize_in_place(const Found& found, std::uintptr_t block, const SizePlan& plan) noexcept;
-  bool resize_pages(const Found& found, std::uintptr_t block, std::uint64_t pages) noexcept;
+  bool may_stay(const Found& found, std::size_t size, Placement where,
+                std::uint64_t* boundary) noexcept;
+  bool resize_in_place(const Found& found, std::uintptr_t block, const SizePlan& plan,
+                       std::uint64_t boundary) noexcept;
+  bool resize_pages(const Found& found, std::uintptr_t block, std::uint64_t pages,
+                    std::uint64_t boundary) noexcept;
   bool cut_pages(PagePool& from, Region& region, std::uintptr_t block,
                  std::uint64_t pages) const noexcept;
 

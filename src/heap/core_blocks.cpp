@@ -16,6 +16,13 @@ std::uint64_t boundary_of(const Region& region) noexcept {
   return region.boundary == 0 ? kNoBoundary : region.boundary >> kPageShift;
 }
 
+// The class that serves where no block may cross such a boundary, which the size is not above: a
+// power of two at its own alignment crosses none that is at least as large.
+SizeClass class_within(SizeClass c, std::uint64_t boundary) noexcept {
+  if (c == kSizeClasses || boundary == kNoBoundary) return c;
+  return size_class_of(std::size_t{1} << ceil_log2(size_class_bytes(c)));
+}
+
 }  // namespace
 
 // ---- The fast paths ----
@@ -269,18 +276,9 @@ Result<untrusted_bytes> AllocatorCore::allocate_in_locked(Pool& pool, std::size_
                                                           const SizePlan& plan) noexcept {
   Region& region = *pool.region;
   if (region.largest_block != 0 && size > region.largest_block) return Error::kOutOfMemory;
-  SizeClass c = plan.size_class;
+  if (region.boundary != 0 && size > region.boundary) return Error::kOutOfMemory;
   const std::uint64_t boundary = boundary_of(region);
-  if (region.boundary != 0) {
-    if (size > region.boundary) return Error::kOutOfMemory;
-    if (c != kSizeClasses) {
-      // A power of two at its own alignment crosses no boundary that is at least as large.
-      c = size_class_of(std::size_t{1} << ceil_log2(size_class_bytes(c)));
-      // GCOVR_EXCL_BR_START: nor are classes above a boundary that the size is not above
-      if (size_class_bytes(c) > region.boundary) c = kSizeClasses;
-      // GCOVR_EXCL_BR_STOP
-    }
-  }
+  const SizeClass c = class_within(plan.size_class, boundary);
   Heap& heap = pool.shared.heap;
   if (heap.wants_sweep()) heap.fold_slow();
   pool.live -= heap.take_folded();
@@ -364,8 +362,9 @@ Result<untrusted_bytes> AllocatorCore::reallocate(std::uintptr_t block, std::siz
   const Result<Found> found = look_up(block);
   if (!found.ok()) return report(found.error(), block, size).error();
   const bool attached = !found->region->traits().grown;
-  if (is_aligned(block, alignment) && may_stay(*found, size, where) &&
-      resize_in_place(*found, block, *plan)) {
+  std::uint64_t boundary = kNoBoundary;
+  if (is_aligned(block, alignment) && may_stay(*found, size, where, &boundary) &&
+      resize_in_place(*found, block, *plan, boundary)) {
     return pointer(block);
   }
   // A block of an attached pool stays there unless another place is asked for.
@@ -389,44 +388,53 @@ Status AllocatorCore::resize_in_place(std::uintptr_t block, std::size_t size) no
   if (!plan.ok()) return plan.error();
   const Result<Found> found = look_up(block);
   if (!found.ok()) return found.error();
-  return may_stay(*found, size, Placement::anywhere()) && resize_in_place(*found, block, *plan)
+  std::uint64_t boundary = kNoBoundary;
+  return may_stay(*found, size, Placement::anywhere(), &boundary) &&
+                 resize_in_place(*found, block, *plan, boundary)
              ? Error::kNone
              : Error::kOutOfMemory;
 }
 
-// Would a block of that size be placed in the region where this one lies?
-bool AllocatorCore::may_stay(const Found& found, std::size_t size, Placement where) const noexcept {
-  Region& region = *found.region;
-  Pool* const pool = static_cast<Pool*>(region.pool.load(std::memory_order_acquire));
+// Would a block of that size be placed in the region where this one lies? *boundary: the region's.
+bool AllocatorCore::may_stay(const Found& found, std::size_t size, Placement where,
+                             std::uint64_t* boundary) noexcept {
+  Pool* const pool = static_cast<Pool*>(found.region->pool.load(std::memory_order_acquire));
   if (pool == nullptr) return where.kind == Placement::Kind::kAnywhere;
   if (where.kind == Placement::Kind::kPool && where.pool != found.id) return false;
-  // Behind the door the region stands, and so do the facts of its book.
-  if (!pool->door.enter(found.id)) return false;
-  const bool other_device = where.kind == Placement::Kind::kDevice &&
-                            (where.device == 0 || where.device != region.traits().device);
-  const bool too_large = region.largest_block != 0 && size > region.largest_block;
-  pool->door.leave();
-  return !other_device && !too_large;
+  Gate gate(*this);
+  if (!gate.status().ok()) return false;
+  LockGuard guard(pool->shared.lock);
+  if (pool->id != found.id) return false;  // GCOVR_EXCL_BR_LINE: a race
+  const Region& region = *pool->region;
+  *boundary = boundary_of(region);
+  if (region.largest_block != 0 && size > region.largest_block) return false;
+  if (region.boundary != 0 && size > region.boundary) return false;
+  return where.kind != Placement::Kind::kDevice ||
+         (where.device != 0 && where.device == region.traits().device);
 }
 
 // The size class is the same; or pages go, or join, at its end.
-bool AllocatorCore::resize_in_place(const Found& found, std::uintptr_t block,
-                                    const SizePlan& plan) noexcept {
-  if (plan.size_class != kSizeClasses) return found.usable == size_class_bytes(plan.size_class);
+bool AllocatorCore::resize_in_place(const Found& found, std::uintptr_t block, const SizePlan& plan,
+                                    std::uint64_t boundary) noexcept {
+  if (plan.size_class != kSizeClasses) {
+    // Pages stand in for a slot where no slab has room.
+    return found.usable == size_class_bytes(plan.size_class) ||
+           found.usable == size_class_bytes(class_within(plan.size_class, boundary));
+  }
   const std::uint64_t have = found.usable / kPageBytes;
   std::uint64_t pages = found.region->traits().grown ? round_run(plan.pages) : plan.pages;
   // Memory was short when it was given, to the page (allocate_pages); so it stays.
   if (plan.pages <= have && have < pages) pages = plan.pages;
   if (found.usable == pages * kPageBytes) return true;
   if (!found.can_resize) return false;
-  if (resize_pages(found, block, pages)) return true;
-  return pages != plan.pages && resize_pages(found, block, plan.pages);
+  if (resize_pages(found, block, pages, boundary)) return true;
+  return pages != plan.pages && resize_pages(found, block, plan.pages, boundary);
 }
 
 // False: there is no room; or somebody pinned it a moment ago, or frees it, which the caller is
 // told of when it moves.
-bool AllocatorCore::resize_pages(const Found& found, std::uintptr_t block,
-                                 std::uint64_t pages) noexcept {
+bool AllocatorCore::resize_pages(const Found& found, std::uintptr_t block, std::uint64_t pages,
+                                 std::uint64_t boundary) noexcept {
   Gate gate(*this);
   EXCLAVE_DCHECK(gate.status().ok());  // as a moment ago, in look_up
   Region& region = *found.region;
@@ -441,16 +449,18 @@ bool AllocatorCore::resize_pages(const Found& found, std::uintptr_t block,
   if (pool->id != found.id) return false;  // GCOVR_EXCL_BR_LINE: a race
   if (!grows) return cut_pages(pool->pages, region, block, pages);
   // A pool that drains gives out nothing any more.
-  return !pool->draining && pool->pages.grow_block(region, block, pages, boundary_of(region)).ok();
+  return !pool->draining && pool->pages.grow_block(region, block, pages, boundary).ok();
 }
 
 bool AllocatorCore::cut_pages(PagePool& from, Region& region, std::uintptr_t block,
                               std::uint64_t pages) const noexcept {
-  const Result<Extent> tail = from.cut_block(region, block, pages);
+  const auto becomes = scrub_ ? PagePool::Tail::kTaken : PagePool::Tail::kFree;
+  const Result<Extent> tail = from.cut_block(region, block, pages, becomes);
   if (!tail.ok()) return false;  // GCOVR_EXCL_BR_LINE: a race
-  // The rest is live while nobody has the tail yet.
-  if (scrub_) detail::fill_zero_bytes(tail->base, tail->size);
-  (void)from.free_unpinned_block(region, tail->base);
+  if (scrub_) {
+    detail::fill_zero_bytes(tail->base, tail->size);
+    (void)from.free_unpinned_block(region, tail->base);
+  }
   return true;
 }
 

@@ -23,7 +23,7 @@ Status AllocatorCore::deallocate_slow(std::uintptr_t block) noexcept {
   }
   leave(mine, heap);
   if (!done) return deallocate_told(block, nullptr, kDefaultAlignment);
-  if (EXCLAVE_UNLIKELY(grown_.has_idle(config_.keep_free_bytes))) trim_to_config();
+  if (EXCLAVE_UNLIKELY(grown_.has_surplus(config_.keep_free_bytes))) trim_to_config();
   return {};
 }
 
@@ -68,7 +68,7 @@ Status AllocatorCore::deallocate_told(std::uintptr_t block, const std::size_t* s
     }
     if (!gate.status().ok()) return gate.status();
     freed = free_block(gate, block, size != nullptr ? &plan : nullptr);
-    if (grown_.has_idle(config_.keep_free_bytes)) give_idle_back(gate, config_.keep_free_bytes);
+    if (grown_.has_surplus(config_.keep_free_bytes)) give_idle_back(gate, config_.keep_free_bytes);
   }
   return freed.ok() ? freed : report(freed.error(), block, told_size);
 }

@@ -79,9 +79,7 @@ Result<Region*> AllocatorCore::grow_by(Gate& gate, std::size_t bytes,
 }
 
 void AllocatorCore::give_idle_back(Gate& gate, std::size_t keep_bytes) noexcept {
-  while (grown_.has_idle(keep_bytes)) {
-    Region* const region = grown_.take_idle(keep_bytes);
-    if (region == nullptr) return;
+  while (Region* const region = grown_.take_idle(keep_bytes)) {
     const Extent extent = region->extent();
     registry_.remove(*region);
     registry_.destroy(*region);

@@ -512,7 +512,7 @@ Status AllocatorCore::unpin(PinId id) noexcept {
     } else {
       free_unpinned_pages(pool, pool_id, freed.base);
     }
-    if (grown_.has_idle(config_.keep_free_bytes)) give_idle_back(gate, config_.keep_free_bytes);
+    if (grown_.has_surplus(config_.keep_free_bytes)) give_idle_back(gate, config_.keep_free_bytes);
   }
   if (pool != nullptr) {
     RegionId drained{};

@@ -53,9 +53,9 @@ constexpr std::uintptr_t address_of(std::uint64_t page) noexcept {
 struct PagePool::Book {
   Region* region = nullptr;
   RunMap* runs = nullptr;
-  unsigned list = 0;           // which list it stands in; 0: none
-  std::uint64_t held = 0;      // pages that are neither free nor kept
-  std::size_t idle_bytes = 0;  // its free ones, while none is held
+  unsigned list = 0;       // which list it stands in; 0: none
+  std::uint64_t held = 0;  // pages that are neither free nor kept
+  bool fresh = true;       // nobody has had a page of it yet
   Links<Book> by_order{};
   Links<Book> by_idleness{};
   Links<Book> everything{};
@@ -95,9 +95,7 @@ void PagePool::remove_locked(Region& region) noexcept {
   displace(book);
   pull(book, &Book::everything);
   bytes_ -= region.extent().size;
-  pull(book, &Book::by_idleness);
-  idle_bytes_.store(idle_bytes_.load(std::memory_order_relaxed) - book.idle_bytes,
-                    std::memory_order_relaxed);
+  set_idle(book, false);
   region.page_pool.store(nullptr, std::memory_order_release);
   region.page_book = nullptr;
   RunMap::destroy(books_, book.runs);
@@ -122,15 +120,24 @@ void PagePool::displace(Book& book) noexcept {
   book.list = 0;
 }
 
+// One that was grown for a request stays until the request has got its part.
 void PagePool::note_idle(Book& book) noexcept {
-  const std::size_t before = book.idle_bytes;
-  const std::size_t now = book.held == 0 ? book.runs->free_pages() * kPageBytes : 0;
-  if (now == before) return;
-  if (before == 0) push(idle_, book, &Book::by_idleness);
-  if (now == 0) pull(book, &Book::by_idleness);
-  book.idle_bytes = now;
-  idle_bytes_.store(idle_bytes_.load(std::memory_order_relaxed) + now - before,
-                    std::memory_order_relaxed);
+  if (book.held != 0) book.fresh = false;
+  set_idle(book, book.held == 0 && !book.fresh);
+}
+
+void PagePool::set_idle(Book& book, bool idle) noexcept {
+  if (idle == (book.by_idleness.back != nullptr)) return;
+  const std::size_t bytes = book.region->extent().size;
+  const std::size_t before = idle_bytes_.load(std::memory_order_relaxed);
+  if (idle) {
+    push(idle_, book, &Book::by_idleness);
+    idle_bytes_.store(before + bytes, std::memory_order_relaxed);
+  } else {
+    pull(book, &Book::by_idleness);
+    idle_bytes_.store(before - bytes, std::memory_order_relaxed);
+    refused_bytes_.store(0, std::memory_order_relaxed);
+  }
 }
 
 void PagePool::note(Book& book) noexcept {
@@ -327,19 +334,23 @@ void PagePool::drop_kept_in_locked(const Region& region) noexcept {
   }
 }
 
-// The largest of those that leave enough; else, because no more than that may stay, the smallest.
+// The first that leaves enough; or one so large that its place is too dear for what may come.
 Region* PagePool::take_idle(std::size_t keep_bytes) noexcept {
   LockGuard guard(lock_);
   if (!has_idle(keep_bytes)) return nullptr;
-  const std::size_t surplus = idle_bytes_.load(std::memory_order_relaxed) - keep_bytes;
-  Book* chosen = idle_;
-  for (Book* book = idle_; book != nullptr; book = book->by_idleness.next) {
-    const bool leaves_enough = book->idle_bytes <= surplus;
-    const bool is_larger = book->idle_bytes > chosen->idle_bytes;
-    if (chosen->idle_bytes <= surplus ? leaves_enough && is_larger : !is_larger) chosen = book;
+  const std::size_t idle = idle_bytes_.load(std::memory_order_relaxed);
+  const auto may_go = [=](const Book& book) noexcept {
+    const std::size_t bytes = book.region->extent().size;
+    return bytes <= idle - keep_bytes || bytes / kMostKept > keep_bytes;
+  };
+  Book* book = idle_;
+  while (book != nullptr && !may_go(*book)) book = book->by_idleness.next;
+  if (book == nullptr) {
+    refused_bytes_.store(idle, std::memory_order_relaxed);
+    return nullptr;
   }
-  Region* const region = chosen->region;
-  drop_kept_in_locked(*region);
+  Region* const region = book->region;
+  if (book->runs->free_pages() != region->extent().size / kPageBytes) drop_kept_in_locked(*region);
   remove_locked(*region);
   return region;
 }
@@ -452,8 +463,8 @@ Result<PageBlock> PagePool::unpinned_at_locked(Region& region, std::uintptr_t ad
   return block;
 }
 
-Result<Extent> PagePool::cut_block(Region& region, std::uintptr_t address,
-                                   std::uint64_t pages) noexcept {
+Result<Extent> PagePool::cut_block(Region& region, std::uintptr_t address, std::uint64_t pages,
+                                   Tail becomes) noexcept {
   LockGuard guard(lock_);
   const Result<PageBlock> block = unpinned_at_locked(region, address);
   if (!block.ok()) return block.error();
@@ -463,9 +474,13 @@ Result<Extent> PagePool::cut_block(Region& region, std::uintptr_t address,
   const std::uint64_t tail = page + pages;
   erase_block(region, page, before);
   write_block(region, page, pages);
-  write_block(region, tail, before - pages);
-  mark_taken(*region.unit_of(address_of(tail)), tail);
-  book_of(region).runs->cut(tail);
+  if (becomes == Tail::kFree) {
+    free_locked(region, tail, before - pages);
+  } else {
+    write_block(region, tail, before - pages);
+    mark_taken(*region.unit_of(address_of(tail)), tail);
+    book_of(region).runs->cut(tail);
+  }
   return Extent{address_of(tail), (before - pages) * kPageBytes};
 }
 
@@ -699,11 +714,10 @@ bool PagePool::validate() noexcept {
       if (!free && !is_kept) held += (next - at) / kPageBytes;
       at = next;
     }
-    if (held != book->held ||
-        book->idle_bytes != (held == 0 ? book->runs->free_pages() * kPageBytes : 0) ||
-        (book->by_idleness.back != nullptr) != (book->idle_bytes != 0))
+    const bool is_idle = book->by_idleness.back != nullptr;
+    if (held != book->held || is_idle != (held == 0 && !book->fresh))
       return false;  // GCOVR_EXCL_LINE: as above
-    idle += book->idle_bytes;
+    if (is_idle) idle += extent.size;
   }
   return idle == idle_bytes_.load(std::memory_order_relaxed) && freed == kept;
 }

@@ -71,11 +71,13 @@ class PagePool {
   // free_block.
   Result<PageBlock> take_block(Region& region, std::uintptr_t address) noexcept
       EXCLAVE_EXCLUDES(lock_);
-  // Cuts a live block in two: its first `pages` stay its holder's; the tail is a block that stands
-  // as take_block leaves one, until free_unpinned_block. Returns the tail. Errors, without change:
-  // as free_block, kPinned, kInvalidArgument (pages: 0, or not less than there are).
-  Result<Extent> cut_block(Region& region, std::uintptr_t address, std::uint64_t pages) noexcept
-      EXCLAVE_EXCLUDES(lock_);
+  // Cuts a live block in two: its first `pages` stay its holder's. The tail is free; or it is a
+  // block that stands as take_block leaves one, until free_unpinned_block. Returns the tail.
+  // Errors, without change: as free_block, kPinned, kInvalidArgument (pages: 0, or not less than
+  // there are).
+  enum class Tail : bool { kFree, kTaken };
+  Result<Extent> cut_block(Region& region, std::uintptr_t address, std::uint64_t pages,
+                           Tail becomes) noexcept EXCLAVE_EXCLUDES(lock_);
   // A live block takes in the free pages behind it, up to so many in all. Errors, without change:
   // as free_block, kPinned, kInvalidArgument (not more than there are), kOutOfMemory (not enough
   // free ones stand there, or a multiple of `boundary` would lie inside: see allocate_block).
@@ -111,11 +113,17 @@ class PagePool {
 
   // ---- Whole regions ----
 
-  // A region is idle when nobody has a page of it: all are free, or kept at hand. Only the free
-  // ones count. Takes an idle region out, and what is kept in it, while more than `keep_bytes` of
-  // such memory remain; null when there are not. The caller removes it from the registry and
+  // A region is idle when nobody has a page of it any more: all are free, or kept at hand. Takes
+  // one out, and what is kept in it, if at least `keep_bytes` of idle regions remain, or if it is
+  // more than kMostKept times as long; else null. The caller removes it from the registry and
   // destroys it.
+  static constexpr std::size_t kMostKept = 4;
   Region* take_idle(std::size_t keep_bytes) noexcept EXCLAVE_EXCLUDES(lock_);
+  // May take_idle find one? Always true again once regions have come or gone.
+  bool has_surplus(std::size_t keep_bytes) const noexcept {
+    const std::size_t idle = idle_bytes_.load(std::memory_order_relaxed);
+    return idle > keep_bytes && idle != refused_bytes_.load(std::memory_order_relaxed);
+  }
   bool has_idle(std::size_t keep_bytes) const noexcept {
     return idle_bytes_.load(std::memory_order_relaxed) > keep_bytes;
   }
@@ -178,6 +186,7 @@ class PagePool {
   void place(Book& book) noexcept EXCLAVE_REQUIRES(lock_);
   void displace(Book& book) noexcept EXCLAVE_REQUIRES(lock_);
   void note_idle(Book& book) noexcept EXCLAVE_REQUIRES(lock_);
+  void set_idle(Book& book, bool idle) noexcept EXCLAVE_REQUIRES(lock_);
   // What resizing asks of a block. Errors: as free_block, kPinned.
   Result<PageBlock> unpinned_at_locked(Region& region, std::uintptr_t address) noexcept
       EXCLAVE_REQUIRES(lock_);
@@ -208,7 +217,8 @@ class PagePool {
   std::uint64_t mask_ EXCLAVE_GUARDED_BY(lock_) = 0;
   Book* idle_ EXCLAVE_GUARDED_BY(lock_) = nullptr;
   Book* all_ EXCLAVE_GUARDED_BY(lock_) = nullptr;
-  std::atomic<std::size_t> idle_bytes_{0};  // written under the lock
+  std::atomic<std::size_t> idle_bytes_{0};     // written under the lock
+  std::atomic<std::size_t> refused_bytes_{0};  // as much was idle when take_idle found none; too
 };
 
 }  // namespace exclave

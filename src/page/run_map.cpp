@@ -73,7 +73,7 @@ void RunMap::carve(Run run, std::uint64_t first, std::uint64_t last) noexcept {
 
 std::uint64_t RunMap::allocate(std::uint64_t pages, unsigned align_order,
                                std::uint64_t boundary) noexcept {
-  if (pages == 0 || pages > free_pages_) return kNone;
+  EXCLAVE_DCHECK(pages != 0);
   const RunShape shape{pages, std::uint64_t{1} << align_order, boundary};
   const unsigned sure = ceil_log2(pages_that_fit(shape));
   unsigned looks = kFirstLooks;

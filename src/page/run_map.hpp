@@ -27,8 +27,9 @@ class RunMap {
 
   // Page numbers are absolute: address / kPageBytes.
   // A run of `pages` at a multiple of 2^align_order pages with no multiple of `boundary` inside it,
-  // or kNone. The boundary is a power of two and at least `pages`. O(log) when some free run is so
-  // long that it serves wherever it lies; else a bounded search over shorter ones.
+  // or kNone. Preconditions: pages != 0; the boundary is a power of two and at least `pages`.
+  // O(log) when some free run is so long that it serves wherever it lies; else a bounded search
+  // over shorter ones.
   std::uint64_t allocate(std::uint64_t pages, unsigned align_order,
                          std::uint64_t boundary = kNoBoundary) noexcept;
   // Precondition: all of one run in use: the whole, or a part of it.

@@ -155,6 +155,27 @@ TEST_F(EveryInstructionTest, Threat41ADoubleFreeInsideTheFreeOfAPoolsBlockIsTold
   EXPECT_TRUE(allocator_->detach(range_at(0, kMiBytes)).ok());
 }
 
+// Behind a door that it would have to wait for, or under a lock, it is told so; never kBusy, which
+// whoever waits for himself hears in the end.
+TEST_F(EveryInstructionTest, Threat56ARevokeInsideAReallocationDoesNotWaitForItself) {
+  const Extent range = range_at(0, kMiBytes);
+  unsigned refused = 0;
+  each([&](std::uint64_t n) {
+    const RegionId pool = attach(range);
+    const std::uintptr_t block = allocate(100000, 16, Placement::in_pool(pool));
+    Error told = Error::kNone;
+    const bool more = SteppedCall::stopped_at(
+        n, [&] { (void)allocator_->reallocate(bytes_at(block), 90000); },
+        [&] { told = allocator_->detach(range, DetachMode::kRevoke).error(); });
+    EXPECT_TRUE(told == Error::kNone || told == Error::kReentered) << n << error_text(told);
+    refused += told == Error::kReentered;
+    EXPECT_EQ(allocator_->detach(range, DetachMode::kRevoke).ok(), told != Error::kNone || !more)
+        << n;
+    return more;
+  });
+  EXPECT_GT(refused, 0u);
+}
+
 // The handler may be the first to call on this thread, and get its heap.
 TEST_F(EveryInstructionTest, Threat56AThreadsFirstCallLosesNoHeap) {
   for (const bool frees : {false, true}) {

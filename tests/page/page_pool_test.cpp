@@ -19,6 +19,8 @@ constexpr std::uintptr_t kBase = 0x200000000000;
 
 class PagePoolTest : public BooksFixture {
  protected:
+  using Tail = PagePool::Tail;
+
   void TearDown() override {
     EXPECT_TRUE(pool_.validate());
     BooksFixture::TearDown();
@@ -27,6 +29,10 @@ class PagePoolTest : public BooksFixture {
     const Result<Region*> region = registry_.create(extent, AttachOptions{}, true);
     EXPECT_TRUE(region.ok());
     EXPECT_TRUE(pool_.add(**region).ok());
+    // One that nobody has had a page of is not idle.
+    const Result<PageRun> run = pool_.allocate_block_in(**region, 1, 0);
+    EXPECT_TRUE(run.ok());
+    EXPECT_EQ(free(**region, run->extent.base), Error::kNone);
     return **region;
   }
   Error free(Region& region, std::uintptr_t address) {
@@ -261,17 +267,19 @@ TEST_F(PagePoolTest, ABlockIsCutInTwo) {
     for (std::uint64_t after = 1; after < before; ++after) {
       const Extent block = pool_.allocate_block(before, 0)->extent;
       const std::size_t kept = after * kPageBytes;
-      const Result<Extent> tail = pool_.cut_block(region, block.base, after);
+      const Tail becomes = after % 2 == 0 ? Tail::kFree : Tail::kTaken;
+      const Result<Extent> tail = pool_.cut_block(region, block.base, after, becomes);
       ASSERT_TRUE(tail.ok());
       EXPECT_EQ(*tail, (Extent{block.base + kept, block.size - kept}));
       EXPECT_EQ(pool_.find_block(region, block.base)->extent.size, kept);
       EXPECT_EQ(free(region, tail->base), Error::kDoubleFree);
       ASSERT_TRUE(pool_.validate());
-      EXPECT_TRUE(pool_.free_unpinned_block(region, tail->base).ok());
+      EXPECT_EQ(pool_.free_unpinned_block(region, tail->base).ok(), becomes == Tail::kTaken);
       EXPECT_EQ(free(region, tail->base), Error::kDoubleFree);
       ASSERT_TRUE(pool_.validate());
       for (const std::uint64_t pages : {std::uint64_t{0}, after, after + 1})
-        EXPECT_EQ(pool_.cut_block(region, block.base, pages).error(), Error::kInvalidArgument);
+        EXPECT_EQ(pool_.cut_block(region, block.base, pages, becomes).error(),
+                  Error::kInvalidArgument);
       EXPECT_EQ(free(region, block.base), Error::kNone);
     }
   }
@@ -282,7 +290,7 @@ TEST_F(PagePoolTest, OnlyALiveBlockThatNoPinHoldsIsResized) {
   Region& region = add({kBase, 64 * kPageBytes});
   const Extent pinned = pool_.allocate_block(4, 0)->extent;
   const auto cut = [&](std::uintptr_t address) {
-    return pool_.cut_block(region, address, 1).error();
+    return pool_.cut_block(region, address, 1, Tail::kFree).error();
   };
   const auto grow = [&](std::uintptr_t address) {
     return pool_.grow_block(region, address, 5).error();
@@ -306,10 +314,10 @@ TEST_F(PagePoolTest, OnlyALiveBlockThatNoPinHoldsIsResized) {
 TEST_F(PagePoolTest, Threat41TheTailIsNobodysAndTheHeadItsHolders) {
   Region& region = add({kBase, 4 * kPageBytes});
   const Extent block = pool_.allocate_block(4, 0)->extent;
-  const std::uintptr_t tail = pool_.cut_block(region, block.base, 1)->base;
+  const std::uintptr_t tail = pool_.cut_block(region, block.base, 1, Tail::kTaken)->base;
   EXPECT_EQ(free(region, tail), Error::kDoubleFree);
   EXPECT_EQ(pool_.take_block(region, tail).error(), Error::kDoubleFree);
-  EXPECT_EQ(pool_.cut_block(region, tail, 2).error(), Error::kDoubleFree);
+  EXPECT_EQ(pool_.cut_block(region, tail, 2, Tail::kFree).error(), Error::kDoubleFree);
   EXPECT_EQ(pool_.pin_block(region, {tail, 8}).error(), Error::kNotFound);
   EXPECT_FALSE(pool_.keep_block(region, tail));
   EXPECT_FALSE(pool_.allocate_block(1, 0).ok());
@@ -392,7 +400,7 @@ TEST_F(KeptRunsTest, AKeptRunIsFreeToEverybodyWhoAsks) {
     }
     EXPECT_EQ(pool_.find_block(region, run.base).error(), Error::kDoubleFree);
     EXPECT_EQ(pool_.block_around(region, run.base + 5000).error(), Error::kNotFound);
-    EXPECT_EQ(pool_.cut_block(region, run.base, 17).error(), Error::kDoubleFree);
+    EXPECT_EQ(pool_.cut_block(region, run.base, 17, Tail::kFree).error(), Error::kDoubleFree);
     EXPECT_EQ(pool_.grow_block(region, run.base, 24).error(), Error::kDoubleFree);
     EXPECT_EQ(pool_.pin_block(region, {run.base + 8, 8}).error(), Error::kNotFound);
     const PagePool::Piece piece = pool_.piece_at(region, run.base + 4 * kPageBytes);
@@ -575,8 +583,8 @@ TEST_F(KeptRunsTest, RegionsWithNothingButKeptRunsAreIdle) {
   Region& of_second = region.extent().contains(second.base) ? region : other;
   EXPECT_FALSE(pool_.has_idle(0));
   keep(of_first, first);
-  EXPECT_TRUE(pool_.has_idle(23 * kPageBytes)) << "what is free in it";
-  EXPECT_FALSE(pool_.has_idle(24 * kPageBytes)) << "what is kept does not count";
+  EXPECT_TRUE(pool_.has_idle(63 * kPageBytes));
+  EXPECT_FALSE(pool_.has_idle(64 * kPageBytes));
   EXPECT_EQ(pool_.take_kept(40), first.base);
   EXPECT_FALSE(pool_.has_idle(0)) << "somebody has it again";
   keep(of_first, first);
@@ -605,9 +613,9 @@ TEST_F(KeptRunsTest, ARegionGoesWithAllThatIsKeptInIt) {
     for (std::size_t region = 0; region < 3; ++region)
       keep(*regions[region], blocks[region * 4 + i]);
   }
-  ASSERT_NE(pool_.take_idle(2 * 8 * kPageBytes), nullptr);
+  ASSERT_NE(pool_.take_idle(200 * kPageBytes), nullptr);
   EXPECT_TRUE(pool_.validate());
-  EXPECT_EQ(pool_.take_idle(2 * 8 * kPageBytes), nullptr);
+  EXPECT_EQ(pool_.take_idle(200 * kPageBytes), nullptr);
   std::size_t left = 0;
   for (const std::uint64_t pages : kLengths) left += pool_.take_kept(pages) != 0;
   for (const std::uint64_t pages : kLengths) left += pool_.take_kept(pages) != 0;
@@ -836,6 +844,31 @@ TEST_F(PagePoolTest, IdleRegionsAreTakenOnlyAboveWhatIsKept) {
   EXPECT_NE(pool_.take_idle(0), nullptr);
 }
 
+TEST_F(PagePoolTest, WhatWasRefusedIsAskedForAgainOnceRegionsComeOrGo) {
+  Region& one = add({kBase, 32 * kPageBytes});
+  EXPECT_EQ(pool_.take_idle(16 * kPageBytes), nullptr);
+  EXPECT_FALSE(pool_.has_surplus(16 * kPageBytes));
+  Region& other = add({kBase + 1024 * kPageBytes, 16 * kPageBytes});
+  EXPECT_TRUE(pool_.has_surplus(16 * kPageBytes));
+  EXPECT_EQ(pool_.take_idle(32 * kPageBytes), &other);
+  EXPECT_EQ(pool_.take_idle(16 * kPageBytes), nullptr);
+  const Result<PageRun> run = pool_.allocate_block_in(one, 1, 0);
+  EXPECT_EQ(free(one, run->extent.base), Error::kNone);
+  EXPECT_TRUE(pool_.has_surplus(16 * kPageBytes));
+}
+
+// Else another thread's free gives it back before the request that it was grown for takes its part.
+TEST_F(PagePoolTest, ANewRegionIsNotIdleBeforeItWasOfUse) {
+  const Result<Region*> region = registry_.create({kBase, 64 * kPageBytes}, AttachOptions{}, true);
+  ASSERT_TRUE(region.ok() && pool_.add(**region).ok());
+  EXPECT_FALSE(pool_.has_idle(0));
+  EXPECT_EQ(pool_.take_idle(0), nullptr);
+  const Result<PageRun> run = pool_.allocate_block(1, 0);
+  EXPECT_FALSE(pool_.has_idle(0));
+  EXPECT_EQ(free(**region, run->extent.base), Error::kNone);
+  EXPECT_EQ(pool_.take_idle(0), *region);
+}
+
 TEST_F(PagePoolTest, AsMuchAsMayStayStaysWhereItCan) {
   const auto sized = [&](std::uintptr_t i, std::size_t pages) -> Region& {
     return add({kBase + 1024 * i * kPageBytes, pages * kPageBytes});
@@ -845,11 +878,14 @@ TEST_F(PagePoolTest, AsMuchAsMayStayStaysWhereItCan) {
   Region& middle = sized(2, 12);
   Region& huge = sized(3, 512);
   const auto take = [&](std::size_t pages) { return pool_.take_idle(pages * kPageBytes); };
-  EXPECT_EQ(take(50), &huge) << "all the others may stay";
-  EXPECT_EQ(take(50), &small) << "each of them leaves less than may stay: the smallest";
-  EXPECT_EQ(take(50), nullptr);
-  EXPECT_EQ(take(12), &large) << "the largest that leaves enough";
-  EXPECT_EQ(take(11), &middle) << "more than may stay, alone";
+  EXPECT_EQ(take(50), &huge);
+  EXPECT_TRUE(pool_.has_surplus(50 * kPageBytes));
+  EXPECT_EQ(take(50), nullptr) << "each of them leaves less than may stay";
+  EXPECT_FALSE(pool_.has_surplus(50 * kPageBytes)) << "nobody asks again";
+  EXPECT_EQ(take(44), &small);
+  EXPECT_EQ(take(12), &middle);
+  EXPECT_EQ(take(8), nullptr);
+  EXPECT_EQ(take(7), &large) << "more than four times what may stay";
   EXPECT_EQ(take(0), nullptr);
 }
 

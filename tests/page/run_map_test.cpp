@@ -89,7 +89,6 @@ TEST_F(RunMapTest, WholeRegionOfAnySizeIsOneRun) {
       map.free(kBasePage + offset, pages);
       EXPECT_TRUE(map.validate());
       EXPECT_EQ(map.allocate(pages + 1, 0), RunMap::kNone);
-      EXPECT_EQ(map.allocate(0, 0), RunMap::kNone);
       RunMap::destroy(books_, &map);
     }
   }
@@ -181,6 +180,16 @@ TEST_F(RunMapTest, TheTightestBlockServes) {
   map.free(kBasePage + 16, 2);
   EXPECT_EQ(map.allocate(2, 0), kBasePage + 16);
   EXPECT_EQ(map.allocate(2, 0), kBasePage);
+  RunMap::destroy(books_, &map);
+}
+
+// Not the head of a longer run in front of it.
+TEST_F(RunMapTest, ARunOfTheRequestsOwnOrderServesFirst) {
+  RunMap& map = make(kBasePage, 256);
+  map.take(kBasePage + 64, 1);
+  map.take(kBasePage + 70, 186);
+  EXPECT_EQ(map.allocate(5, 0), kBasePage + 65);
+  EXPECT_EQ(map.allocate(5, 0), kBasePage);
   RunMap::destroy(books_, &map);
 }
 
