@@ -118,8 +118,8 @@ class EXCLAVE_API Allocator {
   Result<PlacedBlock> allocate_handle(std::size_t size_bytes, std::size_t alignment = 16,
                                       Placement where = {}) noexcept;
   // As allocate, with zeros written through the boundary. The host can change them at any time.
-  // kNotFound, too, when the pool goes meanwhile, or a detach tries to take it. While it writes to a pool, calls from signal
-  // handlers of this thread hear kReentered.
+  // kNotFound, too, when the pool goes meanwhile, or a detach tries to take it. While it writes to
+  // a pool, calls from signal handlers of this thread hear kReentered.
   Result<untrusted_bytes> allocate_zeroed(std::size_t size_bytes, std::size_t alignment = 16,
                                           Placement where = {}) noexcept;
   // Resizes a block: in place if it fits there, a block of pages also by the free pages behind it;
