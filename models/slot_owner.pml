@@ -1,6 +1,6 @@
 /* Thread slots of the process port: claimed, given back, and taken over from a thread that died without giving its slot back.
  *
- * Code: claim_lowest_slot, claim_slot_of_dead_thread, give_back_slot, exclave_process_thread_ends, assign_thread_slot_slow
+ * Code: claim_lowest_slot, claim_slot_of_dead_thread, set_owner, give_back_slot, exclave_process_thread_ends, assign_thread_slot_slow
  * (ports/process/thread_slot.cpp).
  *
  * One slot and three threads, one after another or beside each other. A thread
@@ -9,9 +9,9 @@
  *
  * Claims: no two live threads have one slot; when all have ended, the slot is free, or its owner is known, who is dead.
  *
- * KNOWN_id_given_out_again: the kernel gives the id of a thread that has ended to a new one. Between the look at the owner and the
- * exchange that takes the slot over, the owner may end and give the slot back, and a new thread with its id may claim it: then the exchange
- * succeeds, and two live threads have the slot.
+ * The kernel gives the id of a thread that has ended to a new one. Between the look at the owner and the exchange that takes the slot over,
+ * the owner may end and give the slot back, and a new thread with its id may claim it. So the owner's word counts its changes, and the
+ * exchange compares both halves (PLANT_id_alone).
  *
  * Taken for granted: giving a slot back and taking it over release and acquire. claim_lowest_slot is one step: its exchange fails
  * unless it is made on the word that was looked at.
@@ -20,9 +20,9 @@
 #define NONE 0
 
 bool slot_used;  /* g_slots_in_use */
-byte owner;      /* g_owners: the thread id */
+byte owner;      /* g_owners, low half: the thread id */
+byte changes;    /* its high half */
 bool alive[4];   /* by thread id */
-bool given[4];   /* a thread had it, or has */
 byte ended;
 
 /* Ghost: live threads whose thread_slot_word names the slot. */
@@ -39,12 +39,17 @@ inline clear_word() {
   holders--
 }
 
+/* One store: nobody else stores meanwhile. */
+inline set_owner(thread) {
+  atomic { owner = thread; changes++ }
+}
+
 inline give_back_slot() {
 #ifdef PLANT_bit_first
   slot_used = false;
-  owner = NONE
+  set_owner(NONE)
 #else
-  owner = NONE;
+  set_owner(NONE);
   slot_used = false
 #endif
 }
@@ -61,27 +66,28 @@ inline claim_lowest_slot() {
 
 /* Into claimed. */
 inline claim_slot_of_dead_thread() {
-  seen = owner;
+  atomic { seen = owner; seen_changes = changes } /* one word */
   if
   :: seen != NONE && !alive[seen] -> /* tgkill: ESRCH */
 #ifdef PLANT_owner_stored
-    owner = NONE;
+    set_owner(NONE);
     claimed = true
 #else
     atomic {
       if
-      :: owner == seen -> owner = NONE; claimed = true
+#ifdef PLANT_id_alone
+      :: owner == seen -> set_owner(NONE); claimed = true
+#else
+      :: owner == seen && changes == seen_changes -> set_owner(NONE); claimed = true
+#endif
       :: else
       fi
     }
 #endif
   :: else
   fi;
-  seen = NONE
-}
-
-inline set_owner() {
-  owner = tid
+  seen = NONE;
+  seen_changes = 0
 }
 
 /* The whole of assign_thread_slot_slow, in a handler. */
@@ -95,7 +101,7 @@ inline interrupt() {
     :: else
     fi;
     if
-    :: claimed -> atomic { set_word(); claimed = false } set_owner()
+    :: claimed -> atomic { set_word(); claimed = false } set_owner(tid)
     :: else
     fi
   :: true
@@ -122,7 +128,7 @@ inline assign_thread_slot_slow() {
     :: first ->
       interrupt();
 #ifndef PLANT_owner_not_stored
-      set_owner();
+      set_owner(tid);
 #endif
       if
       :: true
@@ -145,16 +151,15 @@ inline exclave_process_thread_ends() {
 }
 
 proctype Thread(byte rounds; byte handlers) {
-  byte tid, word, seen;
+  byte tid, word, seen, seen_changes;
   bool claimed, first;
   atomic { /* the kernel gives any id that no live thread has */
     if
-    :: !given[1] -> tid = 1
-    :: !given[2] -> tid = 2
-    :: !given[3] -> tid = 3
+    :: !alive[1] -> tid = 1
+    :: !alive[2] -> tid = 2
+    :: !alive[3] -> tid = 3
     fi;
-    alive[tid] = true;
-    given[tid] = true
+    alive[tid] = true
   }
   do
   :: rounds > 0 ->
@@ -175,9 +180,6 @@ proctype Thread(byte rounds; byte handlers) {
     :: else
     fi;
     alive[tid] = false;
-#ifdef KNOWN_id_given_out_again
-    given[tid] = false;
-#endif
     rounds = 0;
     ended++
   }
