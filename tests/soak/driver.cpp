@@ -238,6 +238,7 @@ void Driver::check_history() {
   std::vector<Life*> lives;
   for (const auto& worker : workers_) {
     for (const auto& life : worker->lives_) lives.push_back(life.get());
+    for (const Glimpse& glimpse : worker->glimpses_) history.glimpses.push_back(glimpse);
     for (std::size_t i = 0; i != worker->handler_life_count_; ++i)
       lives.push_back(&worker->handler_lives_[i]);
     for (const auto& pin : worker->pins_) history.pins.push_back(pin->life);
@@ -264,6 +265,7 @@ void Driver::check_history() {
       return !life->made.happened() || life->ended.happened();
     });
     std::erase_if(worker->pins_, [](const auto& pin) { return pin->life.ended.happened(); });
+    worker->glimpses_.clear();
     worker->duels_.clear();
     std::array<Life, std::tuple_size_v<decltype(worker->handler_held_)>> kept{};
     for (std::size_t i = 0; i != worker->handler_held_count_; ++i) {

@@ -189,7 +189,7 @@ class Worker {
   std::optional<Held> take_held();
   void allocate_anywhere();
   void allocate_in_pool();
-  void move_into_pool(Held target, Placement where);
+  void move_into_pool(Held target, Extent pool, Placement where);
   void move_one();
   void free_one(const Held& held);
   void free_badly();
@@ -218,6 +218,7 @@ class Worker {
   Journal journal_;
   std::vector<Held> held_;
   std::vector<std::unique_ptr<Life>> lives_;
+  std::vector<Glimpse> glimpses_;
   std::vector<std::unique_ptr<Pin>> pins_;
   std::vector<std::unique_ptr<Duel>> duels_;
   unsigned depth_ = 0;  // of callbacks

@@ -224,6 +224,10 @@ class Checker {
           life.made.after < pin.ended.before)
         found("pinned memory was handed out: " + text_of(life) + "; " + text_of(pin));
     });
+    for (const Glimpse& glimpse : history_.glimpses) {
+      holds |= glimpse.extent.covers(pin.extent) && glimpse.window.before < pin.made.after &&
+               glimpse.window.after > pin.made.before;
+    }
     // What an older pin held may have ended before this history begins.
     if (!holds && pin.made.before >= history_.from)
       found("a pin of no live block: " + text_of(pin));

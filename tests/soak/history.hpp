@@ -34,6 +34,12 @@ struct Life {
   Window revoked{};             // of its pool; check() fills it in
 };
 
+// A call that failed, and may have had a block there meanwhile, as long as it zeroed or copied it.
+struct Glimpse {
+  Extent extent{};
+  Window window{};
+};
+
 struct PinLife {
   Extent extent{};
   bool whole_pool = false;
@@ -59,6 +65,7 @@ struct History {
   std::vector<Life> lives;
   std::vector<PinLife> pins;
   std::vector<Attachment> attachments;
+  std::vector<Glimpse> glimpses;
 };
 
 // No call is under way. One line for each contradiction; fills in Life::revoked.

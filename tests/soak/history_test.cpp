@@ -9,6 +9,7 @@ namespace {
 
 using testing::ElementsAre;
 using testing::IsEmpty;
+using testing::SizeIs;
 using testing::StartsWith;
 
 constexpr Extent kPool{0x10000, 0x4000};
@@ -195,6 +196,21 @@ TEST(HistoryTest, APinHoldsABlock) {
   life.usable = 0x180;
   EXPECT_THAT(told({life}, {}, {pin_of({0x1100, 1}, {5, 6})}), IsEmpty());
   EXPECT_THAT(told({}, {}, {pin_of({0x1000, 1}, {5, 6})}, 7), IsEmpty());
+}
+
+// A call that zeroes a block, and fails because its pool goes, has had the block for a while.
+TEST(HistoryTest, APinMayHoldWhatAFailedCallHad) {
+  const auto pinned_in = [](Window window, Extent extent) {
+    History history;
+    history.glimpses = {{extent, {10, 20}}};
+    history.pins = {pin_of({0x1000, 1}, window)};
+    return check(history);
+  };
+  EXPECT_THAT(pinned_in({5, 11}, {0x1000, 0x100}), IsEmpty());
+  EXPECT_THAT(pinned_in({19, 25}, {0x1000, 0x100}), IsEmpty());
+  EXPECT_THAT(pinned_in({5, 9}, {0x1000, 0x100}), SizeIs(1));
+  EXPECT_THAT(pinned_in({21, 25}, {0x1000, 0x100}), SizeIs(1));
+  EXPECT_THAT(pinned_in({11, 12}, {0x1001, 0x100}), SizeIs(1));
 }
 
 TEST(HistoryTest, GoneComesOnceAndInTime) {

@@ -279,7 +279,7 @@ void Worker::allocate_in_pool() {
   const auto where = Placement::in_pool(id);
   const std::uint64_t way = dice_.below(5);
   if (way == 0) {
-    move_into_pool(held, where);
+    move_into_pool(held, range.extent, where);
     return;
   }
   Window window;
@@ -302,6 +302,7 @@ void Worker::allocate_in_pool() {
     }
   }
   if (!block.ok()) {
+    if (way == 1) glimpses_.push_back({range.extent, window});
     if (!may_fail_so(block.error(), where)) found("an allocation was answered so", block.error());
     return;
   }
@@ -311,7 +312,7 @@ void Worker::allocate_in_pool() {
 }
 
 // A block that no revoke can take moves into the pool.
-void Worker::move_into_pool(Held target, Placement where) {
+void Worker::move_into_pool(Held target, Extent pool, Placement where) {
   const std::optional<Held> taken = take_held();
   if (!taken) return;
   const Held old = *taken;
@@ -327,6 +328,7 @@ void Worker::move_into_pool(Held target, Placement where) {
   });
   if (!block.ok()) {
     held_.push_back(old);
+    glimpses_.push_back({pool, window});
     if (!may_fail_so(block.error(), where)) found("a move was answered so", block.error());
     return;
   }
