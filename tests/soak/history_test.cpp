@@ -54,7 +54,7 @@ Attachment drained(Window draining, Stamp gone) {
 
 std::vector<std::string> told(std::vector<Life> lives, std::vector<Attachment> pools = {},
                               std::vector<PinLife> pins = {}, Stamp from = 0) {
-  History history{from, std::move(lives), std::move(pins), std::move(pools)};
+  History history{from, std::move(lives), std::move(pins), std::move(pools), {}};
   return check(history);
 }
 
