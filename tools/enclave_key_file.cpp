@@ -100,7 +100,7 @@ Key load_key(const std::string& path, FileId* file_is) {
   if ((status.st_mode & (S_IRWXG | S_IRWXO)) != 0) {
     fail(path, "others than its owner may use it; chmod 600 it, or make a new key");
   }
-  if (status.st_uid != ::geteuid() && status.st_uid != 0) {
+  if (status.st_uid != ::geteuid()) {
     fail(path, "it belongs to another user");
   }
   *file_is = {status.st_dev, status.st_ino};
