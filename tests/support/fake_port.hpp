@@ -8,6 +8,8 @@
 // port enters no malloc, until some hundred ranges are out.
 #pragma once
 
+#include <pthread.h>
+#include <signal.h>
 #include <sys/mman.h>
 
 #include <array>
@@ -24,6 +26,30 @@
 #include "exclave/port.hpp"
 
 namespace exclave::testing_support {
+
+// Holds a mutex, with no signal whose handler may call the port meanwhile: a handler may allocate
+// while the host is asked. What a thread does to itself comes through, single steps above all.
+class QuietLock {
+ public:
+  explicit QuietLock(std::mutex& mutex) : mutex_(mutex) {
+    sigset_t quiet;
+    sigfillset(&quiet);
+    for (const int own : {SIGTRAP, SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGABRT})
+      sigdelset(&quiet, own);
+    pthread_sigmask(SIG_BLOCK, &quiet, &before_);
+    mutex_.lock();
+  }
+  ~QuietLock() {
+    mutex_.unlock();
+    pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+  }
+  QuietLock(const QuietLock&) = delete;
+  QuietLock& operator=(const QuietLock&) = delete;
+
+ private:
+  std::mutex& mutex_;
+  sigset_t before_;
+};
 
 class FakePort {
  public:
@@ -84,7 +110,7 @@ class FakePort {
 
   HostReply host_reserve(std::size_t bytes, std::size_t alignment) noexcept {
     if (during_call) during_call();
-    const std::lock_guard guard(mutex_);
+    const QuietLock guard(mutex_);
     ++reserve_calls_;
     if (refuse_ || bytes > host_left_) return {0, ENOMEM};
     std::uintptr_t at = (kFirstAddress + alignment - 1) & ~(alignment - 1);
@@ -99,7 +125,7 @@ class FakePort {
   }
   int host_release(std::uintptr_t address, std::size_t bytes) noexcept {
     if (during_call) during_call();
-    const std::lock_guard guard(mutex_);
+    const QuietLock guard(mutex_);
     ++release_calls_;
     const auto found = out_.find(address);
     if (found == out_.end() || found->second != bytes) {
