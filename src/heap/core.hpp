@@ -388,21 +388,6 @@ class AllocatorCore {
   Extent block_around(Region& region, std::uintptr_t address,
                       std::atomic<SlotState>** state) noexcept;
 
-  struct DeviceTraits {
-    static TreeLinks<Device>& links(Device& device) noexcept { return device.links; }
-    static const TreeLinks<Device>& links(const Device& device) noexcept { return device.links; }
-    static std::uintptr_t key(const Device& device) noexcept { return device.tag; }
-    static void update(Device&) noexcept {}
-    static bool summary_holds(const Device&) noexcept { return true; }
-  };
-  struct PoolTraits {
-    static TreeLinks<Pool>& links(Pool& pool) noexcept { return pool.links; }
-    static const TreeLinks<Pool>& links(const Pool& pool) noexcept { return pool.links; }
-    static std::uintptr_t key(const Pool& pool) noexcept { return pool.listed_id; }
-    static void update(Pool&) noexcept {}
-    static bool summary_holds(const Pool&) noexcept { return true; }
-  };
-
   // ---- Read by every call; written at creation ----
   // Blocks start at pages, so the first line of each page is where all their first words compete in
   // the cache: nothing that every call reads lies there.
@@ -428,8 +413,8 @@ class AllocatorCore {
 
   // ---- Written now and then ----
   alignas(kCacheLine) SpinLock pool_lists_{LockRank::kPoolList};
-  OrderedTree<Device, DeviceTraits> devices_ EXCLAVE_GUARDED_BY(pool_lists_);
-  OrderedTree<Pool, PoolTraits> pools_ EXCLAVE_GUARDED_BY(pool_lists_);
+  OrderedTree<Device, Device::ByTag> devices_ EXCLAVE_GUARDED_BY(pool_lists_);
+  OrderedTree<Pool, Pool::ById> pools_ EXCLAVE_GUARDED_BY(pool_lists_);
   Pool* open_ EXCLAVE_GUARDED_BY(pool_lists_) = nullptr;
   Pool* draining_ EXCLAVE_GUARDED_BY(pool_lists_) = nullptr;
   Pool* idle_pools_ EXCLAVE_GUARDED_BY(pool_lists_) = nullptr;

@@ -2,6 +2,7 @@
 // heap.
 #pragma once
 
+#include "base/ordered_tree.hpp"
 #include "base/spin_lock.hpp"
 #include "heap/door.hpp"
 #include "heap/heap.hpp"
@@ -41,6 +42,14 @@ struct Pool {
   Pool* next_open = nullptr;
   Pool* next_draining = nullptr;
   bool open_to_all = false;
+
+  struct ById {  // its order in a tree
+    static TreeLinks<Pool>& links(Pool& pool) noexcept { return pool.links; }
+    static const TreeLinks<Pool>& links(const Pool& pool) noexcept { return pool.links; }
+    static std::uintptr_t key(const Pool& pool) noexcept { return pool.listed_id; }
+    static void update(Pool&) noexcept {}
+    static bool summary_holds(const Pool&) noexcept { return true; }
+  };
 };
 
 // The pools of one device tag.
@@ -48,6 +57,14 @@ struct Device {
   TreeLinks<Device> links{};
   DeviceTag tag = 0;
   Pool* first = nullptr;
+
+  struct ByTag {  // its order in a tree
+    static TreeLinks<Device>& links(Device& device) noexcept { return device.links; }
+    static const TreeLinks<Device>& links(const Device& device) noexcept { return device.links; }
+    static std::uintptr_t key(const Device& device) noexcept { return device.tag; }
+    static void update(Device&) noexcept {}
+    static bool summary_holds(const Device&) noexcept { return true; }
+  };
 };
 
 }  // namespace exclave

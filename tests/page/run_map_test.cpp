@@ -172,25 +172,17 @@ TEST_F(RunMapTest, RunsArePutTogetherFromNeighbours) {
   RunMap::destroy(books_, &map);
 }
 
-TEST_F(RunMapTest, TheTightestBlockServes) {
-  // Free: a block of eight pages, and behind it one of two.
-  RunMap& map = make(kBasePage, 32);
-  map.take(kBasePage, 32);
-  map.free(kBasePage, 8);
-  map.free(kBasePage + 16, 2);
-  EXPECT_EQ(map.allocate(2, 0), kBasePage + 16);
-  EXPECT_EQ(map.allocate(2, 0), kBasePage);
-  RunMap::destroy(books_, &map);
-}
-
 // Not the head of a longer run in front of it.
-TEST_F(RunMapTest, ARunOfTheRequestsOwnOrderServesFirst) {
-  RunMap& map = make(kBasePage, 256);
-  map.take(kBasePage + 64, 1);
-  map.take(kBasePage + 70, 186);
-  EXPECT_EQ(map.allocate(5, 0), kBasePage + 65);
-  EXPECT_EQ(map.allocate(5, 0), kBasePage);
-  RunMap::destroy(books_, &map);
+TEST_F(RunMapTest, TheTightestRunServesFirst) {
+  for (const std::uint64_t pages : {2u, 5u}) {
+    RunMap& map = make(kBasePage, 256);
+    map.take(kBasePage, 256);
+    map.free(kBasePage, 64);
+    map.free(kBasePage + 65, pages);
+    EXPECT_EQ(map.allocate(pages, 0), kBasePage + 65);
+    EXPECT_EQ(map.allocate(pages, 0), kBasePage);
+    RunMap::destroy(books_, &map);
+  }
 }
 
 TEST_F(RunMapTest, AFreeStretchEndsWithTheRegion) {
