@@ -33,10 +33,13 @@ function(exclave_options target)
   endif()
 endfunction()
 
-# A program of tests, and what tests share.
+# A program of tests, and what tests share. In release builds the library is what is optimised, and of the tests only those of
+# the accessors, which are inline.
 function(exclave_test_options target)
   exclave_options(${target})
-  target_compile_options(${target} PRIVATE $<$<CONFIG:Debug>:-g${EXCLAVE_TEST_DEBUG_LEVEL}>)
+  target_compile_options(${target} PRIVATE
+    $<$<CONFIG:Debug>:-g${EXCLAVE_TEST_DEBUG_LEVEL}>
+    $<$<AND:$<CONFIG:Release>,$<NOT:$<STREQUAL:${target},access_test>>>:-O1>)
 endfunction()
 
 # What goes into libexclave: no C++ run-time library, so that C programs can link it with a C compiler.

@@ -23,8 +23,8 @@ struct CommandOptions {
 
 // The report goes to stdout. Each throws Failure for what main() prints; OUTPUT stands under its
 // name only when nothing was thrown, or when only the page could not be written.
-void run_seal(const CommandOptions& options);
-void run_unseal(const CommandOptions& options);
+void run_seal(const CommandOptions& given);
+void run_unseal(const CommandOptions& given);
 void run_keygen(const std::string& key_file);
 
 }  // namespace exclave::tools
