@@ -5,6 +5,7 @@
 #include <new>
 #include <sstream>
 
+#include "support/sanitizers.hpp"
 #include "tools/enclave_block_cipher.hpp"
 #include "tools/enclave_key_file.hpp"
 #include "tools/failure.hpp"
@@ -233,6 +234,12 @@ TEST(SecretBytesTest, AreWipedWhereTheyWereMovedFrom) {
 
 class LeftInMemoryTest : public KnownFileTest {
  protected:
+  void SetUp() override {
+    KnownFileTest::SetUp();
+    if (testing_support::kSanitized) {
+      GTEST_SKIP() << "a sanitizer keeps what was freed, and terabytes of shadow";
+    }
+  }
   // Runs it, and keeps all of its memory as it ends.
   void run_to_its_end(const std::vector<std::string>& arguments, int expected_code = kOk) {
     memory_.clear();

@@ -52,7 +52,12 @@ class WatchedRunTest : public ToolTest {
                    const std::function<void()>& in_child = {}) {
     process_ = start(arguments, [&in_child] {
       // A leak checker stops its threads by ptrace, too, and only one can.
-      ::setenv("ASAN_OPTIONS", "detect_leaks=0", 1);
+      // And the program's own signals are to end it, not a sanitizer's handlers.
+      constexpr const char* kOptions =
+          "detect_leaks=0:handle_segv=0:handle_sigbus=0:handle_sigfpe=0:handle_sigill=0:"
+          "handle_sigtrap=0:handle_abort=0";
+      for (const char* const name : {"ASAN_OPTIONS", "TSAN_OPTIONS", "UBSAN_OPTIONS"})
+        ::setenv(name, kOptions, 1);
       ::setenv("LSAN_OPTIONS", "detect_leaks=0", 1);
       if (in_child) in_child();
       if (::ptrace(PTRACE_TRACEME, 0, nullptr, nullptr) != 0) ::_exit(124);
