@@ -13,6 +13,8 @@
 #include <string>
 #include <vector>
 
+#include "support/default_signals.hpp"
+
 namespace exclave::loader {
 
 struct RunResult {
@@ -58,6 +60,7 @@ class ExecTest : public ::testing::Test {
   RunResult run(const Words& words) const {
     const pid_t child = ::fork();
     if (child == 0) {
+      testing_support::take_default_signals();
       const int out = ::open(path(".out").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
       const int err = ::open(path(".err").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
       ::dup2(out, 1);

@@ -22,6 +22,8 @@
 #include <string>
 #include <vector>
 
+#include "support/default_signals.hpp"
+
 namespace exclave::tools {
 
 #ifndef EXCLAVE_TOOL_PATH
@@ -58,6 +60,7 @@ class ToolTest : public ::testing::Test {
               const std::function<void()>& in_child = {}) {
     const pid_t child = ::fork();
     if (child == 0) {
+      testing_support::take_default_signals();
       const int out = ::open(path("stdout").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
       const int err = ::open(path("stderr").c_str(), O_WRONLY | O_CREAT | O_TRUNC, 0600);
       ::dup2(out, 1);
