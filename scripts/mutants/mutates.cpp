@@ -1,7 +1,6 @@
 // EXCLAVE_MUTANT names the mutant; EXCLAVE_MUTANTS_MET a file with a byte for each, set for those
 // whose place was run. Forked and executed children write into the same file.
 #include <fcntl.h>
-#include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <unistd.h>
@@ -11,7 +10,6 @@
 // far.
 #pragma weak close
 #pragma weak fstat
-#pragma weak getenv
 #pragma weak mmap
 #pragma weak open
 
@@ -22,17 +20,26 @@ unsigned char* exclave_mutants_met = nullptr;
 
 static decltype(&close) volatile close_it = close;
 static decltype(&fstat) volatile look_at = fstat;
-static decltype(&getenv) volatile variable = getenv;
 static decltype(&mmap) volatile map = mmap;
 static decltype(&open) volatile open_it = open;
 
-__attribute__((constructor(101))) static void read_environment() {
-  if (const char* digit = variable("EXCLAVE_MUTANT")) {
+// Null: there is no such variable. Not getenv: libexclave_malloc.so starts before the C library does.
+static const char* variable(char** environment, const char* name) {
+  for (char** entry = environment; *entry != nullptr; ++entry) {
+    const char* at = *entry;
+    for (const char* wanted = name; *wanted != '\0' && *at == *wanted; ++wanted) ++at;
+    if (at[0] == '=' && name[at - *entry] == '\0') return at + 1;
+  }
+  return nullptr;
+}
+
+__attribute__((constructor(101))) static void read_environment(int, char**, char** environment) {
+  if (const char* digit = variable(environment, "EXCLAVE_MUTANT")) {
     for (exclave_mutant = 0; *digit != '\0'; ++digit) {
       exclave_mutant = 10 * exclave_mutant + (*digit - '0');
     }
   }
-  const char* const path = variable("EXCLAVE_MUTANTS_MET");
+  const char* const path = variable(environment, "EXCLAVE_MUTANTS_MET");
   if (path == nullptr) return;
   const int file = open_it(path, O_RDWR | O_CLOEXEC);
   if (file < 0) return;  // a test that gave its rights away
