@@ -23,7 +23,8 @@ static decltype(&fstat) volatile look_at = fstat;
 static decltype(&mmap) volatile map = mmap;
 static decltype(&open) volatile open_it = open;
 
-// Null: there is no such variable. Not getenv: libexclave_malloc.so starts before the C library does.
+// Null: there is no such variable. Not getenv: libexclave_malloc.so starts before the C library
+// does.
 static const char* variable(char** environment, const char* name) {
   for (char** entry = environment; *entry != nullptr; ++entry) {
     const char* at = *entry;

@@ -10,6 +10,7 @@
 #include <string>
 
 #include "soak/subject.hpp"
+#include "support/sanitizers.hpp"
 
 namespace exclave::soak {
 namespace {
@@ -39,6 +40,8 @@ class PlantsTest : public testing::TestWithParam<NamedPlant> {};
 // A run stops at the first finding. The time is for a machine that does much else; the seeds, for a
 // fault that shows by what follows from it before it shows by itself.
 TEST_P(PlantsTest, IsFound) {
+  if (testing_support::kThreadSanitized && GetParam().plant == Plant::kLateWrite)
+    GTEST_SKIP() << "a race, which it finds first";
   const std::string plant(GetParam().name), finding = "found: " + std::string(GetParam().finding);
   Outcome outcome;
   for (int seed = 1; seed != 9 && outcome.text.find(finding) == std::string::npos; ++seed) {

@@ -131,14 +131,20 @@ void Worker::reenter() {
 
 // ---- Bytes ----
 
-// Calls the function while the block's pool cannot be revoked. False: it was, or is about to be.
+// Calls the function while the block's pool cannot be revoked. False: it was, or may be about to
+// be.
 template <class Function>
 bool Worker::with_access(const Held& held, const Function& function) {
   if (held.range == nullptr) {
     function();
     return true;
   }
-  const std::shared_lock lock(held.range->access);
+  std::shared_lock lock(held.range->access, std::defer_lock);
+  if (depth_ == 0) {
+    lock.lock();
+  } else if (!lock.try_lock()) {
+    return false;  // called back, this thread may hold another one, and waits for none
+  }
   if (held.range->open_id != held.life->region.value) return false;
   function();
   return true;

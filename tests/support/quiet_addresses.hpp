@@ -4,19 +4,12 @@
 
 #include <cstdint>
 
+#include "support/sanitizers.hpp"
+
 namespace exclave::testing_support {
 
 // 64 GiB from here on.
-#if defined(__SANITIZE_THREAD__)
-inline constexpr std::uintptr_t kQuietAddresses = std::uintptr_t{0x40} << 32;
-#elif defined(__has_feature)
-#if __has_feature(thread_sanitizer)
-inline constexpr std::uintptr_t kQuietAddresses = std::uintptr_t{0x40} << 32;
-#else
-inline constexpr std::uintptr_t kQuietAddresses = std::uintptr_t{0x1500} << 32;
-#endif
-#else
-inline constexpr std::uintptr_t kQuietAddresses = std::uintptr_t{0x1500} << 32;
-#endif
+inline constexpr std::uintptr_t kQuietAddresses = std::uintptr_t{kThreadSanitized ? 0x40 : 0x1500}
+                                                  << 32;
 
 }  // namespace exclave::testing_support

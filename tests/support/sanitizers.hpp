@@ -4,17 +4,24 @@
 
 namespace exclave::testing_support {
 
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-inline constexpr bool kSanitized = true;
-#elif defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-inline constexpr bool kSanitized = true;
+#if defined(__has_feature)
+#define EXCLAVE_HAS_FEATURE(name) __has_feature(name)
 #else
-inline constexpr bool kSanitized = false;
+#define EXCLAVE_HAS_FEATURE(name) 0
 #endif
+#if defined(__SANITIZE_ADDRESS__) || EXCLAVE_HAS_FEATURE(address_sanitizer)
+inline constexpr bool kAddressSanitized = true;
 #else
-inline constexpr bool kSanitized = false;
+inline constexpr bool kAddressSanitized = false;
 #endif
+// It puts signals off, finds races that are planted, and is gone before the last destructors run.
+#if defined(__SANITIZE_THREAD__) || EXCLAVE_HAS_FEATURE(thread_sanitizer)
+inline constexpr bool kThreadSanitized = true;
+#else
+inline constexpr bool kThreadSanitized = false;
+#endif
+#undef EXCLAVE_HAS_FEATURE
+inline constexpr bool kSanitized = kAddressSanitized || kThreadSanitized;
 
 // Not optimised, and counting.
 #if defined(EXCLAVE_COVERAGE)

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "call_filter.hpp"
+#include "support/sanitizers.hpp"
 #include "watched_run.hpp"
 
 namespace exclave::tools {
@@ -227,6 +228,7 @@ class SignalsTest : public WatchedRunTest {
     ToolTest::SetUp();
     seal_something();
     before_ = names();
+    if (testing_support::kThreadSanitized) GTEST_SKIP() << "it puts signals off";
   }
   // Ends the run at that call, when all of the output has been written; nothing may be left.
   void end_at(const std::vector<std::string>& arguments, int signal_number,
