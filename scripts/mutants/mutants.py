@@ -334,13 +334,22 @@ def list_tests(program):
     return tests
 
 
+def digest_of(program):
+    """Of a test program, and of what tests start or load."""
+    beside = [program.parent.parent / name for name in ("exclave", "exclave-loader", "libexclave_malloc.so")]
+    digest = hashlib.sha256()
+    for file in [program] + [file for file in beside if file.exists()]:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
 def baseline(build, programs, numbers, jobs, budget_s, say, quick=False):
     """[Test] of all that the programs hold, kept while these are the same. Of a test that takes more than the budget (or than
     STEPPED_S) nothing is known (places is None), and it is not asked. Quick: of those that take QUICK_S at most."""
     def limit(test):
         return QUICK_S if quick else STEPPED_S if STEPPED.search(test) else budget_s
 
-    digests = {room: hashlib.sha256(program.read_bytes()).hexdigest() for room, program in programs.items()}
+    digests = {room: digest_of(program) for room, program in programs.items()}
     kept = build / "baseline.json"
     known = {}
     if kept.exists():
