@@ -285,6 +285,8 @@ TEST_F(Threat20_ForgedGeometry, IsRefused) {
       [](auto& p) { p.sq_entries = 255; },
       [](auto& p) { p.sq_entries = 128; },  // fewer than asked
       [](auto& p) { p.sq_entries = 1U << 31; },
+      [](auto& p) { p.sq_entries = 1U << 17; },  // more than any kernel has
+      [](auto& p) { p.cq_entries = 1U << 17; },
       [](auto& p) { p.cq_entries = 0; },
       [](auto& p) { p.cq_entries = 300; },
       [](auto& p) { p.cq_entries = 128; },  // fewer than can be in flight
