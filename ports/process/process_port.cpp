@@ -18,6 +18,7 @@
 #include "process/guard.hpp"
 #include "process/piece_list.hpp"
 #include "process/range_call.hpp"
+#include "process/region_zone.hpp"
 
 namespace exclave {
 
@@ -331,6 +332,7 @@ struct ProcessPort::State {
   const bool huge_pages;
   BookMemory books;
   SharedFile shared;
+  process::RegionZone regions;
 };
 
 struct ProcessPort::Pages {
@@ -373,11 +375,13 @@ void ProcessPort::destroy(ProcessPort* port) noexcept {
 
 void ProcessPort::before_fork() noexcept {
   state_->books.lock_for_fork();
+  state_->regions.lock_for_fork();
   state_->shared.lock_for_fork();
 }
 
 void ProcessPort::after_fork() noexcept {
   state_->shared.unlock_after_fork();
+  state_->regions.unlock_after_fork();
   state_->books.unlock_after_fork();
 }
 
@@ -435,7 +439,7 @@ HostReply ProcessPort::host_reserve(std::size_t bytes, std::size_t alignment) no
   const bool huge = state_->huge_pages && bytes >= kHugeFromBytes;
   if (huge) alignment = std::max(alignment, kHugePageBytes);
   // The spare that is cut off again is never writable, so that it does not count as memory.
-  const std::uintptr_t address = reserve_address_space(bytes, alignment);
+  const std::uintptr_t address = state_->regions.reserve(bytes, alignment);
   if (address == 0) return {0, errno};
   int error = 0;
   if (state_->shared.is_open()) {
@@ -446,6 +450,7 @@ HostReply ProcessPort::host_reserve(std::size_t bytes, std::size_t alignment) no
   }
   if (error != 0) {
     munmap(as_pointer(address), bytes);
+    state_->regions.release({address, bytes});
     return {0, error};
   }
   // A wish: EINVAL where the kernel has none.
@@ -454,8 +459,10 @@ HostReply ProcessPort::host_reserve(std::size_t bytes, std::size_t alignment) no
 }
 
 int ProcessPort::host_release(std::uintptr_t address, std::size_t bytes) noexcept {
-  if (state_->shared.is_open()) return state_->shared.unmap(address, bytes);
-  return host_unmap(address, bytes);
+  const int error =
+      state_->shared.is_open() ? state_->shared.unmap(address, bytes) : host_unmap(address, bytes);
+  if (error == 0) state_->regions.release({address, bytes});
+  return error;
 }
 
 HostReply ProcessPort::host_map(const MapRequest& request) noexcept {
