@@ -383,7 +383,7 @@ void survive_every_fault(std::initializer_list<FaultPoint> reached, const Scenar
   }
   if (!options.sweep_books) return;
   constexpr std::size_t kBooksInAPiece = 1024;  // 64 KiB, of a cache line each
-  constexpr std::size_t kStep = kSanitized ? 331 : 89;
+  constexpr std::size_t kStep = kSlow ? 331 : 89;
   for (std::size_t fillers = 1; fillers <= kBooksInAPiece; fillers += kStep) {
     for (const bool for_good : {false, true}) {
       walk_all(FaultPoint::kTrustedReserve, for_good, fillers);
