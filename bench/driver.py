@@ -9,6 +9,8 @@ import subprocess
 import sys
 import time
 
+import plan
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # Debian's packages: name, the library by the name that the loader knows or by its path, package.
@@ -18,6 +20,16 @@ PEERS = [
     ("tcmalloc", "libtcmalloc_minimal.so.4", "libtcmalloc-minimal4"),
     ("scudo", "/usr/lib/llvm-14/lib/clang/*/lib/linux/libclang_rt.scudo_standalone-x86_64.so", "libclang-rt-14-dev"),
 ]
+# Those who serve from a given range: name, which is the policy, too; the library, which the program opens, or preloaded where it
+# has to be; package.
+GIVEN_PEERS = [
+    ("memkind", "libmemkind.so.0", "libmemkind0", False),
+    ("jemalloc-arena", "libjemalloc.so.2", "libjemalloc2", True),
+    ("mimalloc-arena", "libmimalloc.so.2", "libmimalloc2.0", True),
+    ("dpdk", "librte_eal.so.23", "librte-eal23", False),
+    ("boost", None, "libboost-dev", False),
+]
+QUICK_GIVEN = ("exclave-pool", "memkind", "mimalloc-arena")
 
 
 class Contender:
@@ -35,7 +47,9 @@ class Contender:
     def takes(self, workload):
         if workload in self.out_of or workload == "l" and self.policy == "null":
             return False
-        return self.only is None or workload in self.only
+        if self.only is not None:
+            return workload in self.only
+        return workload not in plan.GIVEN or self.policy in ("null", "exclave") and workload != "pr"
 
     @staticmethod
     def of_library(name, path, peer=True):
@@ -74,10 +88,11 @@ class Program:
             raise Failure(f"{name}/{contender.policy} names {len(found)} benchmarks")
         return found[0]
 
-    def why_not(self, contender):
+    def why_not(self, contender, benchmark="a/null"):
         """Why this contender cannot run here, in one line; None if it can."""
         try:
-            self.run("^a/null$", 0.001, contender)
+            if not self.run(f"^{benchmark}$", 0.001, contender):
+                return f"{self.path} was built without it"
         except Failure as failure:
             # The loader says what it does not like, then goes on without.
             probe = subprocess.run(["/bin/true"], capture_output=True, text=True, env={**os.environ, **contender.env})
@@ -109,23 +124,52 @@ def package_version(package):
     return found.stdout if found.returncode == 0 else "unknown"
 
 
-def given_peer(given, program, taken):
-    """The contender of one --peer. The user asked for it by name, so nothing is skipped."""
+def named_peer(option, given, program, taken):
+    """The contender of one --peer or --given-peer. The user asked for it by name, so nothing is skipped."""
     name, _, path = given.partition("=")
     if not name or not path:
-        sys.exit(f"bench: --peer {given}: want NAME=PATH of a shared library")
+        sys.exit(f"bench: {option} {given}: want NAME=PATH of a shared library")
     if name in taken:
-        sys.exit(f"bench: --peer {given}: there is a contender of that name already")
+        sys.exit(f"bench: {option} {given}: there is a contender of that name already")
     if not pathlib.Path(path).is_file():
-        sys.exit(f"bench: --peer {given}: there is no such file")
-    contender = Contender.of_library(name, pathlib.Path(path).resolve())
-    reason = program.why_not(contender)
+        sys.exit(f"bench: {option} {given}: there is no such file")
+    path = pathlib.Path(path).resolve()
+    if option == "--peer":
+        contender, benchmark = Contender.of_library(name, path), "a/null"
+    else:
+        contender, benchmark = given_contender(name, "given", {"EXCLAVE_BENCH_GIVEN_PEER": str(path)}), "pa/given"
+    reason = program.why_not(contender, benchmark)
     if reason:
-        sys.exit(f"bench: --peer {given}: {reason}")
+        sys.exit(f"bench: {option} {given}: {reason}")
     return contender
 
 
-def contenders(build_dir, given=(), quick=False):
+def given_contender(name, policy, env=None):
+    """A peer that serves from a given range; none takes its pool away under live blocks."""
+    env = env or {}
+    return Contender(name, policy, env, only=[w for w in plan.GIVEN if w != "pr"], malloc=env.get("LD_PRELOAD"), peer=True)
+
+
+def given_contenders(program, versions):
+    """Who serves from a given range: exclave by pool and by device, and the peers that are here."""
+    names = ("exclave-pool", "exclave-device", "exclave-device-64")
+    everyone = [Contender(name, name, only=[w for w in plan.GIVEN if w != "pr" or name == "exclave-pool"]) for name in names]
+    for name, library, package, preloaded in GIVEN_PEERS:
+        if library and library_path(library) is None:
+            print(f"bench: {name} is not installed (Debian: {package}); skipped")
+            continue
+        env = {"LD_PRELOAD": library_path(library)} if preloaded else {}
+        contender = given_contender(name, name, env)
+        reason = program.why_not(contender, f"pa/{name}")
+        if reason:
+            print(f"bench: {name} cannot serve, skipped: {reason}")
+            continue
+        everyone.append(contender)
+        versions[name] = package_version(package)
+    return everyone
+
+
+def contenders(build_dir, peers=(), given_peers=(), quick=False):
     """Who takes part, and the versions of the peers."""
     program = Program(build_dir / "exclave_bench")
     everyone = [
@@ -157,9 +201,11 @@ def contenders(build_dir, given=(), quick=False):
             continue
         everyone.append(contender)
         versions[name] = package_version(package)
-    for peer in given:
-        everyone.append(given_peer(peer, program, [c.name for c in everyone]))
-        versions[everyone[-1].name] = everyone[-1].malloc
+    everyone += [c for c in given_contenders(program, versions) if not quick or c.name in QUICK_GIVEN]
+    for option, named in (("--peer", peers), ("--given-peer", given_peers)):
+        for given in named:
+            everyone.append(named_peer(option, given, program, [c.name for c in everyone]))
+            versions[everyone[-1].name] = given.partition("=")[2]
     return everyone, versions
 
 

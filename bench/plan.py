@@ -18,6 +18,22 @@ PAIRS = {
     "g3": "512 runs of 32 KiB, got, put in random order",
     "g9": "16 runs of 2 MiB, got, put in random order",
 }
+# The same on memory that somebody else brings: OURS[1] beside those who can serve from a given range.
+GIVEN = {
+    "pa": "a, in a pool",
+    "pb": "b, in a pool",
+    "pc3": "c3, in a pool",
+    "pc4": "c4, in a pool",
+    "pc5": "c5, in a pool of 2 GiB",
+    "pd": "d, in a pool",
+    "pe": "e, in one pool",
+    "pf": "f, in a pool",
+    "pg0": "g0, in a pool",
+    "pg3": "g3, in a pool",
+    "pr": "a pool comes, 16 blocks, 8 freed, it is revoked",
+    "ps4": "four threads, each doing b in one pool",
+    "ps8": "eight threads, each doing b in one pool",
+}
 OTHERS = {
     "h": "tail latency of single calls, in c4",
     "i": "attach and detach by number of regions",
@@ -27,13 +43,14 @@ OTHERS = {
     "query": "Allocator::query by number of regions",
     "copy": "copies beside memcpy",
 }
-ALL = [*PAIRS, *OTHERS]
-QUICK = ["a", "b", "c3", "c5", "d", "e", "f", "g0", "h", "i", "k", "l", "m", "query", "copy"]
+ALL = [*PAIRS, *GIVEN, *OTHERS]
+GROUPS = [PAIRS, GIVEN]
+QUICK = ["a", "b", "c3", "c5", "d", "e", "f", "g0", "pb", "pe", "h", "i", "k", "l", "m", "query", "copy"]
 
 # Some are slow or steady: they stop early, and the rounds left go to the others.
 ROUNDS_AT_MOST = {"c6": 1, "c3u": 4, "c4u": 4, "c5u": 4, "g0": 5, "g3": 5, "g9": 5, "h": 5, "i": 3, "k": 3, "l": 1,
-                  "m": 3, "query": 5, "copy": 3}
-QUICK_ROUNDS_AT_MOST = {"h": 1, "i": 1, "k": 1, "l": 1, "m": 1, "query": 1, "copy": 1}
+                  "m": 3, "query": 5, "copy": 3, **dict.fromkeys(GIVEN, 5)}
+QUICK_ROUNDS_AT_MOST = {"h": 1, "i": 1, "k": 1, "l": 1, "m": 1, "query": 1, "copy": 1, "pb": 1, "pe": 1}
 
 C6_NEEDS_BYTES = 12 << 30
 SEQUENCES = ["c3", "c4", "c5"]       # whose memory l looks at
@@ -59,6 +76,11 @@ AREA_CALLS = {  # what m times, by the name of its counter
     "one_thread_cpu": "one thread: CPU time / calls",
     "two_threads_cpu": "two threads: CPU time / calls",
 }
+
+
+def ours(workload):
+    """Whose time the ratios have above the line."""
+    return "exclave-pool" if workload in GIVEN else "exclave"
 
 
 def rounds_at_most(workload, quick):

@@ -17,11 +17,11 @@ AREA_LINES = [("map_far", "map, one place", "l1"), ("map_fixed", "map, fixed", "
 COPIES_SHORT = ["out, aligned", "out, padded", "out, else", "in, aligned", "in, else"]  # as COPIES
 
 
-def kind(name):
+def kind(name, ours="exclave"):
     """The class that colours an allocator."""
-    if name == "exclave":
+    if name == ours:
         return "ours"
-    return "variant" if name.startswith("exclave-") else "null" if name == "null" else "peer"
+    return "variant" if name.startswith("exclave") else "null" if name == "null" else "peer"
 
 
 def esc(value):
@@ -55,35 +55,36 @@ def shade(ratio):
     return "s2"
 
 
-def ratio_section(results):
-    peers, rows = results.peers(), []
-    for workload in results.workloads():
+def ratio_section(results, group):
+    peers, rows = results.peers(group), []
+    for workload in results.workloads(group):
         worst = results.worst_ratio(workload)
         if not worst:
             continue
-        found = [results.ratios(peer).get(workload) for peer in peers]
+        found = [results.ratios(peer, group).get(workload) for peer in peers]
         rows.append([f"{workload}", *((f"{r['exclave_ratio']:.2f}{half_spread(r['exclave_ratio_spread'])}", shade(r["exclave_ratio"]))
                                       if r else "–" for r in found),
-                     (f"{worst[0]:.2f}", shade(worst[0])), (plan.PAIRS[workload], "what")])
+                     (f"{worst[0]:.2f}", shade(worst[0])), (group[workload], "what")])
     if not rows:
         return ""
-    means = [results.mean_ratio(peer) for peer in peers]
+    means = [results.mean_ratio(peer, group) for peer in peers]
     rows.append(["mean", *((f"{m:.2f}", shade(m)) if m else "–" for m in means), "", ("geometric", "what")])
-    return el("h2", "exclave's time divided by the peer's") + card(
+    where = ", on given memory" if group is plan.GIVEN else ""
+    return el("h2", f"exclave's time divided by the peer's{where}") + card(
         "Below 1, exclave is faster", "Taken within each round, then the median; ± half the distance of the quartiles.",
         table(["", *peers, "fastest peer", ""], rows, {len(rows) - 1: "sum"}), class_="card full")
 
 
-def bar_limit(rows):
+def bar_limit(rows, ours):
     """So that exclave and its rivals can be told apart beside one that is far off."""
     totals = {name: sum(v for v, _ in parts) for name, _, parts, _, _ in rows if name != "null"}
     middle = statistics.median(totals.values() or [1])
-    return min(max([*totals.values(), 1e-9]), 2.5 * max(middle, totals.get("exclave", 0))) * 1.04
+    return min(max([*totals.values(), 1e-9]), 2.5 * max(middle, totals.get(ours, 0))) * 1.04
 
 
-def pair_cards(results):
+def pair_cards(results, group):
     cards = []
-    for workload in results.workloads():
+    for workload in results.workloads(group):
         rows = []
         for run in sorted(results.of(workload), key=lambda r: r["ns_per_pair"]):
             name = run["allocator"]
@@ -92,16 +93,17 @@ def pair_cards(results):
                 words = f"{nanoseconds(run['get_ns'])} + {nanoseconds(run['put_ns'])}"
             else:
                 parts, words = [(run["ns_per_pair"], "")], nanoseconds(run["ns_per_pair"]) + half_spread(run["spread"])
-            rows.append((name, kind(name), parts, run["spread"], words))
+            rows.append((name, kind(name, plan.ours(workload)), parts, run["spread"], words))
         halves = any(len(parts) == 2 for _, _, parts, _, _ in rows)
-        note = plan.PAIRS[workload] + (" · get + put, ns (wall, medians)" if halves else " · CPU ns a pair")
-        cards.append(card(workload, note, svg.bars(f"{workload}: {note}", rows, bar_limit(rows))))
+        note = group[workload] + (" · get + put, ns (wall, medians)" if halves else " · CPU ns a pair")
+        cards.append(card(workload, note, svg.bars(f"{workload}: {note}", rows, bar_limit(rows, plan.ours(workload)))))
     if not cards:
         return ""
     legend = el("p", *(el("span", el("i", class_=f"chip {k}"), esc(words), class_="key") for k, words in (
-        ("ours", "exclave: all checks on, books apart"), ("variant", "exclave otherwise"), ("peer", "peers, as built"),
-        ("null", "null: the harness, in every figure"))), class_="legend")
-    return el("h2", "One allocation and one free") + legend + el("div", *cards, class_="cards")
+        ("ours", "exclave: all checks on, books apart" + (", in an attached pool" if group is plan.GIVEN else "")),
+        ("variant", "exclave otherwise" + (": grown memory; by device" if group is plan.GIVEN else "")),
+        ("peer", "peers, as built"), ("null", "null: the harness, in every figure"))), class_="legend")
+    return el("h2", "The same on given memory" if group is plan.GIVEN else "One allocation and one free") + legend + el("div", *cards, class_="cards")
 
 
 def tail_cards(results):
@@ -236,13 +238,12 @@ def page(document):
     machine = results.machine
     when = f"{machine['date'][:16].replace('T', ' ')} UTC · {machine['exclave']} · {machine['cpu']}, {machine['cores']} cores"
     head = [el("h1", "exclave beside other allocators"), el("p", esc(when), class_="when")]
-    if results.verdict():
-        head.append(el("p", esc(results.verdict()) + ".", class_="verdict"))
+    head += [el("p", esc(verdict) + ".", class_="verdict") for verdict in filter(None, map(results.verdict, plan.GROUPS))]
     if machine["quick"]:
         head.append(el("p", "A quick look: few rounds, short turns. Not for decisions.", class_="warning"))
     if results.warning():
         head.append(el("p", esc(results.warning()[0].upper() + results.warning()[1:]) + ".", class_="warning"))
-    body = el("main", el("header", *head), ratio_section(results), pair_cards(results), tail_cards(results), region_cards(results),
+    body = el("main", el("header", *head), *(section(results, group) for group in plan.GROUPS for section in (ratio_section, pair_cards)), tail_cards(results), region_cards(results),
               area_section(results), copy_section(results), memory_section(results), machine_section(results))
     return ("<!doctype html>\n" + el("html", el("head", '<meta charset="utf-8">', '<meta name="viewport" content="width=device-width">',
             el("title", "exclave beside other allocators"), el("style", STYLE.read_text())), el("body", body), lang="en") + "\n")

@@ -22,51 +22,53 @@ class Results:
     def of(self, workload, **wanted):
         return [r for r in self.runs if r["workload"] == workload and all(r.get(k) == v for k, v in wanted.items())]
 
-    def workloads(self):
-        """Those with one figure for each allocator."""
-        there = {r["workload"] for r in self.runs}
-        return [w for w in plan.PAIRS if w in there]
+    # group: one of plan.GROUPS, workloads with one figure for each allocator.
 
-    def allocators(self):
-        there = {r["allocator"] for r in self.runs if r["workload"] in plan.PAIRS}
+    def workloads(self, group=plan.PAIRS):
+        there = {r["workload"] for r in self.runs}
+        return [w for w in group if w in there]
+
+    def allocators(self, group=plan.PAIRS):
+        there = {r["allocator"] for r in self.runs if r["workload"] in group}
         return [name for name in self.machine["contenders"] if name in there]
 
-    def peers(self):
-        there = {r["allocator"] for r in self.runs if r.get("peer")}
+    def peers(self, group=plan.PAIRS):
+        there = {r["allocator"] for r in self.runs if r["workload"] in group and r.get("peer")}
         return [name for name in self.machine["contenders"] if name in there]
 
     def pair(self, workload, allocator):
         return next(iter(self.of(workload, allocator=allocator)), None)
 
-    def ratios(self, peer):
+    def ratios(self, peer, group=plan.PAIRS):
         """Exclave's time divided by the peer's, by workload."""
-        found = {w: self.pair(w, peer) for w in self.workloads()}
+        found = {w: self.pair(w, peer) for w in self.workloads(group)}
         return {w: r for w, r in found.items() if r and "exclave_ratio" in r}
 
-    def mean_ratio(self, peer):
+    def mean_ratio(self, peer, group=plan.PAIRS):
         """Geometric; None without any."""
-        logs = [math.log(r["exclave_ratio"]) for r in self.ratios(peer).values()]
+        logs = [math.log(r["exclave_ratio"]) for r in self.ratios(peer, group).values()]
         return math.exp(statistics.mean(logs)) if logs else None
 
     def worst_ratio(self, workload):
         """To the fastest peer: (ratio, peer), or None."""
-        found = [(self.ratios(p)[workload]["exclave_ratio"], p) for p in self.peers() if workload in self.ratios(p)]
-        return max(found, default=None)
+        runs = [r for r in self.of(workload) if r.get("peer") and "exclave_ratio" in r]
+        return max(((r["exclave_ratio"], r["allocator"]) for r in runs), default=None)
 
-    def behind(self):
+    def behind(self, group=plan.PAIRS):
         """Where a peer is faster: (workload, ratio, peer)."""
-        worst = [(w, self.worst_ratio(w)) for w in self.workloads()]
+        worst = [(w, self.worst_ratio(w)) for w in self.workloads(group)]
         return [(w, *found) for w, found in worst if found and found[0] > 1]
 
-    def verdict(self):
+    def verdict(self, group=plan.PAIRS):
         """One line, or None where there is nothing to compare."""
-        compared = [w for w in self.workloads() if self.worst_ratio(w)]
+        compared = [w for w in self.workloads(group) if self.worst_ratio(w)]
         if not compared:
             return None
-        behind = self.behind()
+        behind = self.behind(group)
+        what = "workloads on given memory" if group is plan.GIVEN else "workloads"
         if not behind:
-            return f"exclave is ahead of every peer in all {len(compared)} workloads"
-        return (f"exclave is ahead of every peer in {len(compared) - len(behind)} of {len(compared)} workloads; behind in "
+            return f"exclave is ahead of every peer in all {len(compared)} {what}"
+        return (f"exclave is ahead of every peer in {len(compared) - len(behind)} of {len(compared)} {what}; behind in "
                 + ", ".join(f"{w} ({ratio:.2f} of {peer})" for w, ratio, peer in behind))
 
     def warning(self):

@@ -5,6 +5,10 @@
   run.py BUILD_DIR --quick              a rough look in less than a minute
   run.py BUILD_DIR --only a,c3          some workloads (docs/performance.md says what they are)
   run.py BUILD_DIR --peer NAME=PATH.so  one more malloc to measure against
+  run.py BUILD_DIR --given-peer NAME=PATH.so
+                                        one more that serves from a given range: a library that has
+                                        int given_open(void*, size_t), void* given_allocate(size_t
+                                        size, size_t alignment) and void given_free(void*)
 
 Each turn is a fresh process of BUILD_DIR/exclave_bench, the peers preloaded. A figure is the median
 over the rounds; its spread is the distance between the quartiles divided by the median. A ratio is
@@ -44,13 +48,13 @@ def take_turns(program, workload, everyone, options, gathered, order, tell):
             try:
                 yield c.name, program.one(name, options.min_time, c)
             except driver.Failure as failure:
-                if not c.preloaded:
+                if not (c.preloaded or c.peer):
                     raise
                 # A peer that cannot do this workload does not keep us from the others.
                 print(f"bench: {c.name} is out of {workload}: {failure}")
                 c.out_of.add(workload)
 
-    if workload in plan.PAIRS:
+    if workload in plan.PAIRS or workload in plan.GIVEN:
         for name, result in turns(workload):
             gathered.add_pairs(workload, name, result)
     elif workload == "h":
@@ -112,6 +116,7 @@ def parse():
     parser.add_argument("--quick", action="store_true")
     parser.add_argument("--only", metavar="WORKLOADS", help=" ".join(plan.ALL))
     parser.add_argument("--peer", action="append", default=[], metavar="NAME=PATH.so")
+    parser.add_argument("--given-peer", action="append", default=[], metavar="NAME=PATH.so")
     parser.add_argument("--rounds", type=int)
     parser.add_argument("--min-time", type=float, metavar="SECONDS", help="of CPU time, for each turn")
     parser.add_argument("--budget", type=float, metavar="SECONDS", help="no new round would end later")
@@ -135,7 +140,7 @@ def main():
     program = driver.Program(options.build_dir / "exclave_bench")
     if not program.path.is_file():
         sys.exit(f"bench: {program.path} is not built")
-    everyone, versions = driver.contenders(options.build_dir, options.peer, options.quick)
+    everyone, versions = driver.contenders(options.build_dir, options.peer, options.given_peer, options.quick)
     machine = driver.describe_machine(options.build_dir, versions)
     usage, progress = driver.Usage(), driver.Progress()
     try:

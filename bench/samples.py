@@ -48,8 +48,8 @@ class Samples:
         self.copies.setdefault(key, []).append(result["cpu_time"])
 
     def ratios(self, workload, name):
-        """Exclave's time divided by the other's, in each round."""
-        ours, theirs = self.pairs.get((workload, "exclave")), self.pairs.get((workload, name))
+        """Our time divided by the other's, in each round."""
+        ours, theirs = self.pairs.get((workload, plan.ours(workload))), self.pairs.get((workload, name))
         if not ours or not theirs:
             return None
         return [a["cpu"] / b["cpu"] for a, b in zip(ours, theirs)]
@@ -79,7 +79,7 @@ def pair_runs(samples, everyone):
             if half in rounds[0]:
                 run[half] = median_of(rounds, half)
         ratios = samples.ratios(workload, name)
-        if ratios and name not in ("exclave", "null"):
+        if ratios and name not in (plan.ours(workload), "null"):
             run["exclave_ratio"], run["exclave_ratio_spread"] = figure(ratios)
         yield run
 

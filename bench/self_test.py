@@ -26,10 +26,10 @@ def gathered(everyone):
     made = samples.Samples()
     for _ in range(2):
         for c in everyone:
-            for w in filter(c.takes, plan.PAIRS):
-                time = 10 if c.name == "exclave" else 20
+            for w in filter(c.takes, [*plan.PAIRS, *plan.GIVEN]):
+                time = 10 if c.name == plan.ours(w) else 20
                 made.add_pairs(w, c.name, {"cpu_time": time * 4, "real_time": time * 4, "iterations": 5, "pairs_per_iteration": 4,
-                                           "host_calls": 0, **(COUNTERS if w[0] == "g" else {})})
+                                           "host_calls": 0, **(COUNTERS if w.lstrip("p")[0] == "g" else {})})
             calls = {f"{call}_{q}": 10.0 for call in ("allocate", "deallocate") for q in ("p50", "p99", "p999", "max")}
             made.tails.setdefault(c.name, []).append({"calls": 100, "host_calls": 0, **calls})
         for regions in (1, 1000):
@@ -99,7 +99,9 @@ def exec_runs():
 
 def main():
     everyone = [driver.Contender("null", "null"), driver.Contender("exclave", "exclave"),
-                driver.Contender("exclave-4k", "exclave", only=["c5"]), driver.Contender("glibc", "malloc", peer=True)]
+                driver.Contender("exclave-4k", "exclave", only=["c5"]), driver.Contender("glibc", "malloc", peer=True),
+                driver.Contender("exclave-pool", "exclave-pool", only=plan.GIVEN),
+                driver.Contender("boost", "boost", only=[w for w in plan.GIVEN if w != "pr"], peer=True)]
     machine = {"date": "2000-01-01T00:00:00", "contenders": [c.name for c in everyone], "cpu": "<cpu>", "cores": 2, "quick": True,
                "rounds": 2, "min_time_s": 0.1, "seconds": 1.0, "used_by_others": 0.5, "stolen": 0.0, "exclave": "x", "peers": {}}
     document = json.loads(json.dumps({"machine": machine, "runs": samples.runs(gathered(everyone), everyone)}))
@@ -112,10 +114,13 @@ def main():
     checks = {
         "ratio": asked.ratios("glibc")["a"]["exclave_ratio"] == 0.5 and asked.mean_ratio("glibc") == 0.5,
         "verdict": asked.verdict() == f"exclave is ahead of every peer in all {len(plan.PAIRS)} workloads",
+        "ratio on given memory": asked.ratios("boost", plan.GIVEN)["pa"]["exclave_ratio"] == 0.5 and "a" not in asked.ratios("boost"),
+        "peers apart": asked.peers() == ["glibc"] and asked.peers(plan.GIVEN) == ["boost"],
+        "verdict on given memory": asked.verdict(plan.GIVEN).endswith(f"all {len(plan.GIVEN) - 1} workloads on given memory"),
         "every workload has runs": {r["workload"] for r in document["runs"]} == set(plan.ALL),
         "tables warn": "others used 50 %" in told.getvalue(),
         "real programs have contenders": preloads["glibc"] is None and preloads["exclave"].endswith("/ours.so"),
-        "page names all": all(f"<h3>{w}</h3>" in report_html.page(document) for w in plan.PAIRS),
+        "page names all": all(f"<h3>{w}</h3>" in report_html.page(document) for w in [*plan.PAIRS, *plan.GIVEN]),
         "page escapes": "<cpu>" not in report_html.page(document),
         "exec calls": exec_runs()[0] == [("mmap munmap", 4.0, 150.0)] and "4.00" in exec_runs()[1],
         **{f"golden: {name}": well for name, well in golden_verdicts().items()},

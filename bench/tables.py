@@ -17,13 +17,13 @@ def percent(spread):
     return "" if spread is None else f" ±{100 * spread / 2:.0f}%"
 
 
-def print_pairs(results):
-    names, workloads = results.allocators(), results.workloads()
+def print_pairs(results, group):
+    names, workloads = results.allocators(group), results.workloads(group)
     rows = []
     for workload in workloads:
         found = [results.pair(workload, name) for name in names]
         cells = [f"{r['ns_per_pair']:.1f}{percent(r['spread'])}" if r else "-" for r in found]
-        rows.append([workload, *cells, plan.PAIRS[workload]])
+        rows.append([workload, *cells, group[workload]])
     print("\nCPU ns for one allocation and one free, the harness (null) in; ± half the distance of the quartiles")
     table(["", *names, ""], rows)
     halves = [w for w in workloads if any("get_ns" in r for r in results.of(w))]
@@ -37,21 +37,21 @@ def print_pairs(results):
         table([["", *names][i] for i in keep], [[row[i] for i in keep] for row in rows])
 
 
-def print_ratios(results):
-    peers = results.peers()
-    if not results.verdict():
+def print_ratios(results, group):
+    peers = results.peers(group)
+    if not results.verdict(group):
         return
     rows = []
-    for workload in results.workloads():
+    for workload in results.workloads(group):
         worst = results.worst_ratio(workload)
         if not worst:
             continue
-        found = [results.ratios(peer).get(workload) for peer in peers]
+        found = [results.ratios(peer, group).get(workload) for peer in peers]
         cells = [f"{r['exclave_ratio']:.2f}{percent(r['exclave_ratio_spread'])}" if r else "-" for r in found]
         rows.append([workload, *cells, f"{worst[0]:.2f}"])
-    means = [results.mean_ratio(peer) for peer in peers]
+    means = [results.mean_ratio(peer, group) for peer in peers]
     rows.append(["mean", *(f"{m:.2f}" if m else "-" for m in means), ""])
-    print("\nexclave / peer: below 1, exclave is faster (mean: geometric)")
+    print(f"\n{plan.ours(rows[0][0])} / peer: below 1, exclave is faster (mean: geometric)")
     table(["", *peers, "fastest"], rows)
 
 
@@ -114,9 +114,10 @@ def print_copies(results):
 
 
 def print_all(results):
-    if results.workloads():
-        print_pairs(results)
-        print_ratios(results)
+    for group in plan.GROUPS:
+        if results.workloads(group):
+            print_pairs(results, group)
+            print_ratios(results, group)
     for workload, show in (("h", print_tails), ("k", print_memory_calls), ("m", print_areas), ("l", print_memory), ("copy", print_copies)):
         if results.of(workload):
             show(results)
@@ -126,7 +127,7 @@ def print_all(results):
     calls = max((r["host_calls"] for r in results.of("h", allocator="exclave")), default=0)
     if calls:
         print(f"bench: exclave made {calls} host calls in the steady state of h; there should be none")
-    if results.verdict():
-        print(f"bench: {results.verdict()}")
+    for verdict in filter(None, map(results.verdict, plan.GROUPS)):
+        print(f"bench: {verdict}")
     if results.warning():
         print(f"bench: {results.warning()}")

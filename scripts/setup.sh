@@ -16,7 +16,7 @@ declare -A packages=(
   [prove]="libz3-dev python3"
   [bench]="libbenchmark-dev valgrind python3"
   # Whom `make bench` measures beside exclave; it does without those that cannot be had.
-  [peers]="libmimalloc2.0 libjemalloc2 libtcmalloc-minimal4 libclang-rt-14-dev"
+  [peers]="libmimalloc2.0 libjemalloc2 libtcmalloc-minimal4 libclang-rt-14-dev libmemkind0 librte-eal23 libboost-dev"
 )
 
 die() {
