@@ -350,7 +350,8 @@ class AllocatorCore {
                                  Region** last) noexcept EXCLAVE_REQUIRES(registry_.lock());
 
   // ---- Pools and pins ----
-  Pool* find_pool(RegionId id) noexcept;
+  // heap: of this thread. Whoever takes the pool's lock looks at its id again.
+  Pool* find_pool(Heap& heap, RegionId id) noexcept;
   Result<RegionId> attach_pool(Extent range, const AttachOptions& options) noexcept;
   Status detach_pool(Gate& gate, RegionId id, DetachMode mode) noexcept;
   // Takes the region out of the pool, the registry and the lists; *gone gets its book, to be

@@ -184,7 +184,7 @@ Result<PlacedBlock> AllocatorCore::place_gated(Gate& gate, std::size_t size, std
   if (!plan.ok()) return plan.error();
   switch (where.kind) {
     case Placement::Kind::kPool: {
-      Pool* const pool = find_pool(where.pool);
+      Pool* const pool = find_pool(gate.heap(), where.pool);
       if (pool == nullptr) return Error::kNotFound;
       return allocate_in(*pool, where.pool, size, *plan);
     }

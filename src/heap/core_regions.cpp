@@ -134,10 +134,14 @@ Result<RegionId> AllocatorCore::attach_pool(Extent range, const AttachOptions& o
   return made.error();
 }
 
-Pool* AllocatorCore::find_pool(RegionId id) noexcept {
+Pool* AllocatorCore::find_pool(Heap& heap, RegionId id) noexcept {
+  if (id && heap.named_id == id) return heap.named_pool;
   LockGuard guard(pool_lists_);
   Pool* const pool = pools_.at_or_before(id.value);
-  return pool != nullptr && pool->listed_id == id.value ? pool : nullptr;
+  if (pool == nullptr || pool->listed_id != id.value) return nullptr;
+  heap.named_pool = pool;
+  heap.named_id = id;
+  return pool;
 }
 
 // ---- Detach ----

@@ -38,6 +38,7 @@ struct SlotRef {
 };
 
 class Door;
+struct Pool;
 struct SharedHeap;
 
 class alignas(kCacheLine) Heap {
@@ -181,6 +182,10 @@ class alignas(kCacheLine) Heap {
   // The doors of pools that this heap's thread is behind, of the block that it writes and of the
   // one that it reads (core_contents.cpp).
   Door* visits[2] = {};
+  // The pool that this heap's thread named last, which may be another one's by now: pools are only
+  // used again, ids are not.
+  Pool* named_pool = nullptr;
+  RegionId named_id{};
   Heap* next_heap = nullptr;  // the core's lists
   Heap* next_idle = nullptr;
 
