@@ -275,6 +275,7 @@ class AllocatorCore {
   // ---- Frees ----
   [[gnu::noinline]] Status deallocate_slow(std::uintptr_t block) noexcept;
   bool free_slot_live(Heap& mine, Slab& slab, std::uintptr_t block) noexcept;
+  bool free_live_in_pool(SharedHeap& shared, Slab& slab, std::uintptr_t block) noexcept;
   // The slab and slot that an address names, or none. Safe with any address.
   SlotRef find_slot(std::uintptr_t address) const noexcept {
     return Heap::find_slot(books_, registry_, grown_, address);

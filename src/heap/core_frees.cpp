@@ -28,7 +28,7 @@ Status AllocatorCore::deallocate_slow(std::uintptr_t block) noexcept {
 }
 
 // A live block of a thread's heap: of this one where it lies in a small slab, or finds the stack
-// full; or of another.
+// full; or of another. Or one of a pool.
 bool AllocatorCore::free_slot_live(Heap& mine, Slab& slab, std::uintptr_t block) noexcept {
   const SlotRef found{&slab, slab.slot_at(block)};
   const BookRef owner = slab.owner.load(std::memory_order_acquire);
@@ -38,8 +38,26 @@ bool AllocatorCore::free_slot_live(Heap& mine, Slab& slab, std::uintptr_t block)
   }
   if (owner == mine.self()) return free_own(mine, found, block).ok();
   Heap& theirs = *books_.at<Heap>(owner);
-  if (theirs.shared() != nullptr) return false;
+  if (SharedHeap* const shared = theirs.shared(); shared != nullptr)
+    return shared->pool != nullptr && free_live_in_pool(*shared, slab, block);
   return free_remote(mine, theirs, found, block).ok();
+}
+
+// False, with nothing changed: it is none of this pool's any more; or the pool drains, or others
+// may, which is the slow way's.
+bool AllocatorCore::free_live_in_pool(SharedHeap& shared, Slab& slab,
+                                      std::uintptr_t block) noexcept {
+  if (drains_wait_.load(std::memory_order_seq_cst)) return false;
+  LockGuard guard(shared.lock);
+  // A slab of this heap that has a slot at the address is the one there.
+  const SlotRef found{&slab, slab.slot_at(block)};
+  if (slab.owner.load(std::memory_order_acquire) != shared.heap.self() ||
+      found.slot == Slab::kNoSlot || shared.pool->draining) {
+    return false;
+  }
+  const bool freed = free_slot_locked(shared, found, block).ok();
+  count_folded_locked(*shared.pool, shared.heap);
+  return freed;
 }
 
 Status AllocatorCore::deallocate_sized(std::uintptr_t block, std::size_t size,
