@@ -14,7 +14,7 @@ build = @home=$$(sed -n 's/^CMAKE_HOME_DIRECTORY:INTERNAL=//p' build/$(1)/CMakeC
 	  cmake --preset $(1) $(CONFIGURE) && touch build/$(1)/build.ninja; fi && \
 	cmake --build --preset $(1) --parallel $(JOBS) $(if $(ROOMS),--target $(addsuffix _test,$(ROOMS)))
 test = ctest --preset $(1) --parallel $(JOBS) $(if $(ROOMS),-L '^($(subst $(space),|,$(strip $(ROOMS))))$$')
-# ROOMS="heap region": only the tests of these folders, and only what they need is built. For asan, tsan, release-test.
+# ROOMS="heap region": only the tests of these folders, and only what they need is built. For asan, tsan, release-test, coverage.
 ROOMS ?=
 # TIDY='^src/': only these files; TIDY=--changed: only what changed since every check was run whole (.ci/whole). For tidy.
 TIDY ?=
@@ -136,12 +136,12 @@ access-traces: ## the boundary's machine code by g++ and clang, -O2 and -O3, ste
 	@$(call setup,build test check)
 	@scripts/check_access_traces.sh $(VARIANTS)
 
-coverage: ## the tests of the library, and how much of src/ they execute, held to scripts/coverage_floor.txt
+coverage: ## the tests of the library, and how much of src/ (ROOMS: of src/ROOM) they execute, held to scripts/coverage_floor.txt
 	@$(call setup,build test check)
 	$(call build,coverage)
 	@find build/coverage -name '*.gcda' -delete
 	@$(call test,coverage)
-	@scripts/coverage.py build/coverage
+	@scripts/coverage.py build/coverage $(ROOMS)
 
 # A number of whole seconds, minutes or operations above 0; else the command is refused.
 number = @[[ "$($(1))" =~ ^[1-9][0-9]{0,11}$$ ]] || { echo "$@: $(1) is '$($(1))', not a whole number above 0" >&2; exit 2; }

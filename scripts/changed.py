@@ -3,7 +3,7 @@
 
   changed.py sources           the sources that clang-tidy has to read again, one a line: those that changed, and for each
                                changed header those that include it first
-  changed.py touches FOLDER... exit status 0 when a file below one of them changed, 1 when none did
+  changed.py rooms             the folders of src/ in which, or in whose tests, something changed, on one line
   changed.py --self-test
 
 Changes that are not committed count. Everything counts as changed where .ci/whole names no ancestor of HEAD: in a shallow
@@ -70,10 +70,13 @@ def sources(root):
     return sorted(result)
 
 
-def touches(root, folders):
+def rooms(root):
     paths = changed(root)
-    return paths is None or any(path == folder or path.startswith(folder.rstrip("/") + "/")
-                                for path in paths for folder in folders)
+    every = sorted({path.split("/")[1] for path in git(root, "ls-files", "--cached", "--others", "--exclude-standard", "--", "src")
+                    if path.count("/") > 1})
+    if paths is None:
+        return every
+    return [room for room in every if any(path.startswith((f"src/{room}/", f"tests/{room}/")) for path in paths)]
 
 
 def self_test():
@@ -95,17 +98,20 @@ def self_test():
 
         first = commit()
         every = ["src/a/one.cpp", "src/b/three.cpp", "src/b/two.cpp"]
-        assert sources(root) == every and touches(root, ["src"])
+        assert sources(root) == every and rooms(root) == ["a", "b"]
         for text in ("", "not a commit\n", "0" * 40 + "\n"):
             (root / ".ci" / "whole").write_text(text)
-            assert sources(root) == every and touches(root, ["src"]), text
+            assert sources(root) == every and rooms(root) == ["a", "b"], text
         (root / ".ci" / "whole").write_text(f"{first} the day\n")
-        assert sources(root) == [] and not touches(root, ["src", "docs"])
         (root / "docs" / "x.md").write_text("y")
-        assert sources(root) == [] and not touches(root, ["src"]) and touches(root, ["docs"]) and not touches(root, ["doc"])
+        assert sources(root) == [] and rooms(root) == []
         (root / "src/a/deep.hpp").write_text("// y\n")
         commit()
         assert sources(root) == ["src/a/one.cpp", "src/b/two.cpp"], sources(root)
+        assert rooms(root) == ["a"]
+        (root / "tests/b").mkdir(parents=True)
+        (root / "tests/b/b_test.cpp").write_text("")
+        assert rooms(root) == ["a", "b"]
         (root / "src/b/new.cpp").write_text("")
         assert sources(root) == ["src/a/one.cpp", "src/b/new.cpp", "src/b/two.cpp"]
         (root / "src/a/one.cpp").unlink()
@@ -122,8 +128,9 @@ def main():
     if words == ["sources"]:
         print("".join(name + "\n" for name in sources(ROOT)), end="")
         return 0
-    if len(words) > 1 and words[0] == "touches":
-        return 0 if touches(ROOT, words[1:]) else 1
+    if words == ["rooms"]:
+        print(*rooms(ROOT))
+        return 0
     print(__doc__.strip(), file=sys.stderr)
     return 2
 

@@ -316,8 +316,7 @@ Result<PlacedBlock> AllocatorCore::allocate_on_device(DeviceTag tag, std::size_t
                                                       const SizePlan& plan) noexcept {
   LockGuard guard(pool_lists_);
   Device* const device = devices_.at_or_before(tag);
-  if (tag == 0 || device == nullptr || device->tag != tag || device->first == nullptr)
-    return Error::kNotFound;
+  if (tag == 0 || device == nullptr || device->tag != tag) return Error::kNotFound;
   return allocate_first(device->first, &Pool::next, size, plan);
 }
 
@@ -402,7 +401,7 @@ bool AllocatorCore::may_stay(const Found& found, std::size_t size, Placement whe
   if (pool == nullptr) return where.kind == Placement::Kind::kAnywhere;
   if (where.kind == Placement::Kind::kPool && where.pool != found.id) return false;
   Gate gate(*this);
-  if (!gate.status().ok()) return false;
+  EXCLAVE_DCHECK(gate.status().ok());  // as a moment ago, in look_up
   LockGuard guard(pool->shared.lock);
   if (pool->id != found.id) return false;  // GCOVR_EXCL_BR_LINE: a race
   const Region& region = *pool->region;

@@ -2,6 +2,7 @@
 // core_frees.cpp, and unpin in core_regions.cpp.) In an attached pool each piece is touched behind
 // the pool's door (door.hpp), so none is after the pool has gone.
 #include "access/copy.hpp"
+#include "base/check.hpp"
 #include "heap/core.hpp"
 
 namespace exclave::core {
@@ -38,14 +39,16 @@ class AllocatorCore::Visit {
 template <class Work>
 Status AllocatorCore::touch(std::size_t size, const Owner& to, const Owner& from,
                             const Work& work) noexcept {
-  if (to.door == nullptr && from.door == nullptr) {
+  // What lies in a pool moves to a pool.
+  EXCLAVE_DCHECK(to.door != nullptr || from.door == nullptr);
+  if (to.door == nullptr) {
     work(std::size_t{0}, size);
     return {};
   }
   // Closed, so that a signal handler of this thread which detaches the pool hears kReentered and
   // does not wait for itself.
   Gate gate(*this);
-  if (!gate.status().ok()) return gate.status();
+  if (!gate.status().ok()) return gate.status();  // GCOVR_EXCL_BR_LINE: the block was placed by one
   for (std::size_t done = 0; done < size;) {
     const std::size_t left = size - done;
     const std::size_t piece = left < Door::kPieceBytes ? left : Door::kPieceBytes;

@@ -185,7 +185,7 @@ Status AllocatorCore::detach_pool(Gate& gate, RegionId id, DetachMode mode) noex
   Region* gone = nullptr;
   Backoff backoff;
   for (unsigned looks = 0; gone == nullptr; ++looks) {
-    if (looks != 0) backoff.wait();
+    if (looks != 0) backoff.wait();  // GCOVR_EXCL_BR_LINE: a race
     LockGuard lists(pool_lists_);
     Pool* const pool = pools_.at_or_before(id.value);
     // GCOVR_EXCL_BR_START: a race

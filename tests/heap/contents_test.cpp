@@ -7,6 +7,7 @@
 #include <optional>
 
 #include "exclave/process_port.hpp"
+#include "heap/core.hpp"
 #include "support/fake_allocator.hpp"
 
 namespace exclave {
@@ -390,6 +391,54 @@ TEST_F(ContentsTest, AGrownBlockGrowsInItsRegion) {
   EXPECT_EQ(block, start);
   EXPECT_TRUE(allocator_->validate_books());
   EXPECT_TRUE(allocator_->deallocate(block).ok());
+}
+
+// Lengths are rounded so that runs of few lengths come back; not where only the length itself fits.
+TEST_F(ContentsTest, ABlockGrowsToThePageWhereNoMoreIsFree) {
+  const untrusted_bytes block = *allocator_->allocate(320 * kPageBytes);
+  const untrusted_bytes behind = *allocator_->allocate(40 * kPageBytes);
+  const untrusted_bytes fence = *allocator_->allocate(40 * kPageBytes);
+  ASSERT_EQ(behind.address(), block.address() + 320 * kPageBytes);
+  ASSERT_EQ(fence.address(), behind.address() + 40 * kPageBytes);
+  EXPECT_TRUE(allocator_->deallocate(behind).ok());
+  allocator_->trim();
+  EXPECT_EQ(*allocator_->reallocate(block, 350 * kPageBytes), block);
+  EXPECT_EQ(*allocator_->usable_size(block), 350 * kPageBytes) << "384 would be the rounded length";
+  EXPECT_TRUE(allocator_->deallocate(block).ok());
+  EXPECT_TRUE(allocator_->deallocate(fence).ok());
+}
+
+// For whoever has a better way to move a block than to copy it.
+TEST_F(ContentsTest, ResizeInPlaceMovesNothing) {
+  const auto resize = [this](untrusted_bytes block, std::size_t size) {
+    return allocator_->core()->resize_in_place(block.address(), size).error();
+  };
+  untrusted_bytes block = *allocator_->allocate(100);
+  EXPECT_EQ(resize(block, 0), Error::kInvalidArgument);
+  EXPECT_EQ(resize(block, 101), Error::kNone) << "the slot is as large";
+  EXPECT_EQ(resize(block, 1000), Error::kOutOfMemory) << "it would move";
+  EXPECT_EQ(*allocator_->usable_size(block), 112u);
+  EXPECT_TRUE(allocator_->deallocate(block).ok());
+  EXPECT_EQ(resize(block, 100), Error::kDoubleFree);
+  block = *allocator_->allocate(50 * kPageBytes);
+  EXPECT_EQ(resize(block, 100 * kPageBytes), Error::kNone);
+  EXPECT_GE(*allocator_->usable_size(block), 100 * kPageBytes);
+  EXPECT_EQ(resize(block, kMiBytes << 20), Error::kOutOfMemory);
+  EXPECT_TRUE(allocator_->deallocate(block).ok());
+}
+
+TEST_F(ReallocateInPoolsTest, ASlotThatKeepsToABoundaryStaysForEachSizeOfItsOwn) {
+  AttachOptions options;
+  options.boundary = kPageBytes;
+  const Placement bounded = Placement::in_pool(*allocator_->attach(first_, options));
+  const untrusted_bytes block = *allocator_->allocate(900, 16, bounded);
+  EXPECT_EQ(*allocator_->usable_size(block), 1024u) << "a power of two crosses none";
+  EXPECT_EQ(*resize(block, 800), block);
+  EXPECT_EQ(*resize(block, 1024), block);
+  const untrusted_bytes moved = *resize(block, 500);
+  EXPECT_NE(moved, block);
+  EXPECT_TRUE(allocator_->deallocate(moved).ok());
+  EXPECT_TRUE(allocator_->detach(first_).ok());
 }
 
 TEST_F(ReallocateInPoolsTest, ABlockGrowsOnlyAsItCouldBePlaced) {
