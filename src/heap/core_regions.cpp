@@ -135,7 +135,7 @@ Result<RegionId> AllocatorCore::attach_pool(Extent range, const AttachOptions& o
 }
 
 Pool* AllocatorCore::find_pool(Heap& heap, RegionId id) noexcept {
-  if (id && heap.named_id == id) return heap.named_pool;
+  if (heap.named_id == id) return heap.named_pool;
   LockGuard guard(pool_lists_);
   Pool* const pool = pools_.at_or_before(id.value);
   if (pool == nullptr || pool->listed_id != id.value) return nullptr;

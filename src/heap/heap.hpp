@@ -182,8 +182,8 @@ class alignas(kCacheLine) Heap {
   // The doors of pools that this heap's thread is behind, of the block that it writes and of the
   // one that it reads (core_contents.cpp).
   Door* visits[2] = {};
-  // The pool that this heap's thread named last, which may be another one's by now: pools are only
-  // used again, ids are not.
+  // The pool that this heap's thread named last, and by which id: the book may be another region's
+  // by now, an id never is. Null: none.
   Pool* named_pool = nullptr;
   RegionId named_id{};
   Heap* next_heap = nullptr;  // the core's lists

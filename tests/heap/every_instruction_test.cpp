@@ -71,6 +71,32 @@ TEST_F(EveryInstructionTest, Threat56ANestedAllocationIsServedOrTold) {
   EXPECT_TRUE(misuses_.empty());
 }
 
+// The interrupted call may be one that does not look for that. Then the next free does, wherever
+// it is.
+TEST_F(EveryInstructionTest, Threat56ADrainThatEndsInAHandlerIsSettledByTheNextFree) {
+  const Extent drains = range_at(64 * kGiBytes, kMiBytes);
+  const RegionId stays = attach(range_at(66 * kGiBytes, kMiBytes));
+  unsigned settled_later = 0;
+  each([&](std::uint64_t n) {
+    const RegionId id = attach(drains);
+    const std::uintptr_t last = allocate(64, 16, Placement::in_pool(id));
+    const std::uintptr_t other = allocate(64, 16, Placement::in_pool(stays));
+    EXPECT_TRUE(allocator_->detach(drains, DetachMode::kDrain).ok());
+    std::uintptr_t outer = 0;
+    Error inner = Error::kNotFound;
+    const bool more = SteppedCall::stopped_at(
+        n, [&] { outer = allocate(64); }, [&] { inner = free(last); });
+    EXPECT_EQ(inner, more ? Error::kNone : Error::kNotFound) << n;
+    if (!more) EXPECT_EQ(free(last), Error::kNone);
+    settled_later += allocator_->query(drains.base, 1).ok();
+    EXPECT_EQ(free(other), Error::kNone);
+    EXPECT_FALSE(allocator_->query(drains.base, 1).ok()) << n;
+    EXPECT_EQ(free(outer), Error::kNone);
+    return more;
+  });
+  EXPECT_GT(settled_later, 0u);
+}
+
 TEST_F(EveryInstructionTest, Threat56ANestedFreeOfAnotherBlockIsServedOrTold) {
   for (const std::size_t size : {std::size_t{64}, std::size_t{100000}}) {
     each([&](std::uint64_t n) {
