@@ -196,6 +196,7 @@ TEST_F(Threat44_Neighbour, UnsealTellsToo) {
   const ToolResult opened = run({"unseal", "--key-file", "key", "--hostile", "sealed", "out"});
   EXPECT_NE(opened.out.find("validate_books(): valid"), std::string::npos)
       << opened.out << opened.err;
+  EXPECT_NE(opened.out.find("neighbour"), std::string::npos) << "it was there";
   if (opened.code == kOk) {
     EXPECT_TRUE(text("out") == text("in"));
   } else {
