@@ -326,7 +326,10 @@ bool choose_place(const ProcessPort::Options& options, Place* place) noexcept {
 
 struct ProcessPort::State {
   State(const Place& where, bool huge) noexcept
-      : place(where), huge_pages(huge), books(place.books, place.reserved_end) {}
+      : place(where),
+        huge_pages(huge),
+        books(place.books, place.reserved_end),
+        regions(place.all()) {}
 
   const Place place;
   const bool huge_pages;

@@ -16,7 +16,8 @@ namespace exclave::process {
 // Any thread may call at any time, in signal handlers, too.
 class RegionZone {
  public:
-  RegionZone() noexcept = default;
+  // keep_out: where the port's own memory is, or will come to lie.
+  explicit RegionZone(Extent keep_out) noexcept : keep_out_(keep_out) {}
   // What still stands in a zone keeps it from other ports.
   ~RegionZone() {
     for (unsigned zone = 0; zone < kZones && regions_ == 0; ++zone) {
@@ -30,7 +31,7 @@ class RegionZone {
   std::uintptr_t reserve(std::size_t bytes, std::size_t alignment) noexcept {
     const int saved = errno;
     std::uintptr_t place = 0;
-    if (bytes <= kLongest) {
+    if (bytes <= kLongest && alignment <= kLongest) {
       const Guard guard(lock_);
       place = reserve_locked(bytes, alignment);
     }
@@ -42,7 +43,12 @@ class RegionZone {
   // The range, which reserve gave, is unmapped.
   void release(Extent range) noexcept {
     const Guard guard(lock_);
-    if (range.end() > top_ || range.base < top_ - kZones * kZoneBytes) return;  // not here
+    const std::uintptr_t below_top = top_ - range.end();
+    // Elsewhere, where the kernel chose.
+    if (range.end() > top_ || below_top >= kZones * kZoneBytes ||
+        (zones_ >> (below_top / kZoneBytes) & 1) == 0) {
+      return;
+    }
     --regions_;
     add_hole_locked(range);
   }
@@ -52,11 +58,12 @@ class RegionZone {
 
  private:
   // Zones begin so far below what the kernel maps by itself, from the top or (ulimit -s unlimited)
-  // from a third of the address space on, and end above the books of ports that place theirs far
-  // (process_port.cpp). Each is one port's: its first page says that it is taken.
+  // from a third of the address space on, and end a quarter of a tebibyte above the books of ports
+  // that place theirs at twice the distance (process_port.cpp). Each is one port's: its first page
+  // says that it is taken.
   static constexpr std::uintptr_t kFar = std::uintptr_t{8} << 40;
   static constexpr std::uintptr_t kZoneBytes = std::uintptr_t{128} << 30;
-  static constexpr unsigned kZones = 64;
+  static constexpr unsigned kZones = 60;
   // No slabs are in regions that are longer.
   static constexpr std::size_t kLongest = kZoneBytes / 8;
 
@@ -127,7 +134,10 @@ class RegionZone {
     if (probe < 4 * kFar) return false;
     if (top_ == 0) top_ = (probe - kFar) / kZoneBytes * kZoneBytes;
     for (unsigned zone = 0; zone < kZones; ++zone) {
-      if ((zones_ >> zone & 1) != 0 || !reserve_at(mark_of(zone), kPageBytes)) continue;
+      if ((zones_ >> zone & 1) != 0 || keep_out_.overlaps({mark_of(zone), kZoneBytes}) ||
+          !reserve_at(mark_of(zone), kPageBytes)) {
+        continue;
+      }
       zones_ |= std::uint64_t{1} << zone;
       // As random as the kernel's own choice, in the upper half: regions fill it from there down.
       constexpr std::uintptr_t kStep = std::uintptr_t{2} << 20;
@@ -138,6 +148,7 @@ class RegionZone {
     return false;
   }
 
+  const Extent keep_out_;
   pthread_mutex_t lock_ = PTHREAD_MUTEX_INITIALIZER;  // guards all below
   std::uintptr_t top_ = 0;                            // of the zones; 0: not chosen yet
   std::uint64_t zones_ = 0;                           // those that are this port's, a bit each

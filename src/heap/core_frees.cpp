@@ -24,6 +24,8 @@ Status AllocatorCore::deallocate_slow(std::uintptr_t block) noexcept {
   leave(mine, heap);
   if (!done) return deallocate_told(block, nullptr, kDefaultAlignment);
   if (EXCLAVE_UNLIKELY(grown_.has_surplus(config_.keep_free_bytes))) trim_to_config();
+  // What a handler freed in the middle of this, or of a call before, which had no gate either.
+  if (EXCLAVE_UNLIKELY(drains_wait_.load(std::memory_order_seq_cst))) Gate settles(*this);
   return {};
 }
 
@@ -43,11 +45,10 @@ bool AllocatorCore::free_slot_live(Heap& mine, Slab& slab, std::uintptr_t block)
   return free_remote(mine, theirs, found, block).ok();
 }
 
-// False, with nothing changed: it is none of this pool's any more; or the pool drains, or others
-// may, which is the slow way's.
+// False, with nothing changed: it is none of this pool's any more; or the pool drains, and this may
+// be its last.
 bool AllocatorCore::free_live_in_pool(SharedHeap& shared, Slab& slab,
                                       std::uintptr_t block) noexcept {
-  if (drains_wait_.load(std::memory_order_seq_cst)) return false;
   LockGuard guard(shared.lock);
   // A slab of this heap that has a slot at the address is the one there.
   const SlotRef found{&slab, slab.slot_at(block)};

@@ -5,6 +5,7 @@
 #include <functional>
 #include <optional>
 #include <thread>
+#include <utility>
 
 #include "support/fake_allocator.hpp"
 #include "support/sanitizers.hpp"
@@ -71,8 +72,8 @@ TEST_F(EveryInstructionTest, Threat56ANestedAllocationIsServedOrTold) {
   EXPECT_TRUE(misuses_.empty());
 }
 
-// The interrupted call may be one that does not look for that. Then the next free does, wherever
-// it is.
+// The interrupted call may be a pop or a push, which looks for nothing. Then the next free that is
+// more than a push does, wherever it is.
 TEST_F(EveryInstructionTest, Threat56ADrainThatEndsInAHandlerIsSettledByTheNextFree) {
   const Extent drains = range_at(64 * kGiBytes, kMiBytes);
   const RegionId stays = attach(range_at(66 * kGiBytes, kMiBytes));
@@ -95,6 +96,52 @@ TEST_F(EveryInstructionTest, Threat56ADrainThatEndsInAHandlerIsSettledByTheNextF
     return more;
   });
   EXPECT_GT(settled_later, 0u);
+}
+
+TEST_F(EveryInstructionTest, Threat56ADrainThatEndsInAHandlerInsideAFreeGoesWithThatFree) {
+  const Extent drains = range_at(64 * kGiBytes, kMiBytes);
+  const RegionId stays = attach(range_at(66 * kGiBytes, kMiBytes));
+  unsigned late = 0;
+  unsigned stops = 0;
+  each([&](std::uint64_t n) {
+    const RegionId id = attach(drains);
+    const std::uintptr_t last = allocate(64, 16, Placement::in_pool(id));
+    const std::uintptr_t other = allocate(64, 16, Placement::in_pool(stays));
+    EXPECT_TRUE(allocator_->detach(drains, DetachMode::kDrain).ok());
+    const bool more = SteppedCall::stopped_at(
+        n, [&] { EXPECT_EQ(free(other), Error::kNone); },
+        [&] { EXPECT_EQ(free(last), Error::kNone) << n; });
+    if (!more) EXPECT_EQ(free(last), Error::kNone);
+    // Where the call had looked already, the next one does.
+    late += allocator_->query(drains.base, 1).ok();
+    ++stops;
+    EXPECT_EQ(free(allocate(64, 16, Placement::in_pool(stays))), Error::kNone);
+    EXPECT_FALSE(allocator_->query(drains.base, 1).ok()) << n;
+    return more;
+  });
+  EXPECT_LT(late, stops / 4) << "of " << stops;
+}
+
+TEST_F(EveryInstructionTest, Threat56ANestedReallocationInAPoolIsServedOrTold) {
+  const RegionId id = attach(range_at(64 * kGiBytes, kMiBytes));
+  const std::uintptr_t slot = allocate(64, 16, Placement::in_pool(id));
+  const std::uintptr_t pages = allocate(100000, 16, Placement::in_pool(id));
+  for (const auto& [block, size] :
+       {std::pair{slot, std::size_t{60}}, {pages, std::size_t{99000}}}) {
+    each([&, block = block, size = size](std::uint64_t n) {
+      std::uintptr_t outer = 0;
+      Error inner = Error::kNotFound;
+      const bool more = SteppedCall::stopped_at(
+          n, [&] { outer = allocate(64, 16, Placement::in_pool(id)); },
+          [&] { inner = allocator_->reallocate(bytes_at(block), size).error(); });
+      EXPECT_TRUE(!more || inner == Error::kNone || inner == Error::kReentered)
+          << n << ' ' << error_text(inner);
+      EXPECT_EQ(free(outer), Error::kNone);
+      return more;
+    });
+  }
+  EXPECT_EQ(free(slot), Error::kNone);
+  EXPECT_EQ(free(pages), Error::kNone);
 }
 
 TEST_F(EveryInstructionTest, Threat56ANestedFreeOfAnotherBlockIsServedOrTold) {

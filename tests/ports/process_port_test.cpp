@@ -17,6 +17,7 @@
 #include <mutex>
 #include <random>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "support/kernel_answers.hpp"
@@ -637,6 +638,31 @@ TEST_P(ProcessPortRegions, HugeOnesLieElsewhere) {
     ASSERT_EQ(port_->host_release(reply.address, kHuge), 0);
   }
   EXPECT_EQ(reserve(kMiB), first - kMiB);
+}
+
+TEST_P(ProcessPortRegions, AnAlignmentThatNoZoneGivesTakesNone) {
+  const std::uintptr_t first = reserve(kMiB);
+  for (int i = 0; i < 100; ++i) {
+    const HostReply reply = port_->host_reserve(kPageBytes, std::size_t{256} << 30);
+    ASSERT_EQ(reply.error, 0);
+    ASSERT_EQ(port_->host_release(reply.address, kPageBytes), 0);
+  }
+  EXPECT_EQ(reserve(kMiB), first - kMiB);
+}
+
+// Of a port whose books grow where nothing is reserved for them, and of many others.
+TEST_P(ProcessPortRegions, RegionsLieInNoPortsOwnRange) {
+  const PortHolder far = make_port({.reserve_books = false});
+  constexpr int kMorePortsThanZones = 70;
+  std::vector<std::pair<PortHolder, std::uintptr_t>> ports;
+  for (int i = 0; i < kMorePortsThanZones; ++i) {
+    PortHolder port = make_port({.book_bytes = 64 * kMiB, .enclave_bytes = 64 * kMiB});
+    const std::uintptr_t place = port->host_reserve(kMiB, kPageBytes).address;
+    EXPECT_NE(place, 0u);
+    EXPECT_FALSE(far->enclave().overlaps({place, kMiB})) << i;
+    ports.emplace_back(std::move(port), place);
+  }
+  for (const auto& [port, place] : ports) EXPECT_EQ(port->host_release(place, kMiB), 0);
 }
 
 TEST_P(ProcessPortRegions, TwoPortsKeepApart) {
