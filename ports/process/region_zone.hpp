@@ -2,14 +2,25 @@
 // kernel puts nothing by itself. What the program maps between two growths does not part them, so
 // one small window of the allocator's slab map covers them all (src/page/slab_map.hpp).
 //
-// All of it is a wish. Where there is no such place, or something stands there, or a sanitizer
-// forbids it, the kernel chooses.
+// All of it is a wish. Where there is no such place, or something stands there, the kernel chooses.
 #pragma once
 
 #include <array>
 
 #include "process/address_space.hpp"
 #include "process/guard.hpp"
+
+// ThreadSanitizer ends a program that maps elsewhere than the kernel would.
+#if defined(__SANITIZE_THREAD__)
+#define EXCLAVE_KERNEL_PLACES_REGIONS 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define EXCLAVE_KERNEL_PLACES_REGIONS 1
+#endif
+#endif
+#if !defined(EXCLAVE_KERNEL_PLACES_REGIONS)
+#define EXCLAVE_KERNEL_PLACES_REGIONS 0
+#endif
 
 namespace exclave::process {
 
@@ -31,7 +42,7 @@ class RegionZone {
   std::uintptr_t reserve(std::size_t bytes, std::size_t alignment) noexcept {
     const int saved = errno;
     std::uintptr_t place = 0;
-    if (bytes <= kLongest && alignment <= kLongest) {
+    if (!EXCLAVE_KERNEL_PLACES_REGIONS && bytes <= kLongest && alignment <= kLongest) {
       const Guard guard(lock_);
       place = reserve_locked(bytes, alignment);
     }
