@@ -93,7 +93,7 @@ TEST_F(OutsideTest, DevicesByNameAndByNumber) {
 
 TEST_F(OutsideTest, LongNames) {
   std::string folder = path("");
-  while (folder.size() < 1100) folder += std::string(200, 'a') + '/';
+  while (folder.size() < 1100) folder.append(200, 'a').push_back('/');
   std::filesystem::create_directories(folder);
   const std::string cut = (folder + std::string(200, 'a')).substr(0, 1024);
   const std::string file = folder + "file";
