@@ -78,7 +78,8 @@ struct AttachOptions {
   DeviceTag device = 0;
   // The device's own address of the first byte (IOVA, guest-physical, GPU address).
   std::uint64_t device_base = kNoDeviceAddress;
-  // Pools only. Serve Placement::anywhere() from it, before the host is asked for more.
+  // Pools only. Serve Placement::anywhere() from it: after what the calling thread has at hand, and
+  // before the host is asked for more.
   bool open_to_all = false;
   // Pools only. Largest block in bytes; 0: no limit.
   std::size_t largest_block = 0;

@@ -30,10 +30,11 @@ AllocatorCore::AllocatorCore(const PortTable& port, const Config& config) noexce
       config_(config),
       registry_(books_),
       grown_(books_),
+      pools_(books_, registry_, config.scrub_on_free),
       scrub_(config.scrub_on_free),
-      orphans_(books_, registry_, grown_, nullptr),
-      none_(books_, registry_, grown_, nullptr),
-      busy_(books_, registry_, grown_, nullptr) {
+      orphans_(books_, registry_, grown_, Heap::Kind::kOrphans),
+      none_(books_, registry_, grown_, Heap::Kind::kThread),
+      busy_(books_, registry_, grown_, Heap::Kind::kThread) {
   for (std::atomic<Heap*>& heap : heaps_) heap.store(&none_, std::memory_order_relaxed);
 }
 
@@ -60,18 +61,14 @@ Result<AllocatorCore*> AllocatorCore::create(const PortTable& port, const Config
 Status AllocatorCore::open() noexcept {
   if (Status window = books_.open(port_); !window.ok()) return window;
   {
-    LockGuard guard(orphans_.lock);
-    orphans_.heap.set_self(books_.ref(&orphans_.heap), false);
+    LockGuard guard(orphans_lock_);
+    orphans_.set_self(books_.ref(&orphans_), false);
   }
   std::uint64_t seed = 0;
   if (port_.entropy(port_.context, &seed, sizeof(seed)) != 0) return Error::kInvalidArgument;
   const exclave_extent enclave = port_.enclave(port_.context);
   registry_.open({enclave.base, enclave.size}, seed);
-  {
-    LockGuard guard(pool_lists_);
-    devices_.seed(seed + 1);
-    pools_.seed(seed + 2);
-  }
+  pools_.seed(seed + 1);
   grown_.keep_runs(config_.keep_free_bytes);
   grown_.map_slabs();
   // GCOVR_EXCL_BR_START: the process port has a page left
@@ -129,12 +126,7 @@ void AllocatorCore::end_attached() noexcept {
       if (pool == nullptr) registry_.remove_locked(*gone);
     }
     if (pool != nullptr) {
-      LockGuard lists(pool_lists_);
-      LockGuard guard(pool->shared.lock);
-      // No pin is left, nor anybody behind the door but who jumped out of a call (Door).
-      pool->door.empty();
-      const Status closed = close_pool_locked(*pool, &gone);
-      EXCLAVE_CHECK(closed.ok());
+      pools_.end(*pool, &gone);
     }
     take_farewell(*gone).say();
   }
@@ -171,6 +163,8 @@ AllocatorCore::Gate::Gate(AllocatorCore& core) noexcept : core_(core) {
     leave(*mine_, &core.none_);
   } else if (heap_ == &core.busy_) {
     status_ = Error::kReentered;
+  } else if (heap_->pools_wait.load(std::memory_order_relaxed)) {
+    core.pools_.tidy(*heap_);
   }
 }
 
@@ -178,14 +172,14 @@ Heap* AllocatorCore::take_heap_slow(std::uint32_t slot) noexcept {
   // GCOVR_EXCL_BR_START: a signal at one instruction
   if (homes_[slot] != nullptr) return homes_[slot];
   // GCOVR_EXCL_BR_STOP
-  LockGuard guard(pool_lists_);
+  LockGuard guard(heap_lists_);
   Heap* heap = idle_heaps_;
   if (heap != nullptr) {
     idle_heaps_ = heap->next_idle;
   } else {
     void* const memory = books_.allocate(BookKind::kHeap, sizeof(Heap));
     if (memory == nullptr) return nullptr;
-    heap = ::new (memory) Heap(books_, registry_, grown_, nullptr);
+    heap = ::new (memory) Heap(books_, registry_, grown_, Heap::Kind::kThread);
     heap->set_self(books_.ref(heap), !scrub_);
     heap->next_heap = all_heaps_;
     all_heaps_ = heap;
@@ -220,24 +214,25 @@ void AllocatorCore::on_thread_exit(void* context, std::uint32_t slot) noexcept {
 // The thread is ending: its slabs go to the orphans, where the next thread finds them.
 void AllocatorCore::retire_heap_slow(Heap& heap) noexcept {
   send_outboxes(heap);
+  pools_.leave_all(heap);
   heap.flush_slow();
   {
-    LockGuard guard(orphans_.lock);
-    heap.hand_over_slow(orphans_.heap);
-    if (orphans_.heap.has_slabs()) has_orphans_.store(true, std::memory_order_relaxed);
+    LockGuard guard(orphans_lock_);
+    heap.hand_over_slow(orphans_);
+    if (orphans_.has_slabs()) has_orphans_.store(true, std::memory_order_relaxed);
   }
   // Whoever posts from now on sees that nobody is there; what was posted before is settled here.
   heap.set_active(false);
   settle_abandoned(heap, heap);
   // GCOVR_EXCL_START: only what is deferred since the flush, and before set_active
   if (heap.wants_sweep()) {
-    LockGuard guard(orphans_.lock);
-    orphans_.heap.request_sweep();
+    LockGuard guard(orphans_lock_);
+    orphans_.request_sweep();
   }
   // GCOVR_EXCL_STOP
   heap.set_label(0);
   if (heap.has_double_frees()) report_folded(heap);
-  LockGuard guard(pool_lists_);
+  LockGuard guard(heap_lists_);
   heap.next_idle = idle_heaps_;
   idle_heaps_ = &heap;
 }
@@ -246,6 +241,7 @@ void AllocatorCore::flush_thread() noexcept {
   Gate gate(*this);
   if (!gate.status().ok()) return;
   send_outboxes(gate.heap());
+  pools_.leave_all(gate.heap());
   gate.heap().flush_slow();
   if (grown_.has_surplus(config_.keep_free_bytes)) give_idle_back(gate, config_.keep_free_bytes);
 }
@@ -254,10 +250,11 @@ void AllocatorCore::trim() noexcept {
   Gate gate(*this);
   if (!gate.status().ok()) return;
   send_outboxes(gate.heap());
+  pools_.leave_all(gate.heap());
   gate.heap().flush_slow();
   {
-    LockGuard guard(orphans_.lock);
-    orphans_.heap.flush_slow();
+    LockGuard guard(orphans_lock_);
+    orphans_.flush_slow();
   }
   grown_.join_kept_runs();
   give_idle_back(gate, 0);

@@ -1,5 +1,5 @@
-// The allocator that puts the rooms together: thread heaps over grown regions, shared heaps over
-// attached pools, growth and give-back, pins, and the look-ups that the public face answers with.
+// The allocator that puts the rooms together: thread heaps over grown regions, attached pools,
+// growth and give-back, pins, and the look-ups that the public face answers with.
 //
 // Read core_blocks.cpp for the life of a block: allocate and deallocate come first there, and end
 // in heap.hpp's pop and push; core_frees.cpp for its end, where a free is more than a push.
@@ -10,27 +10,16 @@
 
 #include <atomic>
 
-#include "base/ordered_tree.hpp"
 #include "exclave/allocator.hpp"
+#include "heap/attached_pools.hpp"
+#include "heap/free_steps.hpp"
 #include "heap/heap.hpp"
-#include "heap/pool.hpp"
+#include "heap/size_plan.hpp"
 #include "page/page_pool.hpp"
 #include "port/thread_slot.hpp"
 #include "region/registry.hpp"
 
 namespace exclave::core {
-
-constexpr std::size_t kDefaultAlignment = 16;
-
-// How a request of some size and alignment is served; a sized free must arrive at the same plan.
-struct SizePlan {
-  SizeClass size_class = kSizeClasses;  // kSizeClasses: a run of pages
-  std::uint64_t pages = 0;
-  unsigned align_order = 0;  // log2 of pages
-
-  // Errors: kInvalidArgument.
-  static Result<SizePlan> of(std::size_t size, std::size_t alignment) noexcept;
-};
 
 class AllocatorCore {
  public:
@@ -127,9 +116,7 @@ class AllocatorCore {
     explicit Gate(AllocatorCore& core) noexcept;
     ~Gate() {
       if (!status_.ok()) return;
-      // Acquire pairs with the release in deallocate_nested: the state and the sweep it asked for.
-      // Sequentially consistent for close_drained_locked.
-      if (core_.drains_wait_.load(std::memory_order_seq_cst)) core_.settle_drains(*this);
+      if (core_.pools_.drains_wait(*heap_)) core_.settle_drains(*this);
       open();
       if (heap_->has_double_frees()) core_.report_folded(*heap_);
     }
@@ -185,8 +172,6 @@ class AllocatorCore {
   static void on_thread_exit(void* context, std::uint32_t slot) noexcept;
   void retire_heap_slow(Heap& heap) noexcept;
   template <class Function>
-  void each_pool(const Function& visit) noexcept EXCLAVE_REQUIRES(pool_lists_);
-  template <class Function>
   void each_lock(const Function& apply) noexcept;
   Heap* leave_fork() noexcept;
   bool holds_no_lock() noexcept;
@@ -196,6 +181,11 @@ class AllocatorCore {
   [[gnu::noinline]] Result<untrusted_bytes> allocate_slow(std::size_t size) noexcept;
   Result<untrusted_bytes> allocate_slow(std::size_t size, std::size_t alignment,
                                         Placement where) noexcept;
+  [[gnu::noinline]] Result<untrusted_bytes> allocate_placed(std::atomic<Heap*>& mine, Heap& heap,
+                                                            std::size_t size, Placement where,
+                                                            PoolTable::Entry* asks,
+                                                            std::uintptr_t block) noexcept;
+  PlacedBlock take_placed(std::size_t size, Placement where) noexcept;
   // A run that is kept at hand, or 0.
   [[gnu::always_inline]] inline std::uintptr_t take_kept(std::size_t size) noexcept;
   // A block and the id of the attached pool that it lies in; the null id: it is grown memory. The
@@ -207,16 +197,6 @@ class AllocatorCore {
                                   Placement where) noexcept;
   Result<untrusted_bytes> allocate_small_slow(Gate& gate, SizeClass c) noexcept;
   Result<untrusted_bytes> allocate_pages(Gate& gate, const SizePlan& plan) noexcept;
-  Result<PlacedBlock> allocate_in(Pool& pool, RegionId id, std::size_t size,
-                                  const SizePlan& plan) noexcept;
-  Result<untrusted_bytes> allocate_in_locked(Pool& pool, std::size_t size,
-                                             const SizePlan& plan) noexcept
-      EXCLAVE_REQUIRES(pool.shared.lock);
-  Result<PlacedBlock> allocate_on_device(DeviceTag tag, std::size_t size,
-                                         const SizePlan& plan) noexcept;
-  Result<PlacedBlock> allocate_open(std::size_t size, const SizePlan& plan) noexcept;
-  Result<PlacedBlock> allocate_first(Pool*& first, Pool* Pool::*next, std::size_t size,
-                                     const SizePlan& plan) noexcept EXCLAVE_REQUIRES(pool_lists_);
   bool adopt_orphan(Heap& heap, SizeClass c) noexcept;
   struct Found;
   bool may_stay(const Found& found, std::size_t size, Placement where,
@@ -274,8 +254,11 @@ class AllocatorCore {
 
   // ---- Frees ----
   [[gnu::noinline]] Status deallocate_slow(std::uintptr_t block) noexcept;
+  [[gnu::noinline]] Status deallocate_placed(std::atomic<Heap*>& mine, Heap& heap,
+                                             std::uintptr_t block) noexcept;
+  [[gnu::noinline]] Status finish_placed(std::atomic<Heap*>& mine, Heap& heap,
+                                         PoolTable::Entry& entry) noexcept;
   bool free_slot_live(Heap& mine, Slab& slab, std::uintptr_t block) noexcept;
-  bool free_live_in_pool(SharedHeap& shared, Slab& slab, std::uintptr_t block) noexcept;
   // The slab and slot that an address names, or none. Safe with any address.
   SlotRef find_slot(std::uintptr_t address) const noexcept {
     return Heap::find_slot(books_, registry_, grown_, address);
@@ -288,35 +271,17 @@ class AllocatorCore {
   Status free_block(Gate& gate, std::uintptr_t block, const SizePlan* plan) noexcept;
   Status free_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept;
   static void take_own(Heap& heap, const SlotRef& found, std::uintptr_t block) noexcept;
-  Status free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t block, bool* moved) noexcept;
+  Status free_orphan(std::uintptr_t block, bool* moved) noexcept;
   Status free_in_pool(Gate& gate, std::uintptr_t block, RegionId id) noexcept;
-  // found: a slot of that heap, verified under the lock.
-  Status free_slot_locked(SharedHeap& shared, const SlotRef& found, std::uintptr_t block) noexcept
-      EXCLAVE_REQUIRES(shared.lock);
-  Status free_pages_locked(Pool& pool, std::uintptr_t block) noexcept
-      EXCLAVE_REQUIRES(pool.shared.lock);
   // What was freed while it was pinned goes when the last pin does: a slot that is kRemote, a block
-  // of pages that is marked freed and pinned. Nothing to do when its pool was revoked meanwhile.
-  void free_unpinned_slot(Gate& gate, Pool* pool, RegionId pool_id, std::uintptr_t block) noexcept;
-  void free_unpinned_pages(Pool* pool, RegionId pool_id, std::uintptr_t block) noexcept;
-  // heap: the pool's, its lock held.
-  static void count_folded_locked(Pool& pool, Heap& heap) noexcept;
-  // The same; and the pool's id when its last block went while it drains.
-  static RegionId drained_locked(Pool& pool, Heap& heap) noexcept;
+  // of pages that is marked freed and pinned.
+  void free_unpinned_slot(Gate& gate, std::uintptr_t block) noexcept;
   Status free_remote(Heap& mine, Heap& owner, const SlotRef& found, std::uintptr_t block) noexcept;
   Status free_pages(Gate& gate, std::uintptr_t block) noexcept;
-  Status free_run(PagePool& pages, Region& region, std::uintptr_t block, bool* kept) const noexcept;
   void scrub_slot(const SlotRef& found, std::uintptr_t block) const noexcept;
-  // What a free got of the slot that it marked.
-  enum class Taking : std::uint8_t {
-    kTaken,    // it was kLive, and is kRemote: this free's
-    kKept,     // it was kPinned, and is what the caller asked for: the last unpin's
-    kNotLive,  // it was free already
-    kMoving,   // nothing: pins came and went at each try
-  };
-  static Taking try_take(std::atomic<SlotState>* state, SlotState kept, unsigned tries) noexcept;
-  Taking take_slot(std::atomic<SlotState>* state, SlotState kept) noexcept;
-  static Status status_of(Taking taking) noexcept;
+  Taking take_slot(std::atomic<SlotState>* state, SlotState kept) noexcept {
+    return exclave::take_slot(registry_, state, kept);
+  }
   bool is_still(const SlotRef& found, std::uintptr_t block) const noexcept;
   bool take_remotely(const SlotRef& found, std::uintptr_t block, bool nested,
                      Status* freed) noexcept;
@@ -329,7 +294,6 @@ class AllocatorCore {
 
   // next_run, inside a gate.
   Result<RunInfo> run_at(std::uintptr_t address) noexcept;
-  std::uint32_t free_and_cached(std::uintptr_t address) const noexcept;
 
   struct Found {
     std::size_t usable = 0;
@@ -351,16 +315,6 @@ class AllocatorCore {
                                  Region** last) noexcept EXCLAVE_REQUIRES(registry_.lock());
 
   // ---- Pools and pins ----
-  // heap: of this thread. Whoever takes the pool's lock looks at its id again.
-  Pool* find_pool(Heap& heap, RegionId id) noexcept;
-  Result<RegionId> attach_pool(Extent range, const AttachOptions& options) noexcept;
-  Status detach_pool(Gate& gate, RegionId id, DetachMode mode) noexcept;
-  // Takes the region out of the pool, the registry and the lists; *gone gets its book, to be
-  // finished without a lock. Errors: kPinned, without change; kWouldBlock: the library itself is
-  // at work on bytes of the pool. Its door is shut then, so the work ends soon; whoever gives up
-  // opens it again.
-  Status close_pool_locked(Pool& pool, Region** gone) noexcept EXCLAVE_REQUIRES(pool_lists_)
-      EXCLAVE_REQUIRES(pool.shared.lock);
   // What is told of a region whose book is given back.
   struct Farewell {
     void (*gone)(void* context, std::uint64_t region_id, std::uintptr_t base,
@@ -374,14 +328,7 @@ class AllocatorCore {
   };
   // Gives the book back. The callback may be called once the gate is open.
   Farewell take_farewell(Region& region) noexcept;
-  void finish_drain(Gate& gate, Pool& pool, RegionId id) noexcept;
   void settle_drains(Gate& gate) noexcept;
-  void close_drained_locked(Pool& pool, Region** gone) noexcept EXCLAVE_REQUIRES(pool_lists_)
-      EXCLAVE_REQUIRES(pool.shared.lock);
-  Pool* take_pool_locked() noexcept EXCLAVE_REQUIRES(pool_lists_);
-  Device* device_locked(DeviceTag tag) noexcept EXCLAVE_REQUIRES(pool_lists_);
-  // Null, or one that may have no pool (any more).
-  void drop_device_locked(Device* device) noexcept EXCLAVE_REQUIRES(pool_lists_);
   Result<PinId> pin_mappings_locked(Extent pages) noexcept EXCLAVE_REQUIRES(registry_.lock());
   Result<PinId> pin_in_pool_locked(Region& region, Extent range) noexcept
       EXCLAVE_REQUIRES(registry_.lock());
@@ -399,9 +346,7 @@ class AllocatorCore {
   Config config_;
   Registry registry_;
   PagePool grown_;
-  // Requests up to here are served from the thread's heap, without a further question; 0 while
-  // pools are open to all. Guarded by pool_lists_ when written.
-  std::atomic<std::size_t> small_fast_bytes_{kMaxSmallBytes};
+  AttachedPools pools_;
   bool scrub_ = false;
   bool ending_ = false;  // destroy has begun: only its own thread calls
   // On lines that nothing else is on, for each thread writes its entry in every call (ports give
@@ -414,25 +359,19 @@ class AllocatorCore {
   Heap* homes_[kMaxThreadSlots] = {};
 
   // ---- Written now and then ----
-  alignas(kCacheLine) SpinLock pool_lists_{LockRank::kPoolList};
-  OrderedTree<Device, Device::ByTag> devices_ EXCLAVE_GUARDED_BY(pool_lists_);
-  OrderedTree<Pool, Pool::ById> pools_ EXCLAVE_GUARDED_BY(pool_lists_);
-  Pool* open_ EXCLAVE_GUARDED_BY(pool_lists_) = nullptr;
-  Pool* draining_ EXCLAVE_GUARDED_BY(pool_lists_) = nullptr;
-  Pool* idle_pools_ EXCLAVE_GUARDED_BY(pool_lists_) = nullptr;
-  Heap* all_heaps_ EXCLAVE_GUARDED_BY(pool_lists_) = nullptr;
-  Heap* idle_heaps_ EXCLAVE_GUARDED_BY(pool_lists_) = nullptr;
+  alignas(kCacheLine) SpinLock heap_lists_{LockRank::kPoolList};
+  Heap* all_heaps_ EXCLAVE_GUARDED_BY(heap_lists_) = nullptr;
+  Heap* idle_heaps_ EXCLAVE_GUARDED_BY(heap_lists_) = nullptr;
   Heap* forking_heap_ = nullptr;  // of the thread that holds every lock for its fork
-  SharedHeap orphans_;
+  // The slabs of threads that ended.
+  SpinLock orphans_lock_{LockRank::kHeap};
+  Heap orphans_ EXCLAVE_GUARDED_BY(orphans_lock_);
   // Stand in for a thread's heap. Nothing is ever on their stacks, and no slab is theirs, so the
   // fast paths go their slow way.
   Heap none_;
   Heap busy_;
   Door no_door_;  // stays shut
   std::atomic<bool> has_orphans_{false};
-  // Blocks of pools were freed in nested calls, which take no lock, or the library was at work on
-  // bytes of an empty pool: a draining one may be ready to go.
-  std::atomic<bool> drains_wait_{false};
 
   std::atomic<std::size_t> grown_bytes_{0};
   std::atomic<std::uint64_t> reserve_calls_{0}, release_calls_{0}, map_calls_{0}, unmap_calls_{0},

@@ -11,18 +11,6 @@ untrusted_bytes pointer(std::uintptr_t address) noexcept {
   return untrusted_bytes::unsafe_from_address(address);
 }
 
-// In pages, as the page room takes it.
-std::uint64_t boundary_of(const Region& region) noexcept {
-  return region.boundary == 0 ? kNoBoundary : region.boundary >> kPageShift;
-}
-
-// The class that serves where no block may cross such a boundary, which the size is not above: a
-// power of two at its own alignment crosses none that is at least as large.
-SizeClass class_within(SizeClass c, std::uint64_t boundary) noexcept {
-  if (c == kSizeClasses || boundary == kNoBoundary) return c;
-  return size_class_of(std::size_t{1} << ceil_log2(size_class_bytes(c)));
-}
-
 }  // namespace
 
 // ---- The fast paths ----
@@ -37,7 +25,7 @@ bool AllocatorCore::pop(SizeClass c, std::uintptr_t* block) noexcept {
 
 Result<untrusted_bytes> AllocatorCore::allocate(std::size_t size) noexcept {
   // size - 1: zero wraps, and goes the slow way to its error.
-  if (EXCLAVE_LIKELY(size - 1 < small_fast_bytes_.load(std::memory_order_relaxed))) {
+  if (EXCLAVE_LIKELY(size - 1 < kMaxSmallBytes)) {
     std::uintptr_t block = 0;
     if (EXCLAVE_LIKELY(pop(size_class_fast(size), &block))) return pointer(block);
   }
@@ -46,12 +34,25 @@ Result<untrusted_bytes> AllocatorCore::allocate(std::size_t size) noexcept {
 
 Result<untrusted_bytes> AllocatorCore::allocate(std::size_t size, std::size_t alignment,
                                                 Placement where) noexcept {
-  if (is_power_of_two(alignment) && alignment <= kMaxSmallAlignment &&
-      where.kind == Placement::Kind::kAnywhere) {
+  if (where.kind != Placement::Kind::kAnywhere) {
+    if (EXCLAVE_LIKELY(alignment == kDefaultAlignment)) {
+      std::atomic<Heap*>& mine = this->mine();
+      Heap* const heap = enter(mine);
+      PoolTable::Entry* entry = nullptr;
+      std::uintptr_t block = 0;
+      const PoolHeap::Popped popped = AttachedPools::take(*heap, size, where, &entry, &block);
+      if (EXCLAVE_LIKELY(popped == PoolHeap::Popped::kBlock)) {
+        leave(mine, heap);
+        return pointer(block);
+      }
+      return allocate_placed(mine, *heap, size, where,
+                             popped == PoolHeap::Popped::kAsk ? entry : nullptr, block);
+    }
+  } else if (is_power_of_two(alignment) && alignment <= kMaxSmallAlignment) {
     if (alignment <= kDefaultAlignment) return allocate(size);
     const std::size_t rounded = align_up(size, alignment);
     // Zero, and what wraps when it is rounded up, come out as zero: rounded - 1 wraps again.
-    if (rounded - 1 < small_fast_bytes_.load(std::memory_order_relaxed)) {
+    if (rounded - 1 < kMaxSmallBytes) {
       const SizeClass c = size_class_fast(rounded);
       std::uintptr_t block = 0;
       // GCOVR_EXCL_BR_START: the class of a multiple of the alignment is one
@@ -82,18 +83,65 @@ Status AllocatorCore::deallocate(std::uintptr_t block) noexcept {
         return {};
       }
     }
+  } else if (heap->pools != nullptr) {
+    return deallocate_placed(mine, *heap, block);
   }
   leave(mine, heap);
   return deallocate_slow(block);
 }
 
+// A block that some attached pool is to serve. Inside a call, which ends here.
+Result<untrusted_bytes> AllocatorCore::allocate_placed(std::atomic<Heap*>& mine, Heap& heap,
+                                                       std::size_t size, Placement where,
+                                                       PoolTable::Entry* asks,
+                                                       std::uintptr_t block) noexcept {
+  RegionId id{};
+  block = asks != nullptr ? pools_.ask(*asks, block) : 0;
+  if (block == 0) block = pools_.take_slow(heap, size, where, &id);
+  leave(mine, &heap);
+  if (pools_.drains_wait(heap)) Gate settles(*this);
+  if (block != 0) return pointer(block);
+  return allocate_slow(size, kDefaultAlignment, where);
+}
+
+// The same from what this thread keeps, or nothing.
+PlacedBlock AllocatorCore::take_placed(std::size_t size, Placement where) noexcept {
+  std::atomic<Heap*>& mine = this->mine();
+  Heap* const heap = enter(mine);
+  RegionId id{};
+  const std::uintptr_t block = pools_.take_slow(*heap, size, where, &id);
+  leave(mine, heap);
+  if (pools_.drains_wait(*heap)) Gate settles(*this);
+  return {pointer(block), id};
+}
+
+// A block of no grown slab, by a thread that uses attached pools. Inside a call, which ends here.
+Status AllocatorCore::deallocate_placed(std::atomic<Heap*>& mine, Heap& heap,
+                                        std::uintptr_t block) noexcept {
+  PoolTable::Entry* const entry = heap.pools->holding(block);
+  const AttachedPools::Given given =
+      EXCLAVE_LIKELY(entry != nullptr) ? pools_.give(*entry, block) : AttachedPools::Given::kNot;
+  if (EXCLAVE_LIKELY(given == AttachedPools::Given::kDone)) {
+    leave(mine, &heap);
+    return {};
+  }
+  if (given == AttachedPools::Given::kFinish) return finish_placed(mine, heap, *entry);
+  leave(mine, &heap);
+  return deallocate_slow(block);
+}
+
+Status AllocatorCore::finish_placed(std::atomic<Heap*>& mine, Heap& heap,
+                                    PoolTable::Entry& entry) noexcept {
+  pools_.finish_give(heap, entry);
+  leave(mine, &heap);
+  if (pools_.drains_wait(heap)) Gate settles(*this);
+  return {};
+}
+
 // ---- Allocation: what the fast path leaves over, in its most frequent form first ----
 
 std::uintptr_t AllocatorCore::take_kept(std::size_t size) noexcept {
-  if (size <= kMaxSmallBytes || size > kLongestClassedRun * kPageBytes ||
-      small_fast_bytes_.load(std::memory_order_relaxed) == 0) {
-    return 0;
-  }
+  if (size <= kMaxSmallBytes || size > kLongestClassedRun * kPageBytes) return 0;
   std::atomic<Heap*>& mine = this->mine();
   Heap* const heap = enter(mine);
   // No lock in a nested call.
@@ -103,24 +151,11 @@ std::uintptr_t AllocatorCore::take_kept(std::size_t size) noexcept {
 }
 
 Result<untrusted_bytes> AllocatorCore::allocate_slow(std::size_t size) noexcept {
-  if (const std::uintptr_t block = take_kept(size); block != 0) return pointer(block);
+  std::uintptr_t block = take_kept(size);
+  if (block == 0 && pools_.has_open())
+    block = take_placed(size, Placement::anywhere()).start.address();
+  if (block != 0) return pointer(block);
   return allocate_slow(size, kDefaultAlignment, Placement::anywhere());
-}
-
-Result<SizePlan> SizePlan::of(std::size_t size, std::size_t alignment) noexcept {
-  if (size == 0 || size > PTRDIFF_MAX || !is_power_of_two(alignment) || alignment > kMaxAlignment) {
-    return Error::kInvalidArgument;
-  }
-  SizePlan plan;
-  if (size <= kMaxSmallBytes && alignment <= kMaxSmallAlignment) {
-    plan.size_class =
-        alignment <= kDefaultAlignment ? size_class_of(size) : size_class_of(size, alignment);
-  }
-  if (plan.size_class == kSizeClasses) {
-    plan.pages = pages_for(size);
-    plan.align_order = alignment <= kPageBytes ? 0 : floor_log2(alignment) - kPageShift;
-  }
-  return plan;
 }
 
 Result<untrusted_bytes> AllocatorCore::allocate_slow(std::size_t size, std::size_t alignment,
@@ -142,15 +177,19 @@ Result<PlacedBlock> AllocatorCore::allocate_handle(std::size_t size, std::size_t
 Result<PlacedBlock> AllocatorCore::place(std::size_t size, std::size_t alignment,
                                          Placement where) noexcept {
   // As allocate does.
-  if (alignment == kDefaultAlignment && where.kind == Placement::Kind::kAnywhere) {
-    std::uintptr_t block = 0;
-    if (size - 1 >= small_fast_bytes_.load(std::memory_order_relaxed)) {
+  const bool anywhere = where.kind == Placement::Kind::kAnywhere;
+  std::uintptr_t block = 0;
+  if (anywhere && alignment == kDefaultAlignment) {
+    if (size - 1 >= kMaxSmallBytes) {
       block = take_kept(size);
     } else {
       (void)pop(size_class_fast(size), &block);
     }
-    if (block != 0) return PlacedBlock{pointer(block), {}};
+  } else if (!anywhere && alignment == kDefaultAlignment) {
+    const PlacedBlock placed = take_placed(size, where);
+    if (placed.region) return placed;
   }
+  if (block != 0) return PlacedBlock{pointer(block), {}};
   return place_slow(size, alignment, where);
 }
 
@@ -182,26 +221,24 @@ Result<PlacedBlock> AllocatorCore::place_gated(Gate& gate, std::size_t size, std
                                                Placement where) noexcept {
   const Result<SizePlan> plan = SizePlan::of(size, alignment);
   if (!plan.ok()) return plan.error();
-  switch (where.kind) {
-    case Placement::Kind::kPool: {
-      Pool* const pool = find_pool(gate.heap(), where.pool);
-      if (pool == nullptr) return Error::kNotFound;
-      return allocate_in(*pool, where.pool, size, *plan);
-    }
-    case Placement::Kind::kDevice:
-      return allocate_on_device(where.device, size, *plan);
-    case Placement::Kind::kAnywhere:
-      break;
-  }
-  if (small_fast_bytes_.load(std::memory_order_relaxed) == 0) {
-    const Result<PlacedBlock> block = allocate_open(size, *plan);
+  if (where.kind == Placement::Kind::kPool || where.kind == Placement::Kind::kDevice)
+    return pools_.allocate(gate.heap(), size, *plan, where, true);
+  if (pools_.has_open()) {
+    const Result<PlacedBlock> block =
+        pools_.allocate(gate.heap(), size, *plan, Placement::anywhere(), false);
     if (block.ok()) return block;
   }
   const Result<untrusted_bytes> block = plan->size_class != kSizeClasses
                                             ? allocate_small_slow(gate, plan->size_class)
                                             : allocate_pages(gate, *plan);
-  if (!block.ok()) return block.error();
-  return PlacedBlock{*block, {}};
+  if (block.ok()) return PlacedBlock{*block, {}};
+  // At last, what other threads keep of them.
+  if (pools_.has_open()) {
+    const Result<PlacedBlock> open =
+        pools_.allocate(gate.heap(), size, *plan, Placement::anywhere(), true);
+    if (open.ok()) return open;
+  }
+  return block.error();
 }
 
 Result<untrusted_bytes> AllocatorCore::allocate_small_slow(Gate& gate, SizeClass c) noexcept {
@@ -252,91 +289,11 @@ Result<untrusted_bytes> AllocatorCore::allocate_pages(Gate& gate, const SizePlan
 
 bool AllocatorCore::adopt_orphan(Heap& heap, SizeClass c) noexcept {
   if (!has_orphans_.load(std::memory_order_relaxed)) return false;
-  LockGuard guard(orphans_.lock);
-  if (orphans_.heap.wants_sweep()) orphans_.heap.fold_slow();
-  const bool adopted = heap.adopt_slow(orphans_.heap, c);
-  if (!orphans_.heap.has_slabs()) has_orphans_.store(false, std::memory_order_relaxed);
+  LockGuard guard(orphans_lock_);
+  if (orphans_.wants_sweep()) orphans_.fold_slow();
+  const bool adopted = heap.adopt_slow(orphans_, c);
+  if (!orphans_.has_slabs()) has_orphans_.store(false, std::memory_order_relaxed);
   return adopted;
-}
-
-// ---- Attached pools ----
-
-Result<PlacedBlock> AllocatorCore::allocate_in(Pool& pool, RegionId id, std::size_t size,
-                                               const SizePlan& plan) noexcept {
-  LockGuard guard(pool.shared.lock);
-  // GCOVR_EXCL_BR_START: detached before the lock
-  if (pool.region == nullptr || pool.id != id || pool.draining) return Error::kNotFound;
-  // GCOVR_EXCL_BR_STOP
-  const Result<untrusted_bytes> block = allocate_in_locked(pool, size, plan);
-  if (!block.ok()) return block.error();
-  return PlacedBlock{*block, id};
-}
-
-Result<untrusted_bytes> AllocatorCore::allocate_in_locked(Pool& pool, std::size_t size,
-                                                          const SizePlan& plan) noexcept {
-  Region& region = *pool.region;
-  if (region.largest_block != 0 && size > region.largest_block) return Error::kOutOfMemory;
-  if (region.boundary != 0 && size > region.boundary) return Error::kOutOfMemory;
-  const std::uint64_t boundary = boundary_of(region);
-  const SizeClass c = class_within(plan.size_class, boundary);
-  Heap& heap = pool.shared.heap;
-  if (heap.wants_sweep()) heap.fold_slow();
-  pool.live -= heap.take_folded();
-
-  std::uintptr_t block = 0;
-  if (c != kSizeClasses) {
-    if (!heap.pop(c, &block)) {
-      if (!heap.refill_slow(c)) {
-        bool added = heap.add_slab_slow(c, &region, true).ok();
-        if (!added) {
-          // What other classes keep may make room.
-          heap.flush_slow();
-          added = heap.add_slab_slow(c, &region, true).ok();
-        }
-        if (added) (void)heap.refill_slow(c);
-      }
-      (void)heap.pop(c, &block);
-    }
-  }
-  if (block == 0) {
-    Result<PageRun> run = pool.pages.allocate_block(pages_for(size), plan.align_order, boundary);
-    if (!run.ok()) {
-      heap.flush_slow();
-      run = pool.pages.allocate_block(pages_for(size), plan.align_order, boundary);
-    }
-    if (!run.ok()) return run.error();
-    block = run->extent.base;
-  }
-  pool.live += 1;
-  return pointer(block);
-}
-
-// The pool that served last comes first, so full ones are not asked again and again.
-Result<PlacedBlock> AllocatorCore::allocate_on_device(DeviceTag tag, std::size_t size,
-                                                      const SizePlan& plan) noexcept {
-  LockGuard guard(pool_lists_);
-  Device* const device = devices_.at_or_before(tag);
-  if (tag == 0 || device == nullptr || device->tag != tag) return Error::kNotFound;
-  return allocate_first(device->first, &Pool::next, size, plan);
-}
-
-Result<PlacedBlock> AllocatorCore::allocate_open(std::size_t size, const SizePlan& plan) noexcept {
-  LockGuard guard(pool_lists_);
-  return allocate_first(open_, &Pool::next_open, size, plan);
-}
-
-Result<PlacedBlock> AllocatorCore::allocate_first(Pool*& first, Pool* Pool::*next, std::size_t size,
-                                                  const SizePlan& plan) noexcept {
-  for (Pool** link = &first; *link != nullptr; link = &((*link)->*next)) {
-    Pool& pool = **link;
-    const Result<PlacedBlock> block = allocate_in(pool, pool.id, size, plan);
-    if (!block.ok()) continue;
-    *link = pool.*next;
-    pool.*next = first;
-    first = &pool;
-    return block;
-  }
-  return Error::kOutOfMemory;
 }
 
 // ---- Zeroed, and moved ----
@@ -403,12 +360,11 @@ bool AllocatorCore::may_stay(const Found& found, std::size_t size, Placement whe
   // The first gate, where it is a slot: look_up needs none for these.
   Gate gate(*this);
   if (!gate.status().ok()) return false;
-  LockGuard guard(pool->shared.lock);
+  LockGuard guard(pool->lock);
   if (pool->id != found.id) return false;  // GCOVR_EXCL_BR_LINE: a race
   const Region& region = *pool->region;
   *boundary = boundary_of(region);
-  if (region.largest_block != 0 && size > region.largest_block) return false;
-  if (region.boundary != 0 && size > region.boundary) return false;
+  if (!may_hold(region, size)) return false;
   return where.kind != Placement::Kind::kDevice ||
          (where.device != 0 && where.device == region.traits().device);
 }
@@ -445,7 +401,7 @@ bool AllocatorCore::resize_pages(const Found& found, std::uintptr_t block, std::
     return grows ? grown_.grow_block(region, block, pages).ok()
                  : cut_pages(grown_, region, block, pages);
   }
-  LockGuard guard(pool->shared.lock);
+  LockGuard guard(pool->lock);
   if (pool->id != found.id) return false;  // GCOVR_EXCL_BR_LINE: a race
   if (!grows) return cut_pages(pool->pages, region, block, pages);
   // A pool that drains gives out nothing any more.

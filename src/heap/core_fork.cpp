@@ -10,26 +10,17 @@
 
 namespace exclave::core {
 
-template <class Function>
-void AllocatorCore::each_pool(const Function& visit) noexcept {
-  for (Pool* pool = pools_.at_or_after(0); pool != nullptr;
-       pool = pools_.at_or_after(pool->listed_id + 1)) {
-    visit(*pool);
-  }
-  // Whoever found one late may be looking at it still.
-  for (Pool* pool = idle_pools_; pool != nullptr; pool = pool->next) visit(*pool);
-}
-
 // All of them, in the order of their ranks. Several of one rank at once are nobody else's, so it is
-// enough that pool_lists_ comes first.
+// enough that the pools' lists come first.
 template <class Function>
 void AllocatorCore::each_lock(const Function& apply) noexcept EXCLAVE_NO_THREAD_SAFETY_ANALYSIS {
-  apply(pool_lists_);
-  apply(orphans_.lock);
-  each_pool([&](Pool& pool) noexcept { apply(pool.shared.lock); });
+  apply(pools_.lists());
+  apply(heap_lists_);
+  apply(orphans_lock_);
+  pools_.each_pool([&](Pool& pool) noexcept { apply(pool.lock); });
   apply(registry_.lock());
   apply(grown_.lock());
-  each_pool([&](Pool& pool) noexcept { apply(pool.pages.lock()); });
+  pools_.each_pool([&](Pool& pool) noexcept { apply(pool.pages.lock()); });
   apply(books_.lock());
 }
 
@@ -49,8 +40,8 @@ Status AllocatorCore::before_fork() noexcept {
 // The heap of this thread, which stays entered.
 Heap* AllocatorCore::leave_fork() noexcept EXCLAVE_NO_THREAD_SAFETY_ANALYSIS {
   Heap* const heap = forking_heap_;
-  // pool_lists_ is the last to go: the walk needs it.
-  SpinLock* const first = &pool_lists_;
+  // The pools' lists are the last to go: the walk needs them.
+  SpinLock* const first = &pools_.lists();
   each_lock([first](SpinLock& lock) noexcept {
     if (&lock != first) lock.unlock_after_fork();
   });
@@ -71,18 +62,23 @@ void AllocatorCore::after_fork_in_child() noexcept {
   registry_.after_fork_in_child(assigned_thread_slot() + 1);
   Heap* heap = nullptr;
   {
-    LockGuard guard(pool_lists_);
+    LockGuard guard(heap_lists_);
     heap = all_heaps_;
     idle_heaps_ = nullptr;
-    // Other threads were at work on bytes of these; this one is not, or before_fork had refused.
-    each_pool([](Pool& pool) noexcept { pool.door.empty(); });
   }
+  {
+    LockGuard guard(pools_.lists());
+    // Other threads were at work on bytes of these; this one is not, or before_fork had refused.
+    pools_.each_pool([](Pool& pool) noexcept { pool.door.empty(); });
+  }
+  // Some of them may have been about to say that a drain has ended.
+  pools_.look_at_drains();
   // This thread's own heap is in the middle of a call, too: this one.
   for (; heap != nullptr; heap = heap->next_heap) {
     const std::uint32_t label = heap->label();
     if (label == 0) {
       // Idle, or as good as that: its thread was on the last steps of giving it up.
-      LockGuard guard(pool_lists_);
+      LockGuard guard(heap_lists_);
       heap->next_idle = idle_heaps_;
       idle_heaps_ = heap;
     } else if (homes_[label - 1] == heap &&  // else: left in a call, before an earlier fork

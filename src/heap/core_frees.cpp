@@ -15,7 +15,11 @@ Status AllocatorCore::deallocate_slow(std::uintptr_t block) noexcept {
   if (is_own(heap) && !scrub_) {
     if (const BookRef mapped = grown_.slab_at(block); mapped != 0) {
       done = free_slot_live(*heap, *books_.at<Slab>(mapped), block);
-    } else if (Region* const region = registry_.find(block); region != nullptr) {
+    } else if (Region* const region = registry_.find(block); region == nullptr) {
+    } else if (Pool* const pool = static_cast<Pool*>(region->pool.load(std::memory_order_acquire));
+               pool != nullptr) {
+      done = pools_.free_live(*heap, *pool, *region, block);
+    } else {
       Slab* const slab = Heap::find_slab_in(books_, *region, block);
       done = slab != nullptr ? free_slot_live(*heap, *slab, block)
                              : is_aligned(block, kPageBytes) && grown_.keep_block(*region, block);
@@ -25,12 +29,12 @@ Status AllocatorCore::deallocate_slow(std::uintptr_t block) noexcept {
   if (!done) return deallocate_told(block, nullptr, kDefaultAlignment);
   if (EXCLAVE_UNLIKELY(grown_.has_surplus(config_.keep_free_bytes))) trim_to_config();
   // What a handler freed in the middle of this, or of a call before, which had no gate either.
-  if (EXCLAVE_UNLIKELY(drains_wait_.load(std::memory_order_seq_cst))) Gate settles(*this);
+  if (EXCLAVE_UNLIKELY(pools_.drains_wait(*heap))) Gate settles(*this);
   return {};
 }
 
 // A live block of a thread's heap: of this one where it lies in a small slab, or finds the stack
-// full; or of another. Or one of a pool.
+// full; or of another.
 bool AllocatorCore::free_slot_live(Heap& mine, Slab& slab, std::uintptr_t block) noexcept {
   const SlotRef found{&slab, slab.slot_at(block)};
   const BookRef owner = slab.owner.load(std::memory_order_acquire);
@@ -40,25 +44,7 @@ bool AllocatorCore::free_slot_live(Heap& mine, Slab& slab, std::uintptr_t block)
   }
   if (owner == mine.self()) return free_own(mine, found, block).ok();
   Heap& theirs = *books_.at<Heap>(owner);
-  if (SharedHeap* const shared = theirs.shared(); shared != nullptr)
-    return shared->pool != nullptr && free_live_in_pool(*shared, slab, block);
-  return free_remote(mine, theirs, found, block).ok();
-}
-
-// False, with nothing changed: it is none of this pool's any more; or the pool drains, and this may
-// be its last.
-bool AllocatorCore::free_live_in_pool(SharedHeap& shared, Slab& slab,
-                                      std::uintptr_t block) noexcept {
-  LockGuard guard(shared.lock);
-  // A slab of this heap that has a slot at the address is the one there.
-  const SlotRef found{&slab, slab.slot_at(block)};
-  if (slab.owner.load(std::memory_order_acquire) != shared.heap.self() ||
-      found.slot == Slab::kNoSlot || shared.pool->draining) {
-    return false;
-  }
-  const bool freed = free_slot_locked(shared, found, block).ok();
-  count_folded_locked(*shared.pool, shared.heap);
-  return freed;
+  return theirs.kind() == Heap::Kind::kThread && free_remote(mine, theirs, found, block).ok();
 }
 
 Status AllocatorCore::deallocate_sized(std::uintptr_t block, std::size_t size,
@@ -106,50 +92,11 @@ Status AllocatorCore::free_block(Gate& gate, std::uintptr_t block, const SizePla
     if (owner_ref == 0) return Error::kForeignFree;
     if (owner_ref == gate.heap().self()) return free_own(gate.heap(), found, block);
     Heap& owner = *books_.at<Heap>(owner_ref);
-    if (owner.shared() == nullptr) return free_remote(gate.heap(), owner, found, block);
+    if (owner.kind() == Heap::Kind::kThread) return free_remote(gate.heap(), owner, found, block);
+    if (owner.kind() == Heap::Kind::kPool) return free_pages(gate, block);
     bool moved = false;
-    const Status freed = free_shared(gate, *owner.shared(), block, &moved);
+    const Status freed = free_orphan(block, &moved);
     if (!moved) return freed;
-  }
-}
-
-// Takes a slot from its caller: kLive becomes kRemote, kPinned becomes `kept`. Anything else was
-// free already. A failed exchange tells what it found, and that is looked at: a pin or an unpin
-// may have come since the last look, and then the block was live all the time. Release pairs with
-// the acquire in take_back: what the caller wrote about the block came before.
-AllocatorCore::Taking AllocatorCore::try_take(std::atomic<SlotState>* state, SlotState kept,
-                                              unsigned tries) noexcept {
-  SlotState seen = SlotState::kLive;
-  for (; tries != 0; --tries) {
-    const bool pinned = seen == SlotState::kPinned;
-    if (state->compare_exchange_strong(seen, pinned ? kept : SlotState::kRemote,
-                                       std::memory_order_acq_rel)) {
-      return pinned ? Taking::kKept : Taking::kTaken;
-    }
-    if (seen != SlotState::kLive && seen != SlotState::kPinned) return Taking::kNotLive;
-  }
-  return Taking::kMoving;
-}
-
-// The same, and never kMoving, whenever the host lets the threads run that pin and unpin: pins
-// change under the registry's lock.
-AllocatorCore::Taking AllocatorCore::take_slot(std::atomic<SlotState>* state,
-                                               SlotState kept) noexcept {
-  constexpr unsigned kEither = 2;  // one try for a live block, one for a pinned one
-  const Taking taking = try_take(state, kept, kEither);
-  if (taking != Taking::kMoving) return taking;
-  LockGuard guard(registry_.lock());
-  return try_take(state, kept, kEither);
-}
-
-Status AllocatorCore::status_of(Taking taking) noexcept {
-  switch (taking) {
-    case Taking::kNotLive:
-      return Error::kDoubleFree;
-    case Taking::kMoving:        // GCOVR_EXCL_LINE: a race
-      return Error::kReentered;  // GCOVR_EXCL_LINE
-    default:
-      return {};
   }
 }
 
@@ -181,53 +128,23 @@ void AllocatorCore::take_own(Heap& heap, const SlotRef& found, std::uintptr_t bl
   if (!heap.push(c, block, state)) heap.give_back(*found.slab, state);
 }
 
-// What nested calls freed must not keep a draining pool.
-void AllocatorCore::count_folded_locked(Pool& pool, Heap& heap) noexcept {
-  if (pool.draining && heap.wants_sweep()) heap.fold_slow();
-  pool.live -= heap.take_folded();
-}
-
-RegionId AllocatorCore::drained_locked(Pool& pool, Heap& heap) noexcept {
-  count_folded_locked(pool, heap);
-  return pool.draining && pool.live == 0 ? pool.id : RegionId{};
-}
-
-Status AllocatorCore::free_shared(Gate& gate, SharedHeap& shared, std::uintptr_t block,
-                                  bool* moved) noexcept {
-  Status freed;
-  RegionId drained{};
-  {
-    LockGuard guard(shared.lock);
-    // Verified again under the lock: the slab may have gone or changed hands.
-    const SlotRef found = find_slot(block);
-    // GCOVR_EXCL_BR_START: a race
-    if (found.slot == Slab::kNoSlot ||
-        // GCOVR_EXCL_BR_STOP
-        found.slab->owner.load(std::memory_order_acquire) != shared.heap.self()) {
-      *moved = true;
-      return {};
-    }
-    freed = free_slot_locked(shared, found, block);
-    if (shared.pool != nullptr) drained = drained_locked(*shared.pool, shared.heap);
+Status AllocatorCore::free_orphan(std::uintptr_t block, bool* moved) noexcept {
+  LockGuard guard(orphans_lock_);
+  // Verified again under the lock: the slab may have gone or changed hands.
+  const SlotRef found = find_slot(block);
+  // GCOVR_EXCL_BR_START: a race
+  if (found.slot == Slab::kNoSlot ||
+      // GCOVR_EXCL_BR_STOP
+      found.slab->owner.load(std::memory_order_acquire) != orphans_.self()) {
+    *moved = true;
+    return {};
   }
-  if (drained) finish_drain(gate, *shared.pool, drained);
-  return freed;
-}
-
-Status AllocatorCore::free_slot_locked(SharedHeap& shared, const SlotRef& found,
-                                       std::uintptr_t block) noexcept {
-  std::atomic<SlotState>* const state = &found.state();
   // A nested free or a pin, which take no lock here, may come at any moment: who is first has it.
-  const Taking taking = take_slot(state, SlotState::kPinnedFreed);
+  const Taking taking = take_slot(&found.state(), SlotState::kPinnedFreed);
   if (taking != Taking::kTaken) return status_of(taking);
   scrub_slot(found, block);
-  if (shared.pool == nullptr) {
-    // Orphaned slabs are adopted slab by slab, so none of their slots may stand on a stack.
-    shared.heap.give_back(*found.slab, state);
-  } else {
-    take_own(shared.heap, found, block);
-    shared.pool->live -= 1;
-  }
+  // Slabs are adopted one by one, so none of their slots may stand on a stack.
+  orphans_.give_back(*found.slab, &found.state());
   return {};
 }
 
@@ -344,7 +261,7 @@ Status AllocatorCore::deallocate_nested(std::uintptr_t block, const SizePlan* pl
   if (!pool->door.enter(id)) return Error::kReentered;  // GCOVR_EXCL_BR_LINE: a race
   const Status freed = defer_nested(*region, block, plan);
   pool->door.leave();
-  if (freed.ok()) drains_wait_.store(true, std::memory_order_release);
+  if (freed.ok()) pools_.note_deferred(*pool);
   return freed;
 }
 
@@ -369,42 +286,19 @@ Status AllocatorCore::defer_nested(Region& region, std::uintptr_t block,
   return {};
 }
 
+// Pages, or anything of a pool.
 Status AllocatorCore::free_pages(Gate& gate, std::uintptr_t block) noexcept {
   Region* const region = registry_.find(block);
   if (region == nullptr || region->traits().role != Role::kPool) return Error::kForeignFree;
+  // Acquire: what is read after the id is no older.
+  const RegionId id{region->id.load(std::memory_order_acquire)};
   Pool* const pool = static_cast<Pool*>(region->pool.load(std::memory_order_acquire));
-  bool kept = false;
-  if (pool == nullptr) return free_run(grown_, *region, block, &kept);
-  Status freed;
-  RegionId drained{};
-  {
-    LockGuard guard(pool->shared.lock);
-    if (pool->region != region) return Error::kForeignFree;  // GCOVR_EXCL_BR_LINE: a race
-    freed = free_pages_locked(*pool, block);
-    drained = drained_locked(*pool, pool->shared.heap);
+  if (pool == nullptr) {
+    bool kept = false;
+    return free_run(grown_, *region, block, scrub_, &kept);
   }
-  if (drained) finish_drain(gate, *pool, drained);
-  return freed;
-}
-
-// kept: by a pin, and the last unpin frees it.
-Status AllocatorCore::free_run(PagePool& pages, Region& region, std::uintptr_t block,
-                               bool* kept) const noexcept {
-  if (!scrub_) return pages.free_block(region, block, kept);
-  // As long as it is scrubbed, it stands like one that a pin keeps: nobody has it.
-  const Result<PageBlock> taken = pages.take_block(region, block);
-  if (!taken.ok()) return taken.error();
-  *kept = taken->pinned;
-  if (*kept) return {};
-  detail::fill_zero_bytes(block, taken->extent.size);
-  return pages.free_unpinned_block(region, block);
-}
-
-Status AllocatorCore::free_pages_locked(Pool& pool, std::uintptr_t block) noexcept {
-  bool kept = false;
-  const Status freed = free_run(pool.pages, *pool.region, block, &kept);
-  if (freed.ok() && !kept) pool.live -= 1;
-  return freed;
+  const Status freed = pools_.free(gate.heap(), *pool, id, block);
+  return freed.error() == Error::kStale ? Error::kForeignFree : freed;
 }
 
 // A block of the pool that has this id, and of no other that stands in its place by now.
@@ -416,23 +310,10 @@ Status AllocatorCore::free_in_pool(Gate& gate, std::uintptr_t block, RegionId id
                          : nullptr;
   if (pool == nullptr) return Error::kStale;
   // GCOVR_EXCL_STOP
-  Status freed;
-  RegionId drained{};
-  {
-    LockGuard guard(pool->shared.lock);
-    if (pool->id != id) return Error::kStale;  // GCOVR_EXCL_LINE: a race
-    const SlotRef found = find_slot(block);
-    if (found.slab != nullptr && found.slot == Slab::kNoSlot) return Error::kInteriorFree;
-    freed = found.slab != nullptr ? free_slot_locked(pool->shared, found, block)
-                                  : free_pages_locked(*pool, block);
-    drained = drained_locked(*pool, pool->shared.heap);
-  }
-  if (drained) finish_drain(gate, *pool, drained);
-  return freed;
+  return pools_.free(gate.heap(), *pool, id, block);
 }
 
-void AllocatorCore::free_unpinned_slot(Gate& gate, Pool* pool, RegionId pool_id,
-                                       std::uintptr_t block) noexcept {
+void AllocatorCore::free_unpinned_slot(Gate& gate, std::uintptr_t block) noexcept {
   for (;;) {
     const SlotRef found = find_slot(block);
     if (found.slot == Slab::kNoSlot) return;  // GCOVR_EXCL_BR_LINE: a race
@@ -440,9 +321,8 @@ void AllocatorCore::free_unpinned_slot(Gate& gate, Pool* pool, RegionId pool_id,
     if (owner_ref == 0) return;
     Heap& owner = *books_.at<Heap>(owner_ref);
     std::atomic<SlotState>* const state = &found.state();
-    SharedHeap* const shared = owner.shared();
-    if ((shared != nullptr ? shared->pool : nullptr) != pool) return;  // GCOVR_EXCL_BR_LINE: a race
-    if (shared == nullptr) {  // a thread's: the slot holds the slab in place
+    if (owner.kind() == Heap::Kind::kPool) return;  // GCOVR_EXCL_BR_LINE: a race
+    if (owner.kind() == Heap::Kind::kThread) {      // the slot holds the slab in place
       if (owner_ref == gate.heap().self()) {
         owner.give_back(*found.slab, state);
       } else {
@@ -450,44 +330,35 @@ void AllocatorCore::free_unpinned_slot(Gate& gate, Pool* pool, RegionId pool_id,
       }
       return;
     }
-    LockGuard guard(shared->lock);
+    LockGuard guard(orphans_lock_);
     const SlotRef now = find_slot(block);
     // GCOVR_EXCL_BR_START: races
     if (now.slot == Slab::kNoSlot ||
-        now.slab->owner.load(std::memory_order_acquire) != shared->heap.self()) {
+        now.slab->owner.load(std::memory_order_acquire) != orphans_.self()) {
       continue;  // GCOVR_EXCL_LINE: a race
     }
-    // Not what stands there since the pool was revoked and the place attached again.
-    if ((pool != nullptr && pool->id != pool_id) ||
-        now.state().load(std::memory_order_relaxed) != SlotState::kRemote) {
-      return;  // GCOVR_EXCL_LINE: a race
-    }
+    if (now.state().load(std::memory_order_relaxed) != SlotState::kRemote) return;
     // GCOVR_EXCL_BR_STOP
-    shared->heap.give_back(*now.slab, &now.state());
-    if (pool != nullptr) {
-      pool->live -= 1;
-      count_folded_locked(*pool, shared->heap);
-    }
+    orphans_.give_back(*now.slab, &now.state());
     return;
   }
-}
-
-void AllocatorCore::free_unpinned_pages(Pool* pool, RegionId pool_id,
-                                        std::uintptr_t block) noexcept {
-  Region* const region = registry_.find(block);
-  if (region == nullptr) return;  // GCOVR_EXCL_BR_LINE: a race
-  if (pool == nullptr) {
-    (void)grown_.free_unpinned_block(*region, block);
-    return;
-  }
-  LockGuard guard(pool->shared.lock);
-  if (pool->region != region || pool->id != pool_id) return;          // GCOVR_EXCL_BR_LINE: a race
-  if (!pool->pages.free_unpinned_block(*region, block).ok()) return;  // GCOVR_EXCL_BR_LINE: a race
-  pool->live -= 1;
-  count_folded_locked(*pool, pool->shared.heap);
 }
 
 Status AllocatorCore::deallocate_handle(std::uintptr_t block, RegionId region) noexcept {
+  std::atomic<Heap*>& mine = this->mine();
+  Heap* const heap = enter(mine);
+  if (PoolTable* const table = heap->pools; table != nullptr) {
+    PoolTable::Entry* const entry = table->of(region);
+    if (entry != nullptr && entry->extent.contains(block)) {
+      const AttachedPools::Given given = pools_.give(*entry, block);
+      if (given == AttachedPools::Given::kFinish) return finish_placed(mine, *heap, *entry);
+      if (given == AttachedPools::Given::kDone) {
+        leave(mine, heap);
+        return {};
+      }
+    }
+  }
+  leave(mine, heap);
   const Result<RegionInfo> info = query(block, 1);
   if (info.error() == Error::kReentered) return Error::kReentered;
   if (!info.ok() || info->id != region) return Error::kStale;

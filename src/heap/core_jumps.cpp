@@ -20,9 +20,12 @@ Status AllocatorCore::give_up_interrupted_call() noexcept {
   forget_own_locks();
 #endif
   {
-    LockGuard guard(pool_lists_);
+    LockGuard guard(pools_.lists());
     // Attached pools have locks of their own, which were not looked at, and doors.
-    if (pools_.at_or_after(0) != nullptr || idle_pools_ != nullptr) return Error::kReentered;
+    if (!pools_.is_unused()) return Error::kReentered;
+  }
+  {
+    LockGuard guard(heap_lists_);
     const Heap* const left = homes_[slot];
     // GCOVR_EXCL_BR_START: it is listed, but for a jump at one instruction
     for (Heap** link = &all_heaps_; *link != nullptr; link = &(*link)->next_heap) {
@@ -41,8 +44,8 @@ Status AllocatorCore::give_up_interrupted_call() noexcept {
 // looked free.
 bool AllocatorCore::holds_no_lock() noexcept {
   constexpr unsigned kMostLooks = 1u << 8;  // some milliseconds
-  SpinLock* const locks[] = {&pool_lists_, &orphans_.lock, &registry_.lock(), &grown_.lock(),
-                             &books_.lock()};
+  SpinLock* const locks[] = {&pools_.lists(),   &heap_lists_,   &orphans_lock_,
+                             &registry_.lock(), &grown_.lock(), &books_.lock()};
   for (const SpinLock* const lock : locks) {
     Backoff backoff;
     for (unsigned looks = 0; !lock->looks_free(); ++looks) {

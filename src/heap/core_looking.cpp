@@ -185,13 +185,13 @@ bool AllocatorCore::validate() noexcept {
   // A thread that can have no heap, for want of trusted memory or a slot, can still look.
   if (gate.status().error() == Error::kReentered || !registry_.validate() || !grown_.validate())
     return false;  // GCOVR_EXCL_LINE: as above
-  LockGuard lists(pool_lists_);
+  LockGuard lists(heap_lists_);
   for (Heap* heap = all_heaps_; heap != nullptr; heap = heap->next_heap) {
     if (!heap->validate()) return false;
   }
   {
-    LockGuard guard(orphans_.lock);
-    if (!orphans_.heap.validate()) return false;
+    LockGuard guard(orphans_lock_);
+    if (!orphans_.validate()) return false;
   }
   std::size_t grown = 0;
   for (std::uintptr_t at = 0;;) {
@@ -202,31 +202,19 @@ bool AllocatorCore::validate() noexcept {
     if (info->role != Role::kPool) continue;
     Region* const region = registry_.find(info->extent.base);
     // Every slab entry names a slab of this region whose extent holds the unit.
-    std::uint64_t live = 0;
     for (std::uintptr_t page = info->extent.base; page < at;) {
       const Result<RunInfo> run = run_at(page);
       if (!run.ok() || !info->extent.covers(run->extent) || run->extent.end() <= page) return false;
       page = run->extent.end();
-      if (run->kind == RunInfo::Kind::kBlock) live += 1;
-      if (run->kind == RunInfo::Kind::kSlab) live += run->slots - free_and_cached(run->extent.base);
     }
     Pool* const pool = static_cast<Pool*>(region->pool.load(std::memory_order_acquire));
     if (info->grown != (pool == nullptr)) return false;
     if (pool == nullptr) continue;
-    LockGuard guard(pool->shared.lock);
-    if (pool->region != region || pool->id != info->id || pool->live != live ||
-        !pool->shared.heap.validate() || !pool->pages.validate()) {
-      return false;  // GCOVR_EXCL_LINE: as above
-    }
+    LockGuard guard(pool->lock);
+    if (pool->region != region || !pool->is(info->id) || !pool->validate()) return false;
   }
   return grown <= grown_bytes_.load(std::memory_order_relaxed);
 }
 // GCOVR_EXCL_BR_STOP
-
-// Slots of the slab at the address that no caller and no pin holds.
-std::uint32_t AllocatorCore::free_and_cached(std::uintptr_t address) const noexcept {
-  const SlotRef found = find_slot(address);
-  return found.slab->count(SlotState::kFree) + found.slab->count(SlotState::kCached);
-}
 
 }  // namespace exclave::core

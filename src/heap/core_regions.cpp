@@ -40,7 +40,7 @@ Result<RegionId> AllocatorCore::attach(Extent range, const AttachOptions& option
   if (ending_) return Error::kNotPermitted;
   Gate gate(*this);
   if (!gate.status().ok()) return gate.status().error();
-  if (options.role == Role::kPool) return attach_pool(range, options);
+  if (options.role == Role::kPool) return pools_.attach(range, options);
   const Result<Region*> made = registry_.create(range, options, false);
   if (!made.ok()) return made.error();
   const RegionId id = (*made)->region_id();
@@ -48,100 +48,6 @@ Result<RegionId> AllocatorCore::attach(Extent range, const AttachOptions& option
   if (inserted.ok()) return id;
   registry_.destroy(**made);
   return inserted.error();
-}
-
-Pool* AllocatorCore::take_pool_locked() noexcept {
-  if (Pool* const pool = idle_pools_; pool != nullptr) {
-    idle_pools_ = pool->next;
-    pool->next = nullptr;
-    return pool;
-  }
-  void* const memory = books_.allocate(BookKind::kHeap, sizeof(Pool));
-  if (memory == nullptr) return nullptr;
-  Pool* const pool = ::new (memory) Pool(books_, registry_);
-  LockGuard guard(pool->shared.lock);
-  pool->shared.heap.set_self(books_.ref(&pool->shared.heap), false);
-  return pool;
-}
-
-Device* AllocatorCore::device_locked(DeviceTag tag) noexcept {
-  if (Device* const device = devices_.at_or_before(tag); device != nullptr && device->tag == tag)
-    return device;
-  void* const memory = books_.allocate(BookKind::kPlain, sizeof(Device));
-  if (memory == nullptr) return nullptr;
-  Device* const device = ::new (memory) Device;
-  device->tag = tag;
-  devices_.insert(*device);
-  return device;
-}
-
-// A book only for as long as the device has a pool: there are as many tags as callers think of.
-void AllocatorCore::drop_device_locked(Device* device) noexcept {
-  if (device == nullptr || device->first != nullptr) return;
-  devices_.erase(*device);
-  books_.release(BookKind::kPlain, device, sizeof(Device));
-}
-
-Result<RegionId> AllocatorCore::attach_pool(Extent range, const AttachOptions& options) noexcept {
-  LockGuard lists(pool_lists_);
-  Device* const device = options.device != 0 ? device_locked(options.device) : nullptr;
-  Pool* const pool = take_pool_locked();
-  Status made = pool == nullptr || (options.device != 0 && device == nullptr)
-                    ? Error::kOutOfTrustedMemory
-                    : Error::kNone;
-  Region* region = nullptr;
-  if (made.ok()) {
-    const Result<Region*> created = registry_.create(range, options, false);
-    made = created.error();
-    if (made.ok()) region = *created;
-  }
-  if (made.ok()) {
-    LockGuard guard(pool->shared.lock);
-    made = pool->pages.add(*region);
-    if (made.ok()) {
-      region->pool.store(pool, std::memory_order_release);
-      const RegionId id = region->region_id();
-      made = registry_.insert(*region);
-      if (made.ok()) {
-        pool->region = region;
-        pool->id = id;
-        pool->live = 0;
-        pool->draining = false;
-        pool->listed_id = id.value;
-        pool->door.open(id);
-        pools_.insert(*pool);
-        if (device != nullptr) {
-          pool->next = device->first;
-          device->first = pool;
-        }
-        if (options.open_to_all) {
-          pool->open_to_all = true;
-          pool->next_open = open_;
-          open_ = pool;
-          small_fast_bytes_.store(0, std::memory_order_relaxed);
-        }
-        return id;
-      }
-      pool->pages.remove(*region);
-    }
-  }
-  drop_device_locked(device);
-  if (region != nullptr) registry_.destroy(*region);
-  if (pool != nullptr) {
-    pool->next = idle_pools_;
-    idle_pools_ = pool;
-  }
-  return made.error();
-}
-
-Pool* AllocatorCore::find_pool(Heap& heap, RegionId id) noexcept {
-  if (heap.named_id == id) return heap.named_pool;
-  LockGuard guard(pool_lists_);
-  Pool* const pool = pools_.at_or_before(id.value);
-  if (pool == nullptr || pool->listed_id != id.value) return nullptr;
-  heap.named_pool = pool;
-  heap.named_id = id;
-  return pool;
 }
 
 // ---- Detach ----
@@ -165,8 +71,11 @@ Status AllocatorCore::detach(Extent range, DetachMode mode) noexcept {
       window = region;
     }
   }
-  if (id) return detach_pool(gate, id, mode);
-  if (window == nullptr) {
+  if (id) {
+    if (Status gone = pools_.detach(gate.heap(), id, mode, &window); !gone.ok()) return gone;
+    if (window == nullptr) return {};  // it drains
+    window->next_taken = nullptr;
+  } else if (window == nullptr) {
     const Result<Region*> taken = take_mappings_out(range, false);
     if (!taken.ok()) return taken.error();
     window = *taken;
@@ -179,133 +88,8 @@ Status AllocatorCore::detach(Extent range, DetachMode mode) noexcept {
   return {};
 }
 
-Status AllocatorCore::detach_pool(Gate& gate, RegionId id, DetachMode mode) noexcept {
-  // Some seconds: a piece of a block takes less than a millisecond, unless its thread is stopped.
-  constexpr unsigned kMostLooks = 1u << 18;
-  Region* gone = nullptr;
-  Backoff backoff;
-  for (unsigned looks = 0; gone == nullptr; ++looks) {
-    if (looks != 0) backoff.wait();  // GCOVR_EXCL_BR_LINE: a race
-    LockGuard lists(pool_lists_);
-    Pool* const pool = pools_.at_or_before(id.value);
-    // GCOVR_EXCL_BR_START: a race
-    if (pool == nullptr || pool->listed_id != id.value) return Error::kNotFound;
-    // GCOVR_EXCL_BR_STOP
-    LockGuard guard(pool->shared.lock);
-    pool->shared.heap.fold_slow();
-    pool->live -= pool->shared.heap.take_folded();
-    if (pool->live != 0 && mode == DetachMode::kBusy) {
-      pool->door.open(id);  // an earlier look shut it
-      LockGuard registry(registry_.lock());
-      return registry_.is_pinned_locked(*pool->region) ? Error::kPinned : Error::kBusy;
-    }
-    if (pool->live != 0 && mode == DetachMode::kDrain) {
-      pool->door.open(id);
-      if (pool->draining) return {};
-      pool->draining = true;
-      pool->next_draining = draining_;
-      draining_ = pool;
-      LockGuard registry(registry_.lock());
-      registry_.set_draining_locked(*pool->region, true);
-      return {};
-    }
-    const Status closed = close_pool_locked(*pool, &gone);
-    if (closed.ok()) break;
-    const bool waits = closed.error() == Error::kWouldBlock;
-    if (waits && looks != kMostLooks) continue;
-    pool->door.open(id);
-    return waits ? Error::kBusy : closed.error();
-  }
-  finish_region(gate, *gone);
-  return {};
-}
-
-Status AllocatorCore::close_pool_locked(Pool& pool, Region** gone) noexcept {
-  Region& region = *pool.region;
-  {
-    LockGuard registry(registry_.lock());
-    if (registry_.is_pinned_locked(region)) return Error::kPinned;
-    if (!pool.door.shut()) return Error::kWouldBlock;
-    registry_.remove_locked(region);
-  }
-  pool.shared.heap.dissolve_slow();
-  pool.pages.remove(region);
-  pools_.erase(pool);
-  if (Device* const device = devices_.at_or_before(region.traits().device); device != nullptr) {
-    // GCOVR_EXCL_BR_START: it is listed
-    for (Pool** link = &device->first; *link != nullptr; link = &(*link)->next) {
-      // GCOVR_EXCL_BR_STOP
-      if (*link != &pool) continue;
-      *link = pool.next;
-      break;
-    }
-    drop_device_locked(device);
-  }
-  if (pool.open_to_all) {
-    Pool** link = &open_;
-    while (*link != &pool) link = &(*link)->next_open;
-    *link = pool.next_open;
-    if (open_ == nullptr) small_fast_bytes_.store(kMaxSmallBytes, std::memory_order_relaxed);
-  }
-  if (pool.draining) {
-    Pool** link = &draining_;
-    while (*link != &pool) link = &(*link)->next_draining;
-    *link = pool.next_draining;
-  }
-  pool.region = nullptr;
-  pool.id = {};
-  pool.listed_id = 0;
-  pool.draining = pool.open_to_all = false;
-  pool.next_open = nullptr;
-  pool.next = idle_pools_;
-  idle_pools_ = &pool;
-  *gone = &region;
-  return {};
-}
-
-// The last block of a draining pool was freed, or its last pin went.
-void AllocatorCore::finish_drain(Gate& gate, Pool& pool, RegionId id) noexcept {
-  Region* gone = nullptr;
-  {
-    LockGuard lists(pool_lists_);
-    LockGuard guard(pool.shared.lock);
-    // GCOVR_EXCL_BR_START: races
-    if (pool.region == nullptr || pool.id != id || !pool.draining || pool.live != 0) return;
-    // GCOVR_EXCL_BR_STOP
-    close_drained_locked(pool, &gone);
-  }
-  if (gone != nullptr) finish_region(gate, *gone);
-}
-
-// It stays, and its last unpin comes back here, when it is pinned; and when the library is at work
-// on its bytes (a call with a pointer to a block that was freed meanwhile): then the next call
-// that ends comes back.
-void AllocatorCore::close_drained_locked(Pool& pool, Region** gone) noexcept {
-  if (close_pool_locked(pool, gone).error() != Error::kWouldBlock) return;
-  // Who is inside leaves first and looks at this then; so it is stored first here, and then looked
-  // whether he is gone.
-  drains_wait_.store(true, std::memory_order_seq_cst);
-  (void)close_pool_locked(pool, gone);
-}
-
-// Nobody may ever call in a draining pool again, so what a nested call freed there is looked at by
-// the next call that is not nested, wherever it is.
 void AllocatorCore::settle_drains(Gate& gate) noexcept {
-  // Cleared first: a nested free during the walk asks again.
-  drains_wait_.store(false, std::memory_order_seq_cst);
-  for (Region* gone = nullptr;; gone = nullptr) {
-    {
-      LockGuard lists(pool_lists_);
-      for (Pool* pool = draining_; pool != nullptr && gone == nullptr;) {
-        Pool* const next = pool->next_draining;
-        LockGuard guard(pool->shared.lock);
-        if (drained_locked(*pool, pool->shared.heap)) close_drained_locked(*pool, &gone);
-        pool = next;
-      }
-    }
-    if (gone == nullptr) return;
-    finish_region(gate, *gone);
-  }
+  while (Region* const gone = pools_.settle(gate.heap())) finish_region(gate, *gone);
 }
 
 AllocatorCore::Farewell AllocatorCore::take_farewell(Region& region) noexcept {
@@ -511,21 +295,16 @@ Status AllocatorCore::unpin(PinId id) noexcept {
   }
   if (!freed.empty()) {
     if (scrub_) scrub_kept(gate, door, freed);
-    if (is_slot) {
-      free_unpinned_slot(gate, pool, pool_id, freed.base);
-    } else {
-      free_unpinned_pages(pool, pool_id, freed.base);
+    if (pool != nullptr) {
+      pools_.free_unpinned(*pool, pool_id, freed.base, is_slot);
+    } else if (is_slot) {
+      free_unpinned_slot(gate, freed.base);
+    } else if (Region* const region = registry_.find(freed.base); region != nullptr) {
+      (void)grown_.free_unpinned_block(*region, freed.base);
     }
     if (grown_.has_surplus(config_.keep_free_bytes)) give_idle_back(gate, config_.keep_free_bytes);
   }
-  if (pool != nullptr) {
-    RegionId drained{};
-    {
-      LockGuard guard(pool->shared.lock);
-      if (pool->draining && pool->live == 0) drained = pool->id;
-    }
-    if (drained) finish_drain(gate, *pool, drained);
-  }
+  if (pool != nullptr) gate.heap().drains = true;
   return {};
 }
 

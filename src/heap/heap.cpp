@@ -41,9 +41,9 @@ Slab* Heap::find_slab_in(const BookStore& books, Region& region, std::uintptr_t 
 
 Slab& Heap::slab_of(std::uintptr_t block) noexcept {
   // What stands on a stack is a slot of ours, so its slab is all that is asked for.
-  if (const BookRef slab = pages_.slab_at(block); EXCLAVE_LIKELY(slab != 0))
+  if (const BookRef slab = pages_->slab_at(block); EXCLAVE_LIKELY(slab != 0))
     return *books_.at<Slab>(slab);
-  const SlotRef found = find_slot(books_, registry_, pages_, block);
+  const SlotRef found = find_slot(books_, registry_, *pages_, block);
   EXCLAVE_CHECK(found.slab != nullptr);
   return *found.slab;
 }
@@ -71,15 +71,28 @@ void Heap::unlist(Slab& slab) noexcept {
 
 void Heap::release_slab(Slab& slab) noexcept {
   const PageRun run{books_.at<Region>(slab.region), slab.extent()};
-  const std::size_t bytes = Slab::book_bytes(slab.slots.load(std::memory_order_relaxed));
   slabs_[slab.size_class.load(std::memory_order_relaxed)].count -= 1;
   slab.owner.store(0, std::memory_order_release);
-  pages_.free_slab(run);
-  books_.release(BookKind::kSlab, &slab, bytes);
+  pages_->free_slab(run);
+  release_book(slab);
 }
 
-void Heap::give_back(Slab& slab, std::atomic<SlotState>* state) noexcept {
-  state->store(SlotState::kFree, std::memory_order_relaxed);
+Slab* Heap::new_book(std::uint32_t slots) noexcept {
+  const std::size_t bytes = Slab::book_bytes(slots);
+  if (kind_ != Kind::kPool) return static_cast<Slab*>(books_.allocate(BookKind::kSlab, bytes));
+  void* const book = books_.allocate(BookKind::kPoolSlab, kCacheLine + bytes);
+  return book == nullptr ? nullptr
+                         : reinterpret_cast<Slab*>(static_cast<std::byte*>(book) + kCacheLine);
+}
+
+void Heap::release_book(Slab& slab) noexcept {
+  const std::size_t bytes = Slab::book_bytes(slab.slots.load(std::memory_order_relaxed));
+  if (kind_ != Kind::kPool) return books_.release(BookKind::kSlab, &slab, bytes);
+  books_.release(BookKind::kPoolSlab, reinterpret_cast<std::byte*>(&slab) - kCacheLine,
+                 kCacheLine + bytes);
+}
+
+void Heap::count_free(Slab& slab) noexcept {
   const std::uint16_t slots = slab.slots.load(std::memory_order_relaxed);
   Slabs& slabs = slabs_[slab.size_class.load(std::memory_order_relaxed)];
   slab.free_slots = static_cast<std::uint16_t>(slab.free_slots + 1);
@@ -88,9 +101,10 @@ void Heap::give_back(Slab& slab, std::atomic<SlotState>* state) noexcept {
     list(slab);
   }
   if (slab.free_slots != slots) return;
-  // One wholly free slab of a class stays at hand.
-  if (slabs.empty == 0) {
-    slabs.empty = 1;
+  // One wholly free slab of a class stays at hand; in an attached pool all of them do, until pages
+  // are asked for (pool_heap.hpp).
+  if (slabs.empty == 0 || kind_ == Kind::kPool) {
+    slabs.empty += 1;
     return;
   }
   unlist(slab);
@@ -142,21 +156,22 @@ void Heap::make_room_slow(SizeClass c) noexcept {
 
 bool Heap::refill_slow(SizeClass c) noexcept {
   Stack& stack = stacks_[c];
-  Slabs& slabs = slabs_[c];
   fold_slow();
   if (stack.top != stack.bottom) return true;
+  fill_stack(c);
+  return stack.top != stack.bottom;
+}
+
+// Precondition: it is empty.
+void Heap::fill_stack(SizeClass c) noexcept {
+  Stack& stack = stacks_[c];
+  Slabs& slabs = slabs_[c];
   grow_stack(c);  // a class in use earns a deeper stack
   const std::size_t room = static_cast<std::size_t>(stack.limit - stack.bottom);
   const std::uint32_t want = static_cast<std::uint32_t>(room / 2);
   std::uint32_t taken = 0;
-  while (taken < want && slabs.with_free != 0) {
-    Slab& slab = *books_.at<Slab>(slabs.with_free);
-    if (slab.free_slots == slab.slots.load(std::memory_order_relaxed)) slabs.empty -= 1;
-    taken += slab.take(stack.bottom + taken, want - taken);
-    if (slab.free_slots != 0) break;
-    unlist(slab);
-    list(slab);
-  }
+  while (taken < want && slabs.with_free != 0)
+    taken += take_from(*books_.at<Slab>(slabs.with_free), stack.bottom + taken, want - taken);
   // The lowest address on top: blocks come in ascending order.
   for (std::uint32_t i = 0; i < taken / 2; ++i) {
     const FreeSlot swap = stack.bottom[i];
@@ -164,11 +179,23 @@ bool Heap::refill_slow(SizeClass c) noexcept {
     stack.bottom[taken - 1 - i] = swap;
   }
   stack.top = stack.bottom + taken;
-  return taken != 0;
+}
+
+// Free slots of a slab that has some, marked kCached.
+std::uint32_t Heap::take_from(Slab& slab, FreeSlot* out, std::uint32_t want) noexcept {
+  if (slab.free_slots == slab.slots.load(std::memory_order_relaxed))
+    slabs_[slab.size_class.load(std::memory_order_relaxed)].empty -= 1;
+  const std::uint32_t taken = slab.take(out, want);
+  if (slab.free_slots == 0) {
+    unlist(slab);
+    list(slab);
+  }
+  return taken;
 }
 
 Status Heap::add_slab_slow(SizeClass c, Region* only_region, bool scarce) noexcept {
-  if (!has_stack(c)) return Error::kOutOfTrustedMemory;
+  // Single slots can be served without one in an attached pool.
+  if (kind_ != Kind::kPool && !has_stack(c)) return Error::kOutOfTrustedMemory;
   Result<PageRun> run = Error::kOutOfMemory;
   const std::size_t slot_bytes = size_class_bytes(c);
   // A small region should not give much of itself to one class; nor be cut into slabs with room for
@@ -181,30 +208,28 @@ Status Heap::add_slab_slow(SizeClass c, Region* only_region, bool scarce) noexce
     const bool least = units == 1 || units / 2 * kUnitBytes < kLeastSlots * slot_bytes;
     if (units * kUnitBytes < slot_bytes) break;
     if (units * kUnitBytes > cap && !least) continue;
-    run = pages_.allocate_slab(units);
+    run = pages_->allocate_slab(units);
   }
   if (!run.ok() && only_region != nullptr && only_region->boundary == 0)
-    run = pages_.allocate_edge_slab(*only_region);
+    run = pages_->allocate_edge_slab(*only_region);
   if (!run.ok()) return run.error();
   const std::uint32_t slots = slots_in(run->extent.size, c);
-  Slab* const slab =
-      slots == 0 ? nullptr
-                 : static_cast<Slab*>(books_.allocate(BookKind::kSlab, Slab::book_bytes(slots)));
+  Slab* const slab = slots == 0 ? nullptr : new_book(slots);
   if (slab == nullptr) {
-    pages_.free_slab(*run);
+    pages_->free_slab(*run);
     return slots == 0 ? Error::kOutOfMemory : Error::kOutOfTrustedMemory;
   }
   slab->open(*run, books_.ref(run->region), c, self_);
   list(*slab);
   slabs_[c].empty += 1;
   slabs_[c].count += 1;
-  pages_.publish_slab(*run, books_.ref(slab));
+  pages_->publish_slab(*run, books_.ref(slab));
   return {};
 }
 
 bool Heap::adopt_slow(Heap& from, SizeClass c) noexcept {
   const BookRef ref = from.slabs_[c].with_free;
-  if (ref == 0 || !has_stack(c)) return false;
+  if (ref == 0 || (kind_ != Kind::kPool && !has_stack(c))) return false;
   Slab& slab = *books_.at<Slab>(ref);
   const bool empty = slab.free_slots == slab.slots.load(std::memory_order_relaxed);
   if (empty) from.slabs_[c].empty -= 1;
@@ -258,26 +283,10 @@ void Heap::hand_over_slow(Heap& to) noexcept {
       }
     }
     to.slabs_[c].count += slabs_[c].count;
-    slabs_[c].count = 0;
+    to.slabs_[c].empty += slabs_[c].empty;
+    slabs_[c].count = slabs_[c].empty = 0;
   }
   forget_nested_frees();
-}
-
-void Heap::dissolve_slow() noexcept {
-  for (Slabs& slabs : slabs_) {
-    for (BookRef* head : {&slabs.with_free, &slabs.full}) {
-      while (*head != 0) {
-        Slab& slab = *books_.at<Slab>(*head);
-        unlist(slab);
-        release_slab(slab);
-      }
-    }
-    slabs = Slabs{};
-  }
-  for (Stack& stack : stacks_) drop_stack(stack);
-  stack_bytes_ = 0;
-  sweep_.store(false, std::memory_order_relaxed);
-  folded_ = double_frees_ = 0;
 }
 
 bool Heap::has_slabs() const noexcept {
@@ -312,13 +321,12 @@ bool Heap::defer(const BookStore& books, Slab& slab, std::atomic<SlotState>* sta
 // A block that came by batch: to the stack if there is room, else to its slab; or on to its new
 // owner.
 void Heap::take_back(std::uintptr_t block) noexcept {
-  const SlotRef found = find_slot(books_, registry_, pages_, block);
+  const SlotRef found = find_slot(books_, registry_, *pages_, block);
   // kRemote holds the slab in place. But the owner may have freed it itself at the same moment:
   // then one of the two was a double free, and the slab may be gone.
   std::atomic<SlotState>* const state = found.slot != Slab::kNoSlot ? &found.state() : nullptr;
   if (state != nullptr && state->load(std::memory_order_acquire) == SlotState::kRemote) {
     if (found.slab->owner.load(std::memory_order_acquire) == self_) {
-      folded_ += 1;
       if (!push(found.slab->size_class.load(std::memory_order_relaxed), block, state))
         give_back(*found.slab, state);
       return;
@@ -343,15 +351,7 @@ void Heap::sweep() noexcept {
   // Cleared first: a deferral during the walk asks again.
   sweep_.exchange(false, std::memory_order_acq_rel);
   check_nested_frees();
-  for (const Slabs& slabs : slabs_) {
-    for (const BookRef head : {slabs.with_free, slabs.full}) {
-      for (BookRef at = head; at != 0;) {
-        Slab& slab = *books_.at<Slab>(at);
-        at = slab.next;
-        sweep_slab(slab);
-      }
-    }
-  }
+  each_slab([this](Slab& slab) noexcept { sweep_slab(slab); });
   forget_nested_frees();
 }
 
@@ -359,7 +359,7 @@ void Heap::check_nested_frees() noexcept {
   const std::uint32_t count = nested_count_.load(std::memory_order_relaxed);
   std::atomic_signal_fence(std::memory_order_acquire);
   for (std::uint32_t i = 0; i < count; ++i) {
-    const SlotRef found = find_slot(books_, registry_, pages_, nested_[i]);
+    const SlotRef found = find_slot(books_, registry_, *pages_, nested_[i]);
     // GCOVR_EXCL_BR_START: a signal at one instruction
     if (found.slot == Slab::kNoSlot ||
         found.state().load(std::memory_order_relaxed) != SlotState::kDeferred) {
@@ -380,7 +380,6 @@ void Heap::sweep_slab(Slab& slab) noexcept {
   for (std::uint32_t i = 0; found != 0; ++i) {
     if (slab.states()[i].load(std::memory_order_relaxed) != SlotState::kDeferred) continue;
     --found;
-    folded_ += 1;
     give_back(slab, &slab.states()[i]);
   }
 }
@@ -410,10 +409,11 @@ bool Heap::validate() noexcept {
       }
     }
     if (empty != slabs.empty || count != slabs.count ||
-        cached != static_cast<std::uint64_t>(stack.top - stack.bottom))
-      return false;  // GCOVR_EXCL_LINE: as above
+        (kind_ != Kind::kPool && cached != static_cast<std::uint64_t>(stack.top - stack.bottom)))
+      return false;                      // GCOVR_EXCL_LINE: as above
+    if (kind_ == Kind::kPool) continue;  // what stands on its stacks are hints
     for (const FreeSlot* slot = stack.bottom; slot != stack.top; ++slot) {
-      const SlotRef found = find_slot(books_, registry_, pages_, slot->block);
+      const SlotRef found = find_slot(books_, registry_, *pages_, slot->block);
       if (found.slab == nullptr || found.slot == Slab::kNoSlot || &found.state() != slot->state ||
           slot->state->load(std::memory_order_relaxed) != SlotState::kCached) {
         return false;  // GCOVR_EXCL_LINE: as above

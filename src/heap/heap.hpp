@@ -1,9 +1,9 @@
 // A heap: slabs that belong together, and a stack of free slots for each size class.
 //
-// A thread heap belongs to one thread slot and takes no lock. A shared heap (of an attached pool,
-// or of threads that ended) is the same thing used under a lock. Other threads give blocks back by
-// batches in the inbox: the state byte turns kRemote at once, by compare-and-swap, and the owner
-// checks it again when it folds the batch in.
+// A thread heap belongs to one thread slot and takes no lock. The orphans' heap, of threads that
+// ended, is the same thing used under a lock; what is different in attached pools stands in
+// pool_heap.hpp. Other threads give blocks back by batches in the inbox: the state byte turns
+// kRemote at once, by compare-and-swap, and the owner checks it again when it folds the batch in.
 //
 // Invariants (validate()): a slab's free_slots counts its kFree states; each kCached slot stands on
 // the stack of its class exactly once; each slab stands in the list that its free_slots says. Heaps
@@ -39,13 +39,18 @@ struct SlotRef {
 
 class Door;
 struct Pool;
-struct SharedHeap;
+struct PoolTable;
 
 class alignas(kCacheLine) Heap {
  public:
-  // shared: the lock and more that the heap is used under; null for a thread heap.
-  Heap(BookStore& books, Registry& registry, PagePool& pages, SharedHeap* shared) noexcept
-      : books_(books), registry_(registry), pages_(pages), shared_(shared) {}
+  enum class Kind : std::uint8_t {
+    kThread,   // of one thread, for grown memory
+    kOrphans,  // of threads that ended, for grown memory; under a lock
+    kPool,     // of an attached pool: a PoolHeap
+  };
+
+  Heap(BookStore& books, Registry& registry, PagePool& pages, Kind kind) noexcept
+      : books_(books), registry_(registry), pages_(&pages), kind_(kind) {}
   // Its own reference, once the books are open. Fixed from then on. frees_fast: frees need no more
   // than a push.
   void set_self(BookRef self, bool frees_fast) noexcept {
@@ -57,7 +62,7 @@ class alignas(kCacheLine) Heap {
   // The owner of the slabs that frees may be pushed for without a further look; of none, if that
   // may not be.
   BookRef fast_owner() const noexcept { return fast_owner_; }
-  SharedHeap* shared() const noexcept { return shared_; }
+  Kind kind() const noexcept { return kind_; }
   // The thread slot + 1; 0: shared. For people.
   std::uint32_t label() const noexcept { return label_.load(std::memory_order_relaxed); }
   void set_label(std::uint32_t label) noexcept { label_.store(label, std::memory_order_relaxed); }
@@ -96,8 +101,13 @@ class alignas(kCacheLine) Heap {
   // Room on a full stack, by growing it or by giving the older half back to the slabs. When books
   // are out there may be none; then the caller gives the slot back itself (give_back).
   void make_room_slow(SizeClass c) noexcept;
-  // One slot straight to its slab.
-  void give_back(Slab& slab, std::atomic<SlotState>* state) noexcept;
+  // One slot straight to its slab, which is this heap's.
+  void give_back(Slab& slab, std::atomic<SlotState>* state) noexcept {
+    state->store(SlotState::kFree, std::memory_order_relaxed);
+    count_free(slab);
+  }
+  // A slot of this heap's slab is kFree now.
+  void count_free(Slab& slab) noexcept;
   // A fresh slab, as large as can be had. only_region: an attached pool's region, whose edges will
   // do, too. Slabs of less than a grain of the slab map are freed into more slowly, so they are
   // made only where `scarce`. Errors: kOutOfMemory, kOutOfTrustedMemory.
@@ -109,8 +119,6 @@ class alignas(kCacheLine) Heap {
   void flush_slow() noexcept;
   // All slabs to another heap, whose lock is held. Precondition: flushed.
   void hand_over_slow(Heap& to) noexcept;
-  // Drops every slab with all that is in it: its region goes.
-  void dissolve_slow() noexcept;
 
   // ---- Remote frees ----
 
@@ -131,6 +139,8 @@ class alignas(kCacheLine) Heap {
   // Somewhere in its slabs a slot is kDeferred.
   void request_sweep() noexcept { sweep_.store(true, std::memory_order_seq_cst); }
   bool wants_sweep() const noexcept { return sweep_.load(std::memory_order_seq_cst); }
+  // Before the walk: a deferral meanwhile asks again.
+  void forget_sweep() noexcept { sweep_.store(false, std::memory_order_seq_cst); }
   // Leaves a slot that is kRemote for its slab's owner to find, whoever that is by now. From any
   // thread; takes no lock. False, with nothing changed: the owner freed it, too, at the same
   // moment.
@@ -147,13 +157,6 @@ class alignas(kCacheLine) Heap {
   }
   // Takes in what came by batch and by deferral.
   void fold_slow() noexcept;
-  // Slots taken back by fold_slow that nobody has counted yet: for shared heaps, which count their
-  // live blocks.
-  std::uint64_t take_folded() noexcept {
-    const std::uint64_t n = folded_;
-    folded_ = 0;
-    return n;
-  }
   // A slot is not as the second of two frees at one moment left it: the other went over it.
   void count_double_free(std::uintptr_t block) noexcept {
     double_frees_ += 1;
@@ -182,15 +185,18 @@ class alignas(kCacheLine) Heap {
   // The doors of pools that this heap's thread is behind, of the block that it writes and of the
   // one that it reads (core_contents.cpp).
   Door* visits[2] = {};
-  // The pool that this heap's thread named last, and by which id: the book may be another region's
-  // by now, an id never is. Null: none.
-  Pool* named_pool = nullptr;
-  RegionId named_id{};
+  // What this heap's thread keeps of the attached pools that it uses; null: nothing yet.
+  PoolTable* pools = nullptr;
+  // Something of that is to be given back: its pool goes, or has gone.
+  std::atomic<bool> pools_wait{false};
+  // This thread's call may have ended what a draining pool waits for.
+  bool drains = false;
   Heap* next_heap = nullptr;  // the core's lists
   Heap* next_idle = nullptr;
 
   bool validate() noexcept;
   bool has_slabs() const noexcept;
+  bool has_free(SizeClass c) const noexcept { return slabs_[c].with_free != 0; }
 
   // The slab and slot that an address names, or none. Safe with any address.
   static SlotRef find_slot(const BookStore& books, const Registry& registry, const PagePool& mapped,
@@ -199,7 +205,7 @@ class alignas(kCacheLine) Heap {
   static Slab* find_slab_in(const BookStore& books, Region& region,
                             std::uintptr_t address) noexcept;
 
- private:
+ protected:
   // top moves between bottom and limit; all null until first used.
   struct alignas(32) Stack {
     FreeSlot* top = nullptr;
@@ -216,8 +222,23 @@ class alignas(kCacheLine) Heap {
 
   bool grow_stack(SizeClass c) noexcept;
   bool has_stack(SizeClass c) noexcept;
+  void fill_stack(SizeClass c) noexcept;
+  std::uint32_t take_from(Slab& slab, FreeSlot* out, std::uint32_t want) noexcept;
   void flush_stack(SizeClass c, std::size_t keep) noexcept;
   void drop_stack(Stack& stack) noexcept;
+  // All of the heap's slabs, also where `visit` moves the one at hand to another list.
+  template <class Visit>
+  void each_slab(const Visit& visit) noexcept {
+    for (const Slabs& slabs : slabs_) {
+      for (const BookRef head : {slabs.with_free, slabs.full}) {
+        for (BookRef at = head; at != 0;) {
+          Slab& slab = *books_.at<Slab>(at);
+          at = slab.next;
+          visit(slab);
+        }
+      }
+    }
+  }
   void take_back(std::uintptr_t block) noexcept;
   void sweep() noexcept;
   void check_nested_frees() noexcept;
@@ -228,6 +249,10 @@ class alignas(kCacheLine) Heap {
   void list(Slab& slab) noexcept;
   void unlist(Slab& slab) noexcept;
   void release_slab(Slab& slab) noexcept;
+  // A slab's book, null: there is no more. In a pool a line stands before it, for PoolHeap's note:
+  // behind its states, a stale free could take that for one.
+  Slab* new_book(std::uint32_t slots) noexcept;
+  void release_book(Slab& slab) noexcept;
   BookRef& head_of(const Slab& slab) noexcept {
     Slabs& slabs = slabs_[slab.size_class.load(std::memory_order_relaxed)];
     return slab.listed_full ? slabs.full : slabs.with_free;
@@ -238,8 +263,8 @@ class alignas(kCacheLine) Heap {
 
   BookStore& books_;
   Registry& registry_;
-  PagePool& pages_;
-  SharedHeap* const shared_;
+  PagePool* pages_;
+  const Kind kind_;
   BookRef self_ = 0;
   BookRef fast_owner_ = kNobody;
   std::atomic<std::uint32_t> label_{0};
@@ -247,7 +272,6 @@ class alignas(kCacheLine) Heap {
   Stack stacks_[kSizeClasses];
   Slabs slabs_[kSizeClasses];
   Outbox outboxes_[kOutboxes];
-  std::uint64_t folded_ = 0;
   std::uint64_t double_frees_ = 0;
   std::uintptr_t last_double_free_ = 0;
   // Further ones are not noted; they are folded all the same.

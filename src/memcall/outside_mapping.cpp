@@ -211,8 +211,8 @@ int adopt_outside(AllocatorCore& core, std::uintptr_t address, std::size_t size,
                   int protection) noexcept {
   AllocatorCore::Gate gate(core);
   if (!gate.status().ok()) return error_number(gate.status().error());
-  const Result<Extent> range =
-      verify_reply({address, 0}, size, kPageBytes, 0, core.registry().enclave());
+  const HostReply answer{address, 0};
+  const Result<Extent> range = verify_reply(answer, size, kPageBytes, 0, core.registry().enclave());
   if (!range.ok()) {
     core.count_lie();
     return -kEPERM;

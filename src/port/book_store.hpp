@@ -21,8 +21,9 @@ namespace exclave {
 enum class BookKind : std::uint8_t {
   kPagemapMiddle,
   kPagemapLeaf,
-  kRegion,  // with its unit entries
-  kSlab,    // with its slot states
+  kRegion,    // with its unit entries
+  kSlab,      // with its slot states
+  kPoolSlab,  // the same, one line further on
   kHeap,
   kSlabMap,  // never released: readers may stay in it
   kPlain,    // only ever reached under a lock

@@ -31,6 +31,8 @@ void Slab::open(const PageRun& run, BookRef region_ref, SizeClass c, BookRef own
   owner.store(owning_heap, std::memory_order_release);
 }
 
+// Release: in an attached pool a thread with a hint that is out of date may take the slot from
+// here, and what its last holder did to the block came before.
 std::uint32_t Slab::take(FreeSlot* out, std::uint32_t want) noexcept {
   const std::uint32_t words =
       static_cast<std::uint32_t>(ceil_div(slots.load(std::memory_order_relaxed), kWord));
@@ -42,7 +44,7 @@ std::uint32_t Slab::take(FreeSlot* out, std::uint32_t want) noexcept {
     if (word == words) word = 0;
     const std::uint64_t eight = __atomic_load_n(&states_by_eight[word], __ATOMIC_RELAXED);
     if (eight == kAllFree && want - taken >= kWord) {
-      __atomic_store_n(&states_by_eight[word], kAllCached, __ATOMIC_RELAXED);
+      __atomic_store_n(&states_by_eight[word], kAllCached, __ATOMIC_RELEASE);
       const std::uintptr_t first = block_at(word * kWord);
       const std::uint32_t step = slot_bytes.load(std::memory_order_relaxed);
       for (std::uint32_t i = 0; i < kWord; ++i)
@@ -57,7 +59,7 @@ std::uint32_t Slab::take(FreeSlot* out, std::uint32_t want) noexcept {
     }
     for (std::uint32_t slot = word * kWord; slot < (word + 1) * kWord && taken < want; ++slot) {
       if (states()[slot].load(std::memory_order_relaxed) != SlotState::kFree) continue;
-      states()[slot].store(SlotState::kCached, std::memory_order_relaxed);
+      states()[slot].store(SlotState::kCached, std::memory_order_release);
       out[taken++] = {block_at(slot), &states()[slot]};
     }
   }

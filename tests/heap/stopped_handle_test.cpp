@@ -27,8 +27,9 @@ class Threat66_HandleOfAnother : public testing::TestWithParam<std::size_t> {
     auto made = Allocator::create(port_->table());
     ASSERT_TRUE(made.ok());
     allocator_.emplace(std::move(made.value()));
-    // This thread's heap is made, and so are the books of a pool.
+    // This thread's heap is made, with nothing at hand, and so are the books of a pool.
     EXPECT_TRUE(allocator_->deallocate(*allocator_->allocate(64)).ok());
+    allocator_->flush_thread();
     ASSERT_TRUE(detach_attached(attach_open()));
   }
   void TearDown() override {

@@ -144,7 +144,14 @@ TEST_F(ValidateTest, AUnitWithAWrongEntry) {
 }
 
 // What only the allocator as a whole can tell.
-class ValidateCoreTest : public FakeAllocatorTest {};
+class ValidateCoreTest : public FakeAllocatorTest {
+ protected:
+  // There is one thread only.
+  static std::uintptr_t& drained_to(Pool& pool) EXCLAVE_NO_THREAD_SAFETY_ANALYSIS {
+    return pool.drained_to;
+  }
+  static RegionId& id_of(Pool& pool) EXCLAVE_NO_THREAD_SAFETY_ANALYSIS { return pool.id; }
+};
 
 TEST_F(ValidateCoreTest, APoolWithAWrongFact) {
   attach(range_at(0, kMiBytes));
@@ -153,11 +160,11 @@ TEST_F(ValidateCoreTest, APoolWithAWrongFact) {
   Pool* const pool = static_cast<Pool*>(region->pool.load());
   ASSERT_TRUE(pool != nullptr && allocator_->validate_books());
   {
-    const Changed wrong(pool->live, std::uint64_t{1});
+    const Changed wrong(drained_to(*pool), std::uintptr_t{0});
     EXPECT_FALSE(allocator_->validate_books());
   }
   {
-    const Changed wrong(pool->id, RegionId{pool->id.value + 1});
+    const Changed wrong(id_of(*pool), RegionId{id_of(*pool).value + 1});
     EXPECT_FALSE(allocator_->validate_books());
   }
   {

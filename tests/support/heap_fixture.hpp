@@ -5,7 +5,8 @@
 
 #include <new>
 
-#include "heap/pool.hpp"
+#include "base/spin_lock.hpp"
+#include "heap/heap.hpp"
 #include "support/books_fixture.hpp"
 
 namespace exclave::testing_support {
@@ -22,13 +23,13 @@ class HeapFixture : public BooksFixture {
         registry_.create({0x200000000000, std::size_t{1} << 20}, {}, true);
     ASSERT_TRUE(region.ok() && registry_.insert(**region).ok() && pages_.add(**region).ok());
     region_ = *region;
-    owner_ = make<Heap>();
+    owner_ = make(Heap::Kind::kThread);
     owner_->set_self(books_.ref(owner_), true);
-    next_ = make<Heap>();
+    next_ = make(Heap::Kind::kThread);
     next_->set_self(books_.ref(next_), true);
-    orphans_ = make<SharedHeap>();
-    const LockGuard guard(orphans_->lock);
-    orphans_->heap.set_self(books_.ref(&orphans_->heap), false);
+    orphans_ = make(Heap::Kind::kOrphans);
+    const LockGuard guard(orphans_lock_);
+    orphans_->set_self(books_.ref(orphans_), false);
     std::uintptr_t block = 0;
     ASSERT_TRUE(owner_->add_slab_slow(kClass, nullptr, true).ok() && owner_->refill_slow(kClass) &&
                 owner_->pop(kClass, &block));
@@ -38,10 +39,9 @@ class HeapFixture : public BooksFixture {
     state_ = &slab_->states()[found.slot];
   }
   // Heaps live in books.
-  template <class T>
-  T* make() {
-    return ::new (books_.allocate(BookKind::kHeap, sizeof(T)))
-        T(books_, registry_, pages_, nullptr);
+  Heap* make(Heap::Kind kind) {
+    return ::new (books_.allocate(BookKind::kHeap, sizeof(Heap)))
+        Heap(books_, registry_, pages_, kind);
   }
 
   Registry registry_{books_};
@@ -49,7 +49,8 @@ class HeapFixture : public BooksFixture {
   Region* region_ = nullptr;
   Heap* owner_ = nullptr;
   Heap* next_ = nullptr;
-  SharedHeap* orphans_ = nullptr;
+  SpinLock orphans_lock_{LockRank::kHeap};
+  Heap* orphans_ = nullptr;
   Slab* slab_ = nullptr;
   std::atomic<SlotState>* state_ = nullptr;
 };
