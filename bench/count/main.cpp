@@ -1,10 +1,11 @@
 // Runs a workload a fixed number of times, for bench/count.py to count its instructions:
 //   exclave_bench_count WORKLOAD POLICY TIMES
+// pa, pb and so on: exclave does a, b in an attached pool.
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
-#include "../policies.hpp"
+#include "../given_policies.hpp"
 #include "../workloads.hpp"
 
 namespace bench {
@@ -49,10 +50,16 @@ int main(int argc, char** argv) {
   if (argc != 4) return 2;
   const char* const policy = argv[2];
   const unsigned long times = std::strtoul(argv[3], nullptr, 10);
+  const bool in_pool = argv[1][0] == 'p';
+  const char* const workload = argv[1] + (in_pool ? 1 : 0);
+  using Pool = bench::ExclaveGivenPolicy<bench::Given::kPool>;
   unsigned long pairs = 0;
-  if (std::strcmp(policy, "null") == 0) pairs = bench::run<bench::NullPolicy>(argv[1], times);
-  if (std::strcmp(policy, "malloc") == 0) pairs = bench::run<bench::MallocPolicy>(argv[1], times);
-  if (std::strcmp(policy, "exclave") == 0) pairs = bench::run<bench::ExclavePolicy>(argv[1], times);
+  if (std::strcmp(policy, "null") == 0) pairs = bench::run<bench::NullPolicy>(workload, times);
+  if (std::strcmp(policy, "malloc") == 0 && !in_pool)
+    pairs = bench::run<bench::MallocPolicy>(workload, times);
+  if (std::strcmp(policy, "exclave") == 0)
+    pairs = in_pool ? bench::run<Pool>(workload, times)
+                    : bench::run<bench::ExclavePolicy>(workload, times);
   std::printf("%lu\n", pairs);
   return pairs != 0 ? 0 : 2;
 }
