@@ -1,8 +1,9 @@
 /* A slab changes hands while others free its blocks: thread ends, orphans, adoption, a heap used by the next thread.
  *
  * Code: AllocatorCore::retire_heap_slow, take_heap_slow (src/heap/core.cpp); adopt_orphan (src/heap/core_blocks.cpp); free_block,
- * free_shared, free_slot_locked, free_remote, send, settle_abandoned (src/heap/core_frees.cpp); Heap::hand_over_slow, adopt_slow,
- * flush_slow, fold_slow, take_back, sweep, sweep_slab, defer, give_back (src/heap/heap.cpp); post, take_inbox (src/heap/heap.hpp).
+ * free_orphan, free_remote, send, settle_abandoned (src/heap/core_frees.cpp); take_slot (src/heap/free_steps.cpp); Heap::hand_over_slow,
+ * adopt_slow, flush_slow, fold_slow, take_back, sweep, sweep_slab, defer (src/heap/heap.cpp); post, take_inbox, give_back
+ * (src/heap/heap.hpp).
  *
  * One slab with two blocks that callers hold and one that is always free, so the slab can be adopted at any time. Thread A
  * owns it, ends, and its heap goes to a next thread that adopts; thread B adopts and ends. Two strangers free: the first
@@ -216,12 +217,12 @@ proctype Stranger(byte block; bool may_defer) {
 again:
   to = owner;
   if
-  :: to == ORPHANS -> /* free_shared */
+  :: to == ORPHANS -> /* free_orphan */
     lock();
     if
     :: owner == ORPHANS ->
       if
-      :: atomic { state[block] == LIVE -> state[block] = REMOTE; effective[block]++ } /* free_slot_locked: take_slot */
+      :: atomic { state[block] == LIVE -> state[block] = REMOTE; effective[block]++ } /* take_slot */
         atomic { state[block] = FREE; place(block) } /* give_back */
       :: atomic { state[block] != LIVE -> skip } /* told */
       fi;

@@ -1,8 +1,9 @@
 /* The first free of a pinned block, by each way to free, beside the unpin of its last pin, a second pin, a second free, and the end of its
  * slab.
  *
- * Code: each step below names the function that makes it: AllocatorCore::try_take, take_slot, take_remotely, free_own,
- * free_slot_locked, deallocate_nested, free_unpinned_slot (src/heap/core_frees.cpp); unpin, unpin_slot, mark_pinned (src/heap/core_regions.cpp);
+ * Code: each step below names the function that makes it: AllocatorCore::take_remotely, free_own, free_orphan,
+ * deallocate_nested, free_unpinned_slot (src/heap/core_frees.cpp); try_take, take_slot (src/heap/free_steps.cpp); Pool::free, take_back
+ * (src/heap/pool.cpp); AttachedPools::free_live, free_unpinned (src/heap/pool_blocks.cpp); unpin, unpin_slot, mark_pinned (src/heap/core_regions.cpp);
  * Heap::defer, sweep (src/heap/heap.cpp).
  *
  * One slot. It lies at address X, is live, and one pin holds it. Its holder frees it once: as the owner of its slab, under the lock of a shared
@@ -15,7 +16,8 @@
  * told kReentered at worst, and is good when it comes again.
  *
  * Taken for granted: a compare-and-swap acts on the latest value; the locks. Left out: the owner's plain store over kLive (remote_free has
- * it), batches (remote_free), owners that change (hand_over), revoke (unpin).
+ * it), batches (remote_free), owners that change (hand_over), revoke (unpin);
+ * a thread's swap from kLive to kCached without the lock (pool_cache), which is followed by the frees here when it fails.
  */
 #define X 0
 #define Y 1
@@ -143,14 +145,15 @@ inline take_remotely() {
   fi
 }
 
-/* free_own (with scrub_on_free, or of what is not kLive), and free_slot_locked. */
+/* free_own (with scrub_on_free, or of what is not kLive), free_orphan, Pool::free; in a pool free_live may come before. */
 inline free_in_place() {
   if
   :: cut != X -> told++
-  :: else ->
+  :: atomic { cut == X && is_shared && state == LIVE -> accepted++; good++; become(FREE) } /* free_live: take_back from kLive */
+  :: cut == X ->
     take_slot(PINNED_FREED);
     if
-    :: taking == TAKEN -> atomic { accepted++; good++; become(FREE) } /* take_own, give_back */
+    :: taking == TAKEN -> atomic { accepted++; good++; become(FREE) } /* take_own, give_back, take_back */
     :: taking == KEPT -> good++
     :: else -> told++
     fi
@@ -260,7 +263,7 @@ inline unpin() {
   od;
   unlock(registry);
   if
-  :: freed -> /* free_unpinned_slot */
+  :: freed -> /* free_unpinned_slot, free_unpinned */
     if
     :: is_shared ->
       lock(heap);

@@ -1,8 +1,8 @@
 /* Frees by the owner and by others of the same blocks: batches, deferral, the sweep, double frees at one moment.
  *
  * Code: Heap::pop, push, post, take_inbox (src/heap/heap.hpp); refill_slow, flush_slow, fold_slow, take_back, sweep, sweep_slab, defer
- * (src/heap/heap.cpp); take (src/slab/slab.cpp); AllocatorCore::deallocate (src/heap/core_blocks.cpp); free_own, try_take,
- * take_remotely, free_remote, deallocate_nested, send_outboxes (src/heap/core_frees.cpp).
+ * (src/heap/heap.cpp); take (src/slab/slab.cpp); AllocatorCore::deallocate (src/heap/core_blocks.cpp); free_own,
+ * take_remotely, free_remote, deallocate_nested, send_outboxes (src/heap/core_frees.cpp); try_take (src/heap/free_steps.cpp).
  *
  * One slab that stays, its owner's heap, two strangers. Everybody frees whatever block he likes, so double frees come in
  * every order: by owner and stranger, by two strangers, late by a whole life of the block. A free in a nested call is a

@@ -1,7 +1,7 @@
 /* A free of a block whose slab is given back and cut anew meanwhile, in the same book.
  *
- * Code: AllocatorCore::take_remotely, try_take, is_still (src/heap/core_frees.cpp); Heap::give_back, release_slab, add_slab_slow,
- * take_back, fold_slow, sweep_slab, flush_slow, defer (src/heap/heap.cpp); Slab::open, take (src/slab/slab.cpp);
+ * Code: AllocatorCore::take_remotely, is_still (src/heap/core_frees.cpp); try_take (src/heap/free_steps.cpp); Heap::give_back (src/heap/heap.hpp);
+ * release_slab, add_slab_slow, take_back, fold_slow, sweep_slab, flush_slow, defer (src/heap/heap.cpp); Slab::open, take (src/slab/slab.cpp);
  * BookStore::release (src/port/book_store.cpp).
  *
  * One book with one slot. Cut one way the slot starts at address X, the other way at Y. The owner allocates, frees, gives
