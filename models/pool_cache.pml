@@ -10,23 +10,24 @@
  *
  * One pool with one slab of two slots. Slot 0 is kCached, and the keeper, the thread with the heap, has a hint of it. Slot 1 is live. The
  * keeper takes, gives what it took, and may free slot 1. One thread detaches, in any mode. Beside them one of these: a thread frees slot 1 under
- * the lock (then there are two detaches); one frees it in a signal handler; one pins it and unpins it; one allocates under the lock, reclaiming what is cached, and frees that.
- * One makes a call elsewhere now, and one when all is quiet.
+ * the lock (then there are two detaches); one frees it in a signal handler; one pins either slot, held or not, and unpins it; one allocates
+ * under the lock, reclaiming what is cached, and frees that; one frees a block, in a signal handler, that was freed before and whose place
+ * is a slot of this pool by now (stale). One makes a call elsewhere now, and one when all is quiet.
  *
  * Claims: no slot is handed out while it has a holder, nor from a pool that has gone; what goes by kBusy or by draining has no holder and no
  * pin; of two frees of a block exactly one is answered ok, unless it has its next holder by then; when all is quiet no slot is lost, and
- * a pool that drains, without holders and pins, has gone.
+ * a pool that drains, without holders and pins, has gone, whichever thread makes the next call.
+ *
+ * KNOWN_stale_drain: the last claim, where a stale free marked a slot at the moment at which ask gave it back. The mark comes off as
+ * kLive, and nobody has the slot. (Where it marked a holder's slot at the moment of his free, that is stale_free KNOWN_blame.)
  *
  * PLANT_served_first looks whether the heap serves before the swap, and not after it. PLANT_looked_first has detach look at the states before it
  * marks. PLANT_drain_unasked and PLANT_pool_unasked have ask not look whether the pool drains, or is still the same. PLANT_give_silent has
  * a free in a pool that drains not look at the drain. PLANT_give_stored looks at the state and then stores, where give swaps.
  *
- * KNOWN_own_look: the last free of a pool that drains is seen by the next call that takes a lock, wherever it is made. But a take that
- * finds its slot in such a pool, and then another pool that serves it, leaves the look to the next such call of its own thread (ask notes
- * it in Heap::drains).
- * KNOWN_stale_mark: a pool that goes by kBusy or by draining has no holder. But a stale free (a double free, in a signal handler) marks
- * another's slot kRemote for a moment, and live_from does not take that for held. KNOWN_stray_pin: no slot is lost. But somebody may
- * pin a slot that nobody holds, between pop_hint and ask; ask does not get it back then, and the pool does not drain.
+ * PLANT_own_look has ask leave the look at the drain to the next call of its own thread, which may make none. PLANT_stray_pin has ask take
+ * its slot back from kLive only; it may be pinned by then, and nobody gives it back. PLANT_remote_free has live_from not take kRemote for
+ * held, though a stale free may have marked a holder's slot so for a moment.
  *
  * Memory: mark's stores and the keeper's swap are sequentially consistent, and so are the loads that come after them. PLANT_mark_buffered has
  * the stores wait in the processor's store buffer, as x86 has it for any weaker store, until the lock is given up.
@@ -56,7 +57,7 @@ bool serves = true;   /* not PoolHeap::stopped_, of the keeper's heap */
 bool marked;          /* its marked_at is not 0 */
 bool first;           /* and is the count of the last mark */
 bool buffered;        /* the store of stopped_ is on its way */
-bool pinned;          /* a pin of slot 1 stands in the table */
+bool pinned;          /* a pin stands in the table */
 bool door_open = true;
 byte inside;
 bool sweep_wanted;
@@ -68,6 +69,7 @@ bool held[SLOTS]; /* by a caller */
 byte life[SLOTS]; /* counts swaps to kLive */
 bool mistaken;    /* a free too many took a block from its next holder: that cannot be told apart */
 bool revoked;
+bool stale;       /* a stale free marked a slot */
 
 #define lock(which) atomic { !which -> which = true }
 #define unlock(which) which = false
@@ -75,7 +77,11 @@ bool revoked;
 #define unlock_pool() atomic { !buffered -> pool = false }
 
 /* Pool::is_held */
-#define is_held(s) (state[s] == LIVE || state[s] == PINNED || state[s] == PINNED_FREED || state[s] == PINNED_TAKEN)
+#ifdef PLANT_remote_free
+#define is_held(s) (state[s] != FREE && state[s] != CACHED && state[s] != DEFERRED && state[s] != REMOTE)
+#else
+#define is_held(s) (state[s] != FREE && state[s] != CACHED && state[s] != DEFERRED)
+#endif
 
 /* A free takes the slot from the holder of that life. */
 inline accept(s, its_life) {
@@ -88,11 +94,7 @@ inline accept(s, its_life) {
 }
 
 /* kDoubleFree, or kForeignFree when the pool has gone. */
-#ifdef KNOWN_stale_mark
-#define told(s, its_life) skip /* stale_free has that as KNOWN_blame */
-#else
-#define told(s, its_life) assert(!(held[s] && life[s] == its_life) || mistaken || revoked || !stands)
-#endif
+#define told(s, its_life) assert(!(held[s] && life[s] == its_life) || mistaken || revoked || stale || !stands)
 
 inline hand_out(s) {
   assert(stands);
@@ -195,6 +197,7 @@ inline end_call() {
 /* Pool::free, by way of AttachedPools::free; the lock is held. */
 inline free_locked(s, its_life) {
   if
+  :: atomic { !draining && n == NONE && state[s] == LIVE -> state[s] = FREE; accept(s, its_life) } /* free_live, of who keeps nothing */
   :: atomic { state[s] == LIVE -> state[s] = REMOTE; accept(s, its_life) } /* take_slot, try_take */
     take_back(s, REMOTE)
   :: atomic { state[s] == PINNED -> state[s] = PINNED_FREED; accept(s, its_life) }
@@ -278,9 +281,21 @@ inline ask() {
 #endif
 #ifndef PLANT_drain_unasked
   :: stands && draining ->
+#ifdef PLANT_stray_pin
     take_back(got, LIVE);
+#else
+    if /* Pool::free, of a slot that nobody holds */
+    :: atomic { state[got] == LIVE -> state[got] = REMOTE } take_back(got, REMOTE)
+    :: atomic { state[got] == PINNED -> state[got] = PINNED_FREED }
+    :: atomic { state[got] != LIVE && state[got] != PINNED -> assert(stale || mistaken) }
+    fi;
+#endif
     got = NONE;
+#ifdef PLANT_own_look
     drains = true
+#else
+    drains_wait = true /* look_at_drains */
+#endif
   :: !draining && (stands || pool_unasked) ->
 #else
   :: stands ->
@@ -462,11 +477,6 @@ proctype Keeper(bool frees_too) {
     calls++
   :: calls == CALLS -> break
   od;
-  done++;
-#ifndef KNOWN_own_look
-  done == OTHERS; /* its next slow call */
-  end_call();
-#endif
   done++
 }
 
@@ -474,6 +484,7 @@ proctype Keeper(bool frees_too) {
 
 proctype Freer() {
   byte at;
+  byte n = NONE;
   byte live = NONE;
   mtype closed;
   bool ok, drains;
@@ -532,28 +543,21 @@ proctype Handler() {
   done++
 }
 
-/* mark_pinned, then unpin: block 1, of a caller who holds it */
+/* mark_pinned, then unpin. That nobody may hold the block is the program's fault. */
 proctype Pinner() {
   byte at;
   byte live = NONE;
   mtype closed;
   bool ok, drains, freed;
-  byte s = 1;
-#ifdef KNOWN_stray_pin
+  byte s;
   if
   :: s = 0
-  :: skip
+  :: s = 1
   fi;
-#endif
   lock(registry);
   if
-#ifdef KNOWN_stray_pin
   :: atomic { inserted && state[s] == LIVE -> state[s] = PINNED; pinned = true }
   :: !(inserted && state[s] == LIVE)
-#else
-  :: atomic { inserted && state[s] == LIVE && held[s] && life[s] == 0 -> state[s] = PINNED; pinned = true }
-  :: !(inserted && state[s] == LIVE && held[s] && life[s] == 0)
-#endif
   fi;
   ok = pinned;
   unlock(registry);
@@ -590,6 +594,7 @@ proctype Pinner() {
 /* Keeps nothing of the pool: allocate_in, and a free. */
 proctype Allocator() {
   byte at;
+  byte n = NONE;
   byte live = NONE;
   byte got = NONE;
   mtype closed;
@@ -636,7 +641,7 @@ proctype Elsewhere(bool early) {
   :: !early
   fi;
   done++;
-  done == OTHERS + 1;
+  done == OTHERS;
   end_call();
   done++
 }
@@ -719,7 +724,6 @@ end:
 }
 #endif
 
-#ifdef KNOWN_stale_mark
 /* take_remotely of a stale free: it found the book when that was another slab's, maybe of another pool. */
 proctype Stale() {
   byte s;
@@ -728,31 +732,28 @@ proctype Stale() {
   :: s = 1
   fi;
   if
-  :: atomic { state[s] == LIVE -> state[s] = REMOTE }
-    atomic { /* is_still says no */
-      if
-      :: state[s] == REMOTE -> state[s] = LIVE
-      :: else
-      fi
-    }
+  :: atomic { state[s] == LIVE -> state[s] = REMOTE; stale = true }
+    atomic { assert(state[s] == REMOTE); state[s] = LIVE } /* is_still says no */
   :: state[s] != LIVE
-  fi
+  fi;
+  done++
 }
-#endif
 
 proctype Audit() {
   byte s;
-  done == OTHERS + 2;
-#ifndef KNOWN_stale_mark
+  done == OTHERS + 1;
+#ifdef KNOWN_stale_drain
   assert(!(stands && draining && !held[0] && !held[1] && !pinned) || mistaken);
+#else
+  assert(!(stands && draining && !held[0] && !held[1] && !pinned) || mistaken || stale);
+#endif
   do
   :: s < SLOTS ->
-    assert(!stands || mistaken || !held[s] || state[s] == LIVE);
-    assert(!stands || mistaken || held[s] || state[s] == FREE || state[s] == CACHED || state[s] == DEFERRED);
+    assert(!stands || mistaken || stale || !held[s] || state[s] == LIVE);
+    assert(!stands || mistaken || stale || held[s] || state[s] == FREE || state[s] == CACHED || state[s] == DEFERRED);
     s++
   :: s == SLOTS -> break
   od
-#endif
 }
 
 init {
@@ -767,18 +768,14 @@ init {
     fi;
     if
     :: run Pinner(); run Elsewhere(false); run Detacher(1)
-#ifndef KNOWN_stray_pin
     :: run Freer(); run Elsewhere(false); run Detacher(2)
     :: run Handler(); run Elsewhere(true); run Detacher(1)
     :: run Allocator(); run Elsewhere(false); run Detacher(1)
-#endif
+    :: run Stale(); run Elsewhere(false); run Detacher(1)
     fi;
     run Keeper(frees_too);
 #ifdef PLANT_mark_buffered
     run StoreBuffer();
-#endif
-#ifdef KNOWN_stale_mark
-    run Stale();
 #endif
     run Audit()
   }
