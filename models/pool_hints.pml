@@ -1,7 +1,7 @@
 /* Hints of slots whose slabs go and come: by reclaim, by revoke and the next attach, beside detaches that take their mark back.
  *
- * Code: PoolHeap::pop_hint, push_hint, settled, is_marked, born, release_slabs (src/heap/pool_heap.hpp); mark, join, flush_hints,
- * slab_of_hint, add_slab, take, reclaim, release_book (src/heap/pool_heap.cpp); Pool::close, open, provide, live_from, unmark, settle,
+ * Code: PoolHeap::pop_hint, push_hint, settled, is_marked, born (src/heap/pool_heap.hpp); mark, join, flush_hints, slab_of_hint,
+ * add_slab, take, reclaim, take_slabs_out (src/heap/pool_heap.cpp); Heap::release_book (src/heap/heap.cpp); Pool::close, open, provide, live_from, unmark, settle,
  * leave, may_be_hinted, bury, release_buried (src/heap/pool.cpp); AttachedPools::give (src/heap/attached_pools.hpp); ask, finish_give,
  * allocate_in, free_live, keep (src/heap/pool_blocks.cpp); detach (src/heap/attached_pools.cpp); BookStore::release
  * (src/port/book_store.cpp).
@@ -18,7 +18,8 @@
  * That may_be_hinted compares `born` is no matter of safety: without it books stay buried longer.
  *
  * Taken for granted: the lock of the pool; a compare-and-swap of a state acts on its latest value; marks_ does not wrap. Left out: what pool_cache
- * has; that lists_ is held, too; pages.
+ * has; that lists_ is held, too; pages; where `born` stands (in a line before the book: a stale free may take what is behind the states of a
+ * slab for one).
  */
 #define PLACES 2
 #define BOOKS 3
@@ -132,8 +133,8 @@ inline unmark() {
   unmark_heap(1)
 }
 
-/* release_slabs; all: close */
-inline release_slabs(all) {
+/* take_slabs_out, then bury; all: close */
+inline take_slabs_out(all) {
   d_step {
     book = 0;
     do
@@ -164,7 +165,7 @@ inline reclaim() {
   take_back(0);
   take_back(1);
   take_back(2);
-  release_slabs(false);
+  take_slabs_out(false);
 #ifdef PLANT_unmark_taken
   unmark()
 #endif
@@ -431,7 +432,7 @@ proctype Keeper(byte me) {
 /* ---- The third ---- */
 
 inline close() {
-  release_slabs(true);
+  take_slabs_out(true);
   d_step { id++; held[0] = 0; held[1] = 0 } /* and open, for the next attach */
 }
 
