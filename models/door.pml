@@ -1,9 +1,9 @@
 /* The library's own work on the bytes of an attached pool beside each way in which the pool can go.
  *
  * Code: Door::enter, enter_held, leave, open, shut (src/heap/door.hpp); AllocatorCore::owner_of, touch, scrub_kept
- * (src/heap/core_contents.cpp); detach_pool, close_pool_locked, finish_drain, close_drained_locked, settle_drains, attach_pool, unpin
- * (src/heap/core_regions.cpp); free_shared, free_unpinned_slot, deallocate_nested, count_folded_locked (src/heap/core_frees.cpp);
- * on_thread_exit (src/heap/core.cpp); ~Gate (src/heap/core.hpp).
+ * (src/heap/core_contents.cpp); AttachedPools::attach, detach, close, settle, start_drain (src/heap/attached_pools.cpp); free,
+ * free_unpinned, note_deferred (src/heap/pool_blocks.cpp); Pool::live_from (src/heap/pool.cpp); AllocatorCore::unpin, finish_region
+ * (src/heap/core_regions.cpp); deallocate_nested (src/heap/core_frees.cpp); on_thread_exit (src/heap/core.cpp); ~Gate (src/heap/core.hpp).
  *
  * One pool, and any two of these: a worker zeroes or copies a block in two pieces, and its thread may end in the middle; a thread frees
  * a block of the pool, so that the worker's may be one that was freed meanwhile; one unpins a block that was freed while it was pinned, and
@@ -18,8 +18,9 @@
  * KNOWN_turned_away: the worker is turned away only from a pool that goes. But a detach that waits and then gives up, because
  * a block was pinned or placed meanwhile, has turned it away from a pool that stays.
  *
- * Taken for granted: the locks; open_for_, inside_ and drains_wait_ are one order for all (seq_cst). Left out: fork (Door::empty), when
- * no other thread is there any more; which bytes of the range are touched.
+ * Taken for granted: the locks; open_for_, inside_ and drains_wait_ are one order for all (seq_cst). Folded: live_from looks at the states one
+ * after another, here at a count of those that are held, in one step: none becomes live meanwhile (pool_drain, pool_cache). Left out:
+ * fork (Door::empty), when no other thread is there any more; which bytes of the range are touched.
  */
 #define NONE 0
 #define OLD 1 /* the ids of the two regions */
@@ -38,10 +39,9 @@ bool registry;
 byte id = OLD;        /* Pool::id; NONE: it is not in use */
 byte inserted = OLD;  /* the region in the registry */
 bool draining;
-byte live;
+byte live;            /* states for which is_held; live_from */
 bool pinned;
-bool deferred;        /* a slot of the pool is kDeferred, and the sweep is wanted */
-bool drains_wait;     /* AllocatorCore::drains_wait_ */
+bool drains_wait;     /* AttachedPools::drains_wait_ */
 byte running;
 
 /* Ghosts. */
@@ -90,18 +90,8 @@ inline enter(whose) {
 #endif
 }
 
-/* AllocatorCore::count_folded_locked, detach_pool: under the pool's lock. */
-inline fold() {
-  atomic {
-    if
-    :: deferred -> deferred = false; live--
-    :: else
-    fi
-  }
-}
-
-/* AllocatorCore::close_pool_locked: into closed. */
-inline close_pool() {
+/* AttachedPools::close: into closed. */
+inline close() {
   lock(registry);
   if
   :: pinned -> closed = PINNED
@@ -133,12 +123,12 @@ inline close_pool() {
   fi;
   unlock(registry);
   if
-  :: closed == GONE -> d_step { live = 0; deferred = false; draining = false; id = NONE } /* all guarded by the pool's lock */
+  :: closed == GONE -> d_step { live = 0; draining = false; id = NONE } /* Pool::close: all guarded by the pool's lock */
   :: else
   fi
 }
 
-/* AllocatorCore::finish_region: what detach answers, or `gone` tells. */
+/* finish_region: what detach answers, or `gone` tells. */
 inline answer() {
   if
   :: closed == GONE -> atomic { assert(touching == 0); range = NONE; closed = NO }
@@ -146,46 +136,25 @@ inline answer() {
   fi
 }
 
-/* AllocatorCore::close_drained_locked */
-inline close_drained() {
-  close_pool();
-  if
-  :: closed == WAITS ->
-#ifndef PLANT_note_left_out
-    drains_wait = true;
-#endif
-#ifndef PLANT_no_second_try
-    close_pool()
-#endif
-  :: else
-  fi
-}
-
-/* AllocatorCore::finish_drain */
-inline finish_drain(whose) {
-  lock(lists);
-  lock(pool);
-  if
-  :: id == whose && draining && live == 0 -> close_drained()
-  :: else
-  fi;
-  unlock(pool);
-  unlock(lists);
-  answer()
-}
-
-/* AllocatorCore::Gate::~Gate; settle_drains, which walks until no pool is ready: there is one */
+/* ~Gate; settle, which walks until no pool is ready: there is one. drains: Heap::drains, of the process. */
 inline end_of_call() {
   if
-  :: drains_wait ->
+  :: drains || drains_wait ->
+    drains = false;
     drains_wait = false;
     lock(lists);
     lock(pool);
     if
-    :: id != NONE && draining ->
-      fold();
+    :: id != NONE && draining && live == 0 -> /* has_drained */
+      close();
       if
-      :: live == 0 -> close_drained()
+      :: closed == WAITS ->
+#ifndef PLANT_note_left_out
+        drains_wait = true; /* look_at_drains */
+#endif
+#ifndef PLANT_no_second_try
+        close()
+#endif
       :: else
       fi
     :: else
@@ -199,7 +168,7 @@ inline end_of_call() {
 
 /* allocate_zeroed, reallocate */
 proctype Worker() {
-  bool may, noted;
+  bool may, noted, drains;
   byte pieces;
   mtype closed = NO;
   if
@@ -254,13 +223,13 @@ out:
   atomic { may = false; noted = false; pieces = 0; running-- }
 }
 
-/* free_shared */
+/* AttachedPools::free */
 proctype Freer() {
-  bool drained;
+  bool drains;
   mtype closed = NO;
   lock(pool);
   if
-  :: id == OLD ->
+  :: id == OLD -> /* Pool::free */
 #ifdef PLANT_scrubbed_unlocked
     unlock(pool);
     work(OLD);
@@ -270,27 +239,20 @@ proctype Freer() {
     :: else
     fi;
 #else
-    work(OLD); /* scrub_slot, by free_slot_locked */
+    work(OLD);
     live--;
 #endif
-    if
-    :: id == OLD && draining -> fold(); drained = (live == 0) /* drained_locked */
-    :: else
-    fi
+    drains = draining
   :: else
   fi;
   unlock(pool);
-  if
-  :: drained -> finish_drain(OLD)
-  :: else
-  fi;
   end_of_call();
-  atomic { drained = false; running-- }
+  running--
 }
 
 /* unpin, of the last pin, with scrub_on_free */
 proctype Unpinner() {
-  bool drained;
+  bool drains;
   mtype closed = NO;
   lock(registry);
   pinned = false;
@@ -307,31 +269,20 @@ proctype Unpinner() {
 #ifndef PLANT_not_entered
   leave();
 #endif
-  lock(pool); /* free_unpinned_slot, free_unpinned_pages */
+  lock(pool); /* free_unpinned */
   if
-  :: id == OLD ->
-    live--;
-    if
-    :: draining -> fold() /* count_folded_locked */
-    :: else
-    fi
+  :: id == OLD -> live--
   :: else
   fi;
   unlock(pool);
-  lock(pool);
-  drained = draining && live == 0;
-  unlock(pool);
-  if
-  :: drained -> finish_drain(OLD)
-  :: else
-  fi;
+  drains = true;
   end_of_call();
-  atomic { drained = false; running-- }
+  running--
 }
 
 /* deallocate_nested; then the call ends that was interrupted */
 proctype Handler() {
-  bool may;
+  bool may, drains;
   mtype closed = NO;
   if
   :: inserted == NONE /* kReentered */
@@ -344,11 +295,16 @@ proctype Handler() {
     if
     :: may ->
       work(OLD); /* scrub_slot, by take_remotely */
-      deferred = true; /* Heap::defer */
+      atomic {
+        if
+        :: id == OLD -> live-- /* Heap::defer: nobody holds what is kDeferred */
+        :: else /* revoked, as PLANT_nested_outside allows */
+        fi
+      }
 #ifndef PLANT_nested_outside
       leave();
 #endif
-      drains_wait = true
+      drains_wait = true /* note_deferred */
     :: else
     fi
   fi;
@@ -358,7 +314,7 @@ proctype Handler() {
 
 proctype Detacher() {
   byte looks, calls;
-  bool again;
+  bool again, drains;
   mtype mode = NO, closed = NO;
   do
   :: calls < 2 && range == OLD ->
@@ -368,19 +324,18 @@ proctype Detacher() {
     :: mode = DRAIN
     :: mode = REVOKE
     fi;
-    do /* detach_pool */
+    do /* detach */
     :: again = false;
       lock(lists);
       lock(pool);
       if
       :: id == NONE /* kNotFound: its drain ended */
       :: id != NONE ->
-        fold();
         if
         :: live != 0 && mode == BUSY -> open_for = OLD
-        :: live != 0 && mode == DRAIN -> open_for = OLD; draining = true
+        :: live != 0 && mode == DRAIN -> open_for = OLD; draining = true /* start_drain */
         :: else ->
-          close_pool();
+          close();
           if
           :: closed == GONE
           :: closed == WAITS && looks < LOOKS -> looks++; again = true
@@ -398,7 +353,7 @@ proctype Detacher() {
     od;
     atomic { looks = 0; mode = NO };
     end_of_call()
-  :: range == NONE -> /* attach_pool: of the range that is the caller's again, in the same book */
+  :: range == NONE -> /* attach: of the range that is the caller's again, in the same book */
     lock(lists);
     lock(pool);
     assert(id == NONE && !draining && live == 0);
@@ -414,6 +369,7 @@ proctype Detacher() {
 }
 
 proctype Audit() {
+  bool drains;
   mtype closed = NO;
   running == 0;
   if
