@@ -1,35 +1,50 @@
-/* An attached pool drains or is revoked while threads allocate, free, free in signal handlers, pin and unpin.
+/* An attached pool is asked to go, in each mode, while threads allocate, free, free in signal handlers, pin and unpin.
  *
- * Code: AllocatorCore::allocate_in (src/heap/core_blocks.cpp); free_shared, count_folded_locked, deallocate_nested (src/heap/core_frees.cpp);
- * detach_pool, close_pool_locked, finish_drain, settle_drains, pin, mark_pinned, unpin (src/heap/core_regions.cpp);
- * ~Gate (src/heap/core.hpp).
+ * Code: AttachedPools::allocate_in, free, free_live, free_unpinned, note_deferred (src/heap/pool_blocks.cpp); detach, start_drain, close,
+ * has_drained, settle (src/heap/attached_pools.cpp); Pool::allocate, free, take_back, live_from, is_held (src/heap/pool.cpp);
+ * PoolHeap::take (src/heap/pool_heap.cpp); sweep_deferred (src/heap/pool_heap.hpp); take_slot (src/heap/free_steps.cpp); AllocatorCore::deallocate_nested
+ * (src/heap/core_frees.cpp); pin, mark_pinned, unpin (src/heap/core_regions.cpp); Door::enter, leave, shut (src/heap/door.hpp); ~Gate
+ * (src/heap/core.hpp).
  *
- * Two blocks, both held. One thread frees block 0, one frees block 1 from a signal handler, one allocates and frees what it
- * got, one pins the whole pool or block 0 and unpins, one drains or revokes; one makes two calls elsewhere, the second when all
- * the others are done. Locks in the code's order: lists, pool, registry.
+ * One slab of two blocks, both held. One thread detaches, one makes two calls elsewhere, the second when all the others are done. Beside
+ * them any three of these: a thread frees block 0; one frees block 1 from a signal handler; one allocates and frees what it got; one pins
+ * the whole pool or block 0, and unpins. Nobody keeps a heap of the pool (pool_cache).
  *
- * Claims: whenever the pool's lock is given up, `live` counts the blocks that are not free; a drain ends the pool once, and
- * only when no block is out and nothing is pinned; a revoked pool is not pinned; nothing is handed out from a pool that is
- * gone or drains; when all is quiet, a draining pool without blocks and pins is gone, also when the last free was nested,
- * which takes no lock: then the next call has ended it, wherever it was made.
+ * Claims: whenever the pool's lock is given up, the slab counts as free the slots that are; a pool ends once, and but for
+ * kRevoke only when no block is out and nothing is pinned; a revoked pool is not pinned; nothing is handed out from a pool that is
+ * gone or drains; no block is live below what a drain remembers; when all is quiet, a draining pool without blocks and pins is gone, also
+ * when the last free was nested, which takes no lock: then the next call has ended it, wherever it was made.
+ *
+ * PLANT_looked_twice frees by a look that came before the exchange. PLANT_drain_unverified ends a drain without a look. PLANT_past_live
+ * remembers the place after the block that was found live. PLANT_pins_unasked closes whatever is pinned. PLANT_unpin_silent has
+ * unpin not look at the drain, PLANT_free_silent has a free not do so. PLANT_unsettled has no call look at what a nested free left;
+ * PLANT_cleared_last forgets it after the look.
+ *
+ * Folded: what is done under the registry's lock is one step, and so is the door (door has its steps); lists_ is held only by who detaches
+ * or settles, and the pool's lock stands for it; live_from looks in one step (pool_cache has it slot by slot); free_live and free, each under
+ * the pool's lock, are one call.
  *
  * Taken for granted: the locks (SpinLock: acquire and release); a compare-and-swap of a state acts on its latest value.
  */
 #define BLOCKS 2
 #define NONE 255
+#define LOOKS 2 /* 2^18 in the code */
 
-mtype = { FREE, LIVE, REMOTE, DEFERRED, PINNED, PINNED_FREED };
+mtype = { FREE, LIVE, CACHED, REMOTE, DEFERRED, PINNED, PINNED_FREED };
+mtype = { BUSY, DRAIN, REVOKE };
+mtype = { CLOSED, HAS_PIN, WAITS };
 
 mtype state[BLOCKS] = LIVE;
-bool lists;
+byte free_slots; /* Slab::free_slots */
 bool pool;
-bool registry;
-bool stands = true;   /* Pool::region */
+bool stands = true;   /* Pool::id is what it was */
 bool inserted = true; /* the region is in the registry */
 bool draining;
+byte drained_to;
+bool door_open = true;
+bool inside;
 bool sweep_wanted;
-bool nested_frees = true; /* AllocatorCore::drains_wait_: there was one in another pool */
-byte live = BLOCKS;
+bool drains_wait = true; /* AttachedPools::drains_wait_: there was a nested free in another pool */
 byte whole_pins;
 bool block_pinned; /* a pin of block 0 stands in the table */
 byte gone;
@@ -37,71 +52,122 @@ byte done;
 
 #define lock(which) atomic { !which -> which = true }
 #define unlock(which) which = false
-#define out (state[0] != FREE) + (state[1] != FREE)
+#define counted (state[0] == FREE) + (state[1] == FREE)
+#define is_held(b) (state[b] != FREE && state[b] != CACHED && state[b] != DEFERRED)
+#define out is_held(0) + is_held(1)
 
 inline unlock_pool() {
-  atomic { assert(!stands || live == out); pool = false }
+  atomic { assert(!stands || free_slots == counted); pool = false }
 }
 
-inline fold() {
-  if
-  :: sweep_wanted ->
-    sweep_wanted = false;
-    d_step {
-      if
-      :: state[0] == DEFERRED -> state[0] = FREE; live--
-      :: else
-      fi;
-      if
-      :: state[1] == DEFERRED -> state[1] = FREE; live--
-      :: else
-      fi
-    }
-  :: else
-  fi
+/* PoolHeap::take_back: the exchange, and count_free, which only the lock's holder sees. */
+inline take_back(b, from) {
+  atomic {
+    if
+    :: state[b] == from -> state[b] = FREE; free_slots++; ok = true
+    :: else -> ok = false
+    fi
+  }
 }
 
-/* close_pool_locked: both locks are held. */
-inline close_pool(by_drain) {
-  lock(registry);
-  if
-#ifdef PLANT_pins_unasked
-  :: true ->
-#else
-  :: whole_pins == 0 && !block_pinned ->
-#endif
-    assert(whole_pins == 0 && !block_pinned);
-    assert(!by_drain || out == 0);
-    inserted = false;
-    unlock(registry);
-    atomic { state[0] = FREE; state[1] = FREE }
-    stands = false;
-    draining = false;
-    gone++;
-    assert(gone == 1)
+/* The first block that is held, into live. */
+inline live_from() {
+  d_step {
+    assert(drained_to == 0 || !is_held(0));
+    assert(drained_to < 2 || !is_held(1));
+    if
+    :: free_slots == BLOCKS -> assert(out == 0); live = NONE
+    :: free_slots != BLOCKS && drained_to == 0 && is_held(0) -> live = 0
+    :: free_slots != BLOCKS && !(drained_to == 0 && is_held(0)) -> live = (drained_to < 2 && is_held(1) -> 1 : NONE)
+    fi
+  }
+}
+
+/* AttachedPools::close and Pool::close. Into closed. */
+inline close(by_revoke) {
+  atomic {
+    if
 #ifndef PLANT_pins_unasked
-  :: else -> unlock(registry)
+    :: whole_pins != 0 || block_pinned -> closed = HAS_PIN
+    :: whole_pins == 0 && !block_pinned && inside -> closed = WAITS; door_open = false /* Door::shut */
+    :: whole_pins == 0 && !block_pinned && !inside ->
+#else
+    :: inside -> closed = WAITS; door_open = false
+    :: !inside ->
+#endif
+      closed = CLOSED;
+      assert(whole_pins == 0 && !block_pinned);
+      assert(by_revoke || out == 0);
+      door_open = false;
+      inserted = false;
+      state[0] = FREE;
+      state[1] = FREE;
+      stands = false;
+      draining = false;
+      gone++;
+      assert(gone == 1)
+    fi
+  }
+}
+
+/* ~Gate: at the end of each call. drains: Heap::drains, of the process. */
+inline settle() {
+#ifdef PLANT_unsettled
+  if
+  :: drains ->
+#else
+  if
+  :: drains || drains_wait ->
+#endif
+#ifdef PLANT_cleared_last
+    drains = false;
+#else
+    atomic { drains = false; drains_wait = false }
+#endif
+    lock(pool);
+    if
+    :: stands && draining -> /* has_drained */
+#ifdef PLANT_drain_unverified
+      live = NONE;
+#else
+      live_from();
+#endif
+      if
+#ifdef PLANT_past_live
+      :: live != NONE -> drained_to = live + 1
+#else
+      :: live != NONE -> drained_to = live
+#endif
+      :: live == NONE ->
+        close(false);
+        if
+        :: closed == WAITS ->
+          drains_wait = true; /* look_at_drains */
+          close(false)
+        :: closed != WAITS
+        fi
+      fi
+    :: !stands || !draining
+    fi;
+    atomic {
+      assert(!stands || free_slots == counted);
+      live = NONE;
+      closed = 0;
+      pool = false
+    }
+#ifdef PLANT_cleared_last
+    drains_wait = false;
+#endif
+#ifdef PLANT_unsettled
+  :: !drains
+#else
+  :: !drains && !drains_wait
 #endif
   fi
 }
 
-inline finish_drain() {
-  lock(lists);
-  lock(pool);
-  if
-#ifdef PLANT_drain_unverified
-  :: true -> close_pool(true)
-#else
-  :: stands && draining && live == 0 -> close_pool(true)
-  :: else
-#endif
-  fi;
-  unlock_pool();
-  unlock(lists)
-}
-
-/* drained: the caller's. */
-inline free_shared(b) {
+/* AttachedPools::free_live, then free: here under one lock. */
+inline free_block(b) {
   lock(pool);
   if
   :: stands ->
@@ -113,236 +179,216 @@ inline free_shared(b) {
     :: atomic { state[b] != LIVE && state[b] != PINNED -> skip }
     fi;
     if
-    :: was_live -> live--
+    :: was_live -> free_slots++
     :: else
     fi;
 #else
-    /* free_slot_locked: take_slot (its tries are in pinned_free), then give_back */
+    ok = false;
     if
-    :: atomic { state[b] == LIVE -> state[b] = REMOTE }
-      state[b] = FREE;
-      live--
-    :: atomic { state[b] == PINNED -> state[b] = PINNED_FREED }
-    :: atomic { state[b] != LIVE && state[b] != PINNED -> skip } /* told */
+    :: !draining -> take_back(b, LIVE)
+    :: draining
+    fi;
+    if
+    :: ok
+    :: !ok ->
+      if /* Pool::free: take_slot (its tries are in pinned_free) */
+      :: atomic { state[b] == LIVE -> state[b] = REMOTE }
+        take_back(b, REMOTE)
+      :: atomic { state[b] == PINNED -> state[b] = PINNED_FREED }
+      :: atomic { state[b] != LIVE && state[b] != PINNED -> skip } /* told */
+      fi;
+#ifndef PLANT_free_silent
+      drains = draining
+#endif
     fi;
 #endif
-    if
-    :: draining -> fold()
-    :: else
-    fi;
-    drained = draining && live == 0
+    ok = false
   :: else
   fi;
   unlock_pool();
-  if
-  :: drained -> finish_drain()
-  :: else
-  fi;
-  drained = false
+  settle()
 }
 
-/* ~Gate: at the end of a call elsewhere. */
-inline settle_drains() {
-#ifdef PLANT_unsettled
-  skip
+#ifdef PLANT_looked_twice
+#define scratch bool drains, ok, was_live; byte live = NONE; mtype closed
 #else
-  if
-  :: nested_frees ->
-#ifdef PLANT_cleared_last
-    skip;
-#else
-    nested_frees = false;
+#define scratch bool drains, ok; byte live = NONE; mtype closed
 #endif
-    lock(lists);
-    lock(pool);
-    if
-    :: stands && draining ->
-      fold();
-      if
-      :: live == 0 -> close_pool(true)
-      :: else
-      fi
-    :: else
-    fi;
-    unlock_pool();
-    unlock(lists);
-#ifdef PLANT_cleared_last
-    nested_frees = false
-#endif
-  :: else
-  fi
-#endif
-}
 
 proctype Elsewhere() {
-  settle_drains();
+  scratch;
+  settle();
   done++;
-  done == 6;
-  settle_drains();
+  done == 5;
+  settle();
   done++
 }
 
 proctype Freer() {
-  bool drained, was_live;
-  free_shared(0);
+  scratch;
+  free_block(0);
   done++
 }
 
-/* deallocate_nested; its door is in the model of that name */
+/* deallocate_nested; what the call then does that was interrupted is Elsewhere's. */
 proctype Handler() {
-  bool asked;
+  bool ok;
   if
   :: inserted ->
+    if /* Door::enter */
+    :: atomic { door_open -> inside = true }
+      if /* take_remotely; the region stands, so the second look agrees */
+      :: atomic { state[1] == LIVE -> state[1] = REMOTE; ok = true }
+        atomic { assert(state[1] == REMOTE); state[1] = DEFERRED } /* Heap::defer */
+      :: state[1] != LIVE /* told */
+      fi;
+      inside = false /* Door::leave */
+    :: !door_open /* kReentered */
+    fi;
     if
-    :: atomic { state[1] == LIVE -> state[1] = REMOTE }
-      if
-      :: !inserted ->
-        atomic {
-          if
-          :: state[1] == REMOTE -> state[1] = LIVE
-          :: else
-          fi
-        }
-      :: inserted ->
-        atomic {
-          if
-          :: state[1] == REMOTE -> state[1] = DEFERRED; asked = true
-          :: else
-          fi
-        }
-        if
-        :: asked ->
-          sweep_wanted = true;
-          nested_frees = true
-        :: else
-        fi
-      fi
-    :: atomic { state[1] != LIVE -> skip }
+    :: ok -> /* note_deferred */
+      sweep_wanted = true;
+      drains_wait = true
+    :: !ok
     fi
-  :: else
+  :: !inserted
   fi;
-  done++
+  atomic { ok = false; done++ }
 }
 
 /* allocate_in, then a free */
 proctype User() {
-  bool drained, was_live;
+  scratch;
   byte b = NONE;
   lock(pool);
   if
   :: stands && !draining ->
-    fold();
-    atomic {
-      if
-      :: state[0] == FREE -> b = 0
-      :: state[1] == FREE -> b = 1
-      :: state[0] != FREE && state[1] != FREE
-      fi;
-      if
-      :: b != NONE -> assert(gone == 0); state[b] = LIVE; live++
-      :: else
-      fi
-    }
+    if
+    :: sweep_wanted -> /* Pool::allocate, sweep_deferred */
+      sweep_wanted = false;
+      take_back(0, DEFERRED);
+      take_back(1, DEFERRED)
+    :: else
+    fi;
+    if
+    :: state[0] == FREE -> b = 0
+    :: state[0] != FREE && state[1] == FREE -> b = 1
+    :: state[0] != FREE && state[1] != FREE
+    fi;
+    if
+    :: b != NONE -> /* PoolHeap::take */
+      atomic { assert(state[b] == FREE); state[b] = CACHED; free_slots-- }
+      atomic { assert(gone == 0 && !draining && state[b] == CACHED); state[b] = LIVE }
+    :: b == NONE
+    fi;
+    ok = false
   :: else
   fi;
   unlock_pool();
+  settle();
   if
-  :: b != NONE -> free_shared(b)
-  :: else
+  :: b != NONE -> free_block(b)
+  :: b == NONE
   fi;
-  done++
+  atomic { b = NONE; done++ }
 }
 
 proctype Pinner() {
-  bool drained, was_live, whole, freed;
-  lock(registry);
+  scratch;
+  bool whole, freed;
   if
-  :: inserted && state[0] != FREE -> /* pin_in_pool_locked */
-    if
-    :: true -> whole_pins++; whole = true
-    :: true ->
-      atomic { /* mark_pinned */
-        if
-        :: state[0] == LIVE -> state[0] = PINNED; block_pinned = true
-        :: else
-        fi
-      }
-    fi
-  :: else
+  :: atomic { inserted -> whole_pins++; whole = true } /* pin_in_pool_locked */
+  :: atomic { inserted && state[0] == LIVE -> state[0] = PINNED; block_pinned = true } /* mark_pinned */
+  :: !inserted || state[0] != LIVE
   fi;
-  unlock(registry);
   if
   :: whole || block_pinned -> /* unpin */
-    lock(registry);
     if
-    :: whole -> whole_pins--
-    :: else ->
-      block_pinned = false;
-      if
-      :: atomic { state[0] == PINNED -> state[0] = LIVE }
-      :: atomic { state[0] == PINNED_FREED -> state[0] = REMOTE; freed = true }
-      fi
+    :: atomic { whole -> whole_pins-- }
+    :: atomic { !whole ->
+        block_pinned = false;
+        if /* unpin_slot */
+        :: state[0] == PINNED -> state[0] = LIVE
+        :: state[0] == PINNED_FREED -> state[0] = REMOTE; freed = true
+        fi
+      }
     fi;
-    unlock(registry);
     if
-    :: freed -> /* free_unpinned_slot */
+    :: freed -> /* free_unpinned */
       lock(pool);
       if
-      :: stands && state[0] == REMOTE ->
-        state[0] = FREE; /* give_back */
-        live--;
-        if
-        :: draining -> fold() /* count_folded_locked */
-        :: else
-        fi
-      :: else
+      :: stands -> take_back(0, REMOTE); ok = false
+      :: !stands
       fi;
       unlock_pool()
-    :: else
+    :: !freed
     fi;
 #ifndef PLANT_unpin_silent
-    lock(pool);
-    drained = draining && live == 0;
-    unlock_pool();
-    if
-    :: drained -> finish_drain()
-    :: else
-    fi;
+    drains = true;
 #endif
-    drained = false
-  :: else
+    settle()
+  :: !whole && !block_pinned
   fi;
-  done++
+  atomic { whole = false; freed = false; done++ }
 }
 
-/* detach_pool */
+/* AttachedPools::detach */
 proctype Detacher() {
-  lock(lists);
-  lock(pool);
-  fold();
+  scratch;
+  byte looks;
+  mtype mode;
   if
-  :: live != 0 -> draining = true
-  :: live == 0 -> close_pool(true)
-  :: live != 0 -> close_pool(false) /* revoke */
+  :: mode = BUSY
+  :: mode = DRAIN
+  :: mode = REVOKE
   fi;
-  unlock_pool();
-  unlock(lists);
+  do
+  :: lock(pool);
+    looks++;
+    if
+    :: mode != REVOKE -> live_from()
+    :: mode == REVOKE
+    fi;
+    if
+    :: live != NONE ->
+      door_open = true;
+      if
+      :: mode == DRAIN -> draining = true /* start_drain */
+      :: mode == BUSY
+      fi
+    :: live == NONE ->
+      close(mode == REVOKE);
+      if
+      :: closed == WAITS && looks < LOOKS
+      :: closed == HAS_PIN || closed == WAITS && looks == LOOKS -> door_open = true
+      :: closed == CLOSED
+      fi
+    fi;
+    unlock_pool();
+    if
+    :: live == NONE && closed == WAITS && looks < LOOKS -> closed = 0 /* Backoff::wait */
+    :: else -> break
+    fi
+  od;
+  atomic { looks = 0; live = NONE; closed = 0; mode = 0 }
+  settle();
   done++
 }
 
 proctype Audit() {
-  done == 7;
-  assert(!(stands && draining && out == 0));
-  assert(!stands || !draining || (state[0] != DEFERRED && state[1] != DEFERRED));
+  done == 6;
+  assert(!(stands && draining && !is_held(0) && !is_held(1)));
   assert(stands == (gone == 0))
 }
 
 init {
   atomic {
-    run Freer();
-    run Handler();
-    run User();
-    run Pinner();
+    if
+    :: run Handler(); run User(); run Pinner()
+    :: run Freer(); run User(); run Pinner()
+    :: run Freer(); run Handler(); run Pinner()
+    :: run Freer(); run Handler(); run User()
+    fi;
     run Detacher();
     run Elsewhere();
     run Audit()
