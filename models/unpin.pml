@@ -1,16 +1,17 @@
 /* The last pin of a block goes that was freed while it was pinned; beside it a second free, an allocation, a revoke and the next
  * attach, and frees from signal handlers.
  *
- * Code: AllocatorCore::unpin (src/heap/core_regions.cpp); free_unpinned_slot, free_shared, take_slot, deallocate_nested
- * (src/heap/core_frees.cpp).
+ * Code: AllocatorCore::unpin, unpin_slot (src/heap/core_regions.cpp); deallocate_nested (src/heap/core_frees.cpp);
+ * AttachedPools::free_unpinned (src/heap/pool_blocks.cpp); Pool::free, take_back, close (src/heap/pool.cpp); PoolHeap::sweep_deferred
+ * (src/heap/pool_heap.hpp); take_slot (src/heap/free_steps.cpp).
  *
  * One slot of an attached pool, kPinnedFreed. One thread unpins: under the registry's lock the pin goes and the slot becomes
  * kRemote; then, under the pool's lock, it goes back to the pool, if this is still the pool that the pin was in. One thread frees
  * the block again, which is a double free; one allocates, and frees in a signal handler; one revokes the pool, attaches the same
  * place anew, allocates there, and frees in a signal handler.
  *
- * It holds that the block is never handed out while it has a holder, that `live` is right whenever the pool's lock is given up,
- * that the block is not lost, that the second free is told unless the block has its next holder by then, and that no holder is told
+ * It holds that the block is never handed out while it has a holder, that the slab counts its free slots whenever the pool's
+ * lock is given up, that the block is not lost, that the second free is told unless the block has its next holder by then, and that no holder is told
  * of a double free that was none. PLANT_live_again makes the slot live on its way, as the code once did. PLANT_pool_unasked
  * does not ask whether the pool is still the same. PLANT_unlocked gives the slot back without the pool's lock.
  */
@@ -22,7 +23,7 @@ bool registry;
 bool pinned = true;
 bool sweep_wanted;
 byte pool_id;
-byte live = 1;
+byte free_slots; /* Slab::free_slots; the slab has one slot */
 bool held;     /* by a caller who got it since */
 bool mistaken; /* a free too many, or one that a revoke overtook, took it from its next holder: that cannot be told apart */
 byte done;
@@ -31,15 +32,16 @@ byte done;
 #define unlock(which) which = false
 
 inline unlock_pool() {
-  atomic { assert(live == (state != FREE)); pool = false }
+  atomic { assert(free_slots == (state == FREE)); pool = false }
 }
 
-inline fold() {
+/* sweep_deferred */
+inline sweep() {
   if
   :: sweep_wanted ->
     sweep_wanted = false;
     if
-    :: state == DEFERRED -> state = FREE; live-- /* sweep_slab, give_back; take_folded */
+    :: state == DEFERRED -> state = FREE; free_slots++ /* sweep_slab, give_back */
     :: else
     fi
   :: else
@@ -58,7 +60,7 @@ proctype Unpinner() {
 #endif
   unlock(registry);
 #ifndef PLANT_unlocked
-  lock(pool); /* free_unpinned_slot */
+  lock(pool); /* free_unpinned */
 #endif
   if
 #ifndef PLANT_pool_unasked
@@ -67,15 +69,14 @@ proctype Unpinner() {
 #ifdef PLANT_live_again
   :: else ->
     if
-    :: atomic { state == LIVE -> assert(!held); state = FREE; live-- }
+    :: atomic { state == LIVE -> assert(!held); state = FREE; free_slots++ }
     :: atomic { state != LIVE -> skip }
     fi
 #else
   :: else ->
     if
-    :: atomic { state == REMOTE -> assert(!held) }
-      state = FREE; /* give_back */
-      live--
+    :: atomic { state == REMOTE -> assert(!held); state = FREE } /* take_back */
+      free_slots++ /* count_free */
     :: atomic { state != REMOTE -> skip }
     fi
 #endif
@@ -86,13 +87,16 @@ proctype Unpinner() {
   done++
 }
 
-/* free_shared */
+/* Pool::free */
 proctype SecondFree() {
   lock(pool);
   if
   :: atomic { state == LIVE -> assert(held); mistaken = true; state = REMOTE; held = false } /* take_slot */
-    state = FREE; /* give_back */
-    live--
+    if /* take_back */
+    :: atomic { state == REMOTE -> state = FREE }
+      free_slots++
+    :: state != REMOTE /* a nested free that a revoke overtook (the door is not here) has it */
+    fi
   :: atomic { state != LIVE -> skip } /* told */
   fi;
   unlock_pool();
@@ -100,11 +104,11 @@ proctype SecondFree() {
 }
 
 inline allocate() {
-  fold();
+  sweep();
   got = false;
   atomic {
     if
-    :: state == FREE -> assert(!held); state = LIVE; held = true; live++; got = true; its_pool = pool_id
+    :: state == FREE -> assert(!held); state = LIVE; held = true; free_slots--; got = true; its_pool = pool_id
     :: else
     fi
   }
@@ -153,8 +157,8 @@ proctype Revoker() {
   unlock(registry);
   if
   :: closed ->
-    /* The slab's book goes, and sweep_ is cleared (Heap::dissolve_slow); the next attach. */
-    atomic { state = FREE; held = false; sweep_wanted = false; live = 0; pool_id++ }
+    /* Pool::close: the slab's book goes; the next attach, in the same book. A sweep that is wanted stays so. */
+    atomic { state = FREE; held = false; free_slots = 1; pool_id++ }
     allocate()
   :: else
   fi;
@@ -166,7 +170,7 @@ proctype Revoker() {
 proctype Audit() {
   done == 4;
   lock(pool);
-  fold();
+  sweep();
   unlock_pool();
   assert(state == (held -> LIVE : FREE))
 }
