@@ -22,7 +22,7 @@
  *
  * Folded: what is done under the registry's lock is one step, and so is the door (door has its steps); lists_ is held only by who detaches
  * or settles, and the pool's lock stands for it; live_from looks in one step (pool_cache has it slot by slot); free_live and free, each under
- * the pool's lock, are one call.
+ * the pool's lock, are one call. The first step after a lock is taken is one with that, and so is the last one before it is given up.
  *
  * Taken for granted: the locks (SpinLock: acquire and release); a compare-and-swap of a state acts on its latest value.
  */
@@ -64,8 +64,8 @@ inline unlock_pool() {
 inline take_back(b, from) {
   atomic {
     if
-    :: state[b] == from -> state[b] = FREE; free_slots++; ok = true
-    :: else -> ok = false
+    :: state[b] == from -> state[b] = FREE; free_slots++
+    :: else
     fi
   }
 }
@@ -124,37 +124,38 @@ inline settle() {
 #else
     atomic { drains = false; drains_wait = false }
 #endif
-    lock(pool);
-    if
-    :: stands && draining -> /* has_drained */
-#ifdef PLANT_drain_unverified
-      live = NONE;
-#else
-      live_from();
-#endif
-      if
-#ifdef PLANT_past_live
-      :: live != NONE -> drained_to = live + 1
-#else
-      :: live != NONE -> drained_to = live
-#endif
-      :: live == NONE ->
-        close(false);
-        if
-        :: closed == WAITS ->
-          drains_wait = true; /* look_at_drains */
-          close(false)
-        :: closed != WAITS
-        fi
-      fi
-    :: !stands || !draining
-    fi;
     atomic {
-      assert(!stands || free_slots == counted);
-      live = NONE;
-      closed = 0;
-      pool = false
+      !pool ->
+      if
+      :: stands && draining -> /* has_drained */
+#ifdef PLANT_drain_unverified
+        live = NONE;
+#else
+        live_from();
+#endif
+        if
+#ifdef PLANT_past_live
+        :: live != NONE -> drained_to = live + 1; live = NONE
+#else
+        :: live != NONE -> drained_to = live; live = NONE
+#endif
+        :: else -> pool = true; mine = true
+        fi
+      :: else
+      fi
     }
+    if
+    :: mine ->
+      close(false);
+      if
+      :: closed == WAITS ->
+        drains_wait = true; /* look_at_drains */
+        close(false)
+      :: closed != WAITS
+      fi;
+      atomic { closed = 0; mine = false; unlock_pool() }
+    :: !mine
+    fi;
 #ifdef PLANT_cleared_last
     drains_wait = false;
 #endif
@@ -168,52 +169,54 @@ inline settle() {
 
 /* AttachedPools::free_live, then free: here under one lock. */
 inline free_block(b) {
+#ifdef PLANT_looked_twice
   lock(pool);
   if
   :: stands ->
-#ifdef PLANT_looked_twice
-    was_live = (state[b] == LIVE);
+    mine = (state[b] == LIVE);
     if
     :: atomic { state[b] == LIVE -> state[b] = FREE }
     :: atomic { state[b] == PINNED -> state[b] = PINNED_FREED }
     :: atomic { state[b] != LIVE && state[b] != PINNED -> skip }
     fi;
     if
-    :: was_live -> free_slots++
+    :: mine -> free_slots++
     :: else
-    fi;
-#else
-    ok = false;
-    if
-    :: !draining -> take_back(b, LIVE)
-    :: draining
-    fi;
-    if
-    :: ok
-    :: !ok ->
-      if /* Pool::free: take_slot (its tries are in pinned_free) */
-      :: atomic { state[b] == LIVE -> state[b] = REMOTE }
-        take_back(b, REMOTE)
-      :: atomic { state[b] == PINNED -> state[b] = PINNED_FREED }
-      :: atomic { state[b] != LIVE && state[b] != PINNED -> skip } /* told */
-      fi;
-#ifndef PLANT_free_silent
-      drains = draining
-#endif
-    fi;
-#endif
-    ok = false
+    fi
   :: else
   fi;
-  unlock_pool();
+  atomic { mine = false; unlock_pool() }
+#else
+  atomic {
+    !pool ->
+    if
+    :: stands && !draining && state[b] == LIVE -> take_back(b, LIVE) /* free_live */
+    :: stands && (draining || state[b] != LIVE) -> pool = true; mine = true
+    :: !stands
+    fi
+  }
+  if
+  :: mine ->
+    if /* Pool::free: take_slot (its tries are in pinned_free) */
+    :: atomic { state[b] == LIVE -> state[b] = REMOTE }
+      take_back(b, REMOTE)
+    :: atomic { state[b] == PINNED -> state[b] = PINNED_FREED }
+    :: atomic { state[b] != LIVE && state[b] != PINNED -> skip } /* told */
+    fi;
+    atomic {
+      mine = false;
+#ifndef PLANT_free_silent
+      drains = draining;
+#endif
+      unlock_pool()
+    }
+  :: !mine
+  fi;
+#endif
   settle()
 }
 
-#ifdef PLANT_looked_twice
-#define scratch bool drains, ok, was_live; byte live = NONE; mtype closed
-#else
-#define scratch bool drains, ok; byte live = NONE; mtype closed
-#endif
+#define scratch bool drains, mine; byte live = NONE; mtype closed
 
 proctype Elsewhere() {
   scratch;
@@ -280,8 +283,7 @@ proctype User() {
       atomic { assert(state[b] == FREE); state[b] = CACHED; free_slots-- }
       atomic { assert(gone == 0 && !draining && state[b] == CACHED); state[b] = LIVE }
     :: b == NONE
-    fi;
-    ok = false
+    fi
   :: else
   fi;
   unlock_pool();
@@ -317,7 +319,7 @@ proctype Pinner() {
     :: freed -> /* free_unpinned */
       lock(pool);
       if
-      :: stands -> take_back(0, REMOTE); ok = false
+      :: stands -> take_back(0, REMOTE)
       :: !stands
       fi;
       unlock_pool()
