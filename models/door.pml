@@ -332,6 +332,10 @@ proctype Detacher() {
       :: id == NONE /* kNotFound: its drain ended */
       :: id != NONE ->
         if
+        :: looks != 0 -> open_for = SHUT /* shut, by each look but the last, which goes on only where nobody is inside */
+        :: true
+        fi;
+        if
         :: live != 0 && mode == BUSY -> open_for = OLD
         :: live != 0 && mode == DRAIN -> open_for = OLD; draining = true /* start_drain */
         :: else ->

@@ -1,10 +1,10 @@
 /* A thread keeps a heap of an attached pool, and takes and gives there without the lock, while the pool is detached in each mode.
  *
  * Code: PoolHeap::pop_hint, push_hint, serves, settled, sweep_deferred (src/heap/pool_heap.hpp); mark, flush_hints, flush_half, take,
- * take_back, reclaim (src/heap/pool_heap.cpp); Pool::allocate, free, free_to, live_from, is_held, unmark, settle, close, provide
- * (src/heap/pool.cpp); AttachedPools::give (src/heap/attached_pools.hpp); ask, take_slow, finish_give, allocate_in, free_live,
+ * take_back, reclaim (src/heap/pool_heap.cpp); Pool::allocate, free, free_to, live_from, is_held, unmark, settle, close, provide,
+ * may_reclaim (src/heap/pool.cpp); AttachedPools::give (src/heap/attached_pools.hpp); ask, take_slow, finish_give, allocate_in, free_live,
  * free_unpinned, note_deferred (src/heap/pool_blocks.cpp); detach, start_drain, has_drained (src/heap/attached_pools.cpp); take_slot,
- * try_take (src/heap/free_steps.cpp); AllocatorCore::allocate_placed, deallocate_placed_slow (src/heap/core_blocks.cpp); take_remotely,
+ * try_take (src/heap/free_steps.cpp); AllocatorCore::allocate_placed, take_placed, finish_placed (src/heap/core_blocks.cpp); take_remotely,
  * defer_nested, deallocate_nested (src/heap/core_frees.cpp); mark_pinned, unpin_slot, unpin (src/heap/core_regions.cpp); Heap::defer
  * (src/heap/heap.cpp); Door::enter, leave, shut (src/heap/door.hpp); ~Gate (src/heap/core.hpp).
  *
@@ -21,11 +21,15 @@
  * KNOWN_stale_drain: the last claim, where a stale free marked a slot at the moment at which ask gave it back. The mark comes off as
  * kLive, and nobody has the slot. (Where it marked a holder's slot at the moment of his free, that is stale_free KNOWN_blame.)
  *
+ * KNOWN_kept_back: an allocation that may reclaim is refused only where no thread keeps a slot cached, but for one in the middle of a
+ * call. may_reclaim takes it that a heap that is marked has been reclaimed. But a detach that finds a pin marks the heaps, too, and
+ * leaves them so.
+ *
  * PLANT_served_first looks whether the heap serves before the swap, and not after it. PLANT_looked_first has detach look at the states before it
  * marks. PLANT_drain_unasked and PLANT_pool_unasked have ask not look whether the pool drains, or is still the same. PLANT_give_silent has
  * a free in a pool that drains not look at the drain. PLANT_give_stored looks at the state and then stores, where give swaps.
  *
- * PLANT_own_look has ask leave the look at the drain to the next call of its own thread, which may make none. PLANT_stray_pin has ask take
+ * PLANT_own_look has a call end that asked, and was served by another pool, without a look at the drain; only its thread would know. PLANT_stray_pin has ask take
  * its slot back from kLive only; it may be pinned by then, and nobody gives it back. PLANT_remote_free has live_from not take kRemote for
  * held, though a stale free may have marked a holder's slot so for a moment.
  *
@@ -70,6 +74,7 @@ byte life[SLOTS]; /* counts swaps to kLive */
 bool mistaken;    /* a free too many took a block from its next holder: that cannot be told apart */
 bool revoked;
 bool stale;       /* a stale free marked a slot */
+bool in_call;     /* the keeper; for KNOWN_kept_back */
 
 #define lock(which) atomic { !which -> which = true }
 #define unlock(which) which = false
@@ -186,7 +191,7 @@ inline settle_drains() {
   atomic { live = NONE; closed = 0; unlock_pool() }
 }
 
-/* ~Gate; deallocate_placed_slow asks the same. */
+/* ~Gate; finish_placed, allocate_placed, take_placed ask the same. */
 inline end_call() {
   if
   :: drains || drains_wait -> settle_drains()
@@ -291,11 +296,7 @@ inline ask() {
     fi;
 #endif
     got = NONE;
-#ifdef PLANT_own_look
     drains = true
-#else
-    drains_wait = true /* look_at_drains */
-#endif
   :: !draining && (stands || pool_unasked) ->
 #else
   :: stands ->
@@ -340,9 +341,13 @@ inline pop_hint() {
 inline allocate() {
   pop_hint();
   if
-  :: got != NONE
-  :: got == NONE && asked /* take_slow: another pool serves it */
-  :: got == NONE ->
+  :: got != NONE && !asked
+#ifndef PLANT_own_look
+  :: asked -> end_call()
+#else
+  :: asked
+#endif
+  :: got == NONE -> /* where asked, take_slow found no other pool to serve it */
     lock(pool);
     if
     :: stands && !draining ->
@@ -350,10 +355,11 @@ inline allocate() {
       sweep();
       place();
       if
-      :: got == NONE ->
+      :: got == NONE -> /* may_reclaim says yes, for another thread's heap that is not here */
         reclaim();
         settle();
         place()
+      :: got == NONE
       :: got != NONE && n == 0 && (state[0] == FREE || state[1] == FREE) -> /* fill_stack */
         atomic {
           other = 1 - got;
@@ -459,9 +465,13 @@ proctype Keeper(bool frees_too) {
   bool ok, asked, drains, looks;
   do
   :: calls < CALLS && got == NONE ->
+#ifdef KNOWN_kept_back
+    in_call = true;
+#endif
     allocate();
     atomic {
       calls++;
+      in_call = false;
       asked = false;
       if
       :: got != NONE -> its_life = life[got]
@@ -469,12 +479,18 @@ proctype Keeper(bool frees_too) {
       fi
     }
   :: calls < CALLS && got != NONE ->
+#ifdef KNOWN_kept_back
+    in_call = true;
+#endif
     give(got, its_life);
-    atomic { calls++; got = NONE; its_life = 0 }
+    atomic { calls++; got = NONE; its_life = 0; in_call = false }
   :: calls < CALLS && frees_too ->
+#ifdef KNOWN_kept_back
+    in_call = true;
+#endif
     frees_too = false;
     give(1, 0);
-    calls++
+    atomic { calls++; in_call = false }
   :: calls == CALLS -> break
   od;
   done++
@@ -605,9 +621,15 @@ proctype Allocator() {
     sweep();
     place();
     if
-    :: got == NONE ->
+    :: got == NONE && !marked -> /* may_reclaim */
       reclaim();
       place()
+    :: got == NONE && marked ->
+#ifdef KNOWN_kept_back
+      assert(in_call || (state[0] != CACHED && state[1] != CACHED))
+#else
+      skip
+#endif
     :: got != NONE
     fi
   :: !stands || draining
@@ -667,6 +689,7 @@ proctype Detacher(byte times) {
       if
       :: !stands -> unlock_pool(); break /* kNotFound */
       :: stands
+      :: stands && looks != 0 -> door_open = false /* shut, by each look but the last, which goes on only where nobody is inside */
       fi;
 #ifdef PLANT_looked_first
       if
@@ -767,13 +790,17 @@ init {
     :: skip
     fi;
     if
-#if !defined(KNOWN_stale_drain) && !defined(PLANT_remote_free) /* both are of the last one */
+#ifdef KNOWN_kept_back
+    :: pinned = true; run Allocator(); run Elsewhere(false); run Detacher(1) /* somebody has pinned the whole pool */
+#elif !defined(KNOWN_stale_drain) && !defined(PLANT_remote_free) /* both are of the last one */
     :: run Pinner(); run Elsewhere(false); run Detacher(1)
     :: run Freer(); run Elsewhere(false); run Detacher(2)
     :: run Handler(); run Elsewhere(true); run Detacher(1)
     :: run Allocator(); run Elsewhere(false); run Detacher(1)
 #endif
+#ifndef KNOWN_kept_back
     :: run Stale(); run Elsewhere(false); run Detacher(1)
+#endif
     fi;
     run Keeper(frees_too);
 #ifdef PLANT_mark_buffered

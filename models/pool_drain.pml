@@ -346,6 +346,10 @@ proctype Detacher() {
   fi;
   do
   :: lock(pool);
+    if
+    :: looks != 0 -> door_open = false /* shut, by each look but the last, which goes on only where nobody is inside */
+    :: true
+    fi;
     looks++;
     if
     :: mode != REVOKE -> live_from()

@@ -309,11 +309,12 @@ inline allocate() {
       provide();
       take();
       if
-      :: mine == NONE ->
+      :: mine == NONE -> /* may_reclaim says yes */
         reclaim();
         settle();
         provide();
         take()
+      :: mine == NONE
       :: mine != NONE
       fi;
       if
