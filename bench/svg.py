@@ -24,7 +24,7 @@ def svg(width, height, label, *inner):
 
 def bars(label, rows, limit):
     """rows: (name, kind, [(value, class)...] stacked, spread or None, words). A bar beyond the limit is cut, visibly."""
-    width, left, right, step = 540, 104, 418, 24
+    width, left, right, step = 540, 126, 418, 24
     scale = (right - left) / limit
     out = []
     for i, (name, kind, parts, spread, words) in enumerate(rows):
