@@ -11,10 +11,10 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
-#include <cstring>
 #include <string>
 
 #include "policies.hpp"
+#include "proc.hpp"
 #include "sequences.hpp"
 
 namespace bench {
@@ -40,17 +40,10 @@ void books(benchmark::State& state) {
   state.counters["trusted_used_bytes"] = static_cast<double>(now.trusted_used_bytes);
 }
 
-// A line of /proc/self/status, in bytes. No stdio, which would allocate.
 std::size_t status_bytes(const char* name) {
-  static char text[8192];
-  const int file = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
-  const ssize_t length = read(file, text, sizeof(text) - 1);
-  close(file);
-  if (length <= 0) std::abort();
-  text[length] = '\0';
-  const char* const line = std::strstr(text, name);
-  if (line == nullptr) std::abort();
-  return std::strtoull(line + std::strlen(name), nullptr, 10) * 1024;
+  const std::size_t bytes = proc_bytes("/proc/self/status", name);
+  if (bytes == 0) std::abort();
+  return bytes;
 }
 
 // VmHWM starts anew from what is resident now. Where that is not allowed, little is lost: what this

@@ -14,6 +14,7 @@
 #include <utility>
 
 #include "policies.hpp"
+#include "proc.hpp"
 #include "sequences.hpp"
 #include "ticks.hpp"
 #include "workloads.hpp"
@@ -24,6 +25,8 @@ inline void report(benchmark::State& state, double pairs_per_iteration, std::uin
   using benchmark::Counter;
   state.counters["pairs_per_iteration"] = Counter(pairs_per_iteration, Counter::kAvgThreads);
   state.counters["host_calls"] = Counter(static_cast<double>(host_calls), Counter::kAvgThreads);
+  state.counters["huge_bytes"] =
+      Counter(static_cast<double>(huge_page_bytes()), Counter::kAvgThreads);
 }
 
 // a: one block of 64 bytes, over and over.

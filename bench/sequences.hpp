@@ -7,19 +7,23 @@
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
+#include <cstring>
 #include <utility>
 
 namespace bench {
 
-// The harness's own memory, straight from the kernel: the same wherever malloc comes from.
-// Never given back.
+// The harness's own memory, straight from the kernel: the same wherever malloc comes from, and
+// always in small pages. Never given back.
 template <class T>
 class Array {
  public:
   explicit Array(std::size_t count) : count_(count) {
-    void* const mapped = mmap(nullptr, count * sizeof(T), PROT_READ | PROT_WRITE,
-                              MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
+    const std::size_t bytes = count * sizeof(T);
+    void* const mapped =
+        mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     if (mapped == MAP_FAILED) std::abort();
+    (void)madvise(mapped, bytes, MADV_NOHUGEPAGE);
+    std::memset(mapped, 0, bytes);  // so that no page fault is timed
     items_ = static_cast<T*>(mapped);
   }
   Array(Array&&) = delete;

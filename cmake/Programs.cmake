@@ -78,6 +78,9 @@ if(EXCLAVE_BUILD_BENCH)
     target_link_libraries(${program} PRIVATE exclave_static benchmark::benchmark ${CMAKE_DL_LIBS})
     exclave_options(${program})
   endforeach()
+  # What bench/run.py preloads in the turns with huge pages.
+  add_library(exclave_huge_pages MODULE ${PROJECT_SOURCE_DIR}/bench/huge_pages.c)
+  target_compile_options(exclave_huge_pages PRIVATE -Wall -Wextra -Wshadow)
   # An ordinary program, as those of tests/exec.
   add_executable(exec_calls ${PROJECT_SOURCE_DIR}/bench/exec_calls.c)
   set_target_properties(exec_calls PROPERTIES C_EXTENSIONS ON)
