@@ -66,13 +66,13 @@ mutants-sample: ## a dozen of them in two rooms that the commit chooses, on top 
 	@scripts/mutants/mutants.py --jobs $(JOBS) --beside build/dev --rooms 2 --sample '$(or $(SAMPLE),12)' \
 	  --seed '$(or $(SEED),commit)' --files $(foreach p,$(or $(MUTANTS),$(SAMPLED)),'$(p)') $(if $(BUDGET),--budget '$(BUDGET)')
 
-bench: ## measure beside glibc, mimalloc, jemalloc, tcmalloc, scudo; writes build/bench/report.html and results.json
+bench: ## measure beside glibc, mimalloc, jemalloc, tcmalloc, scudo, with small and huge pages; writes build/bench/report.html and results.json
 	@$(call setup,build bench)
 	@$(call setup,peers) || echo "bench: going on with the peers that are here"
 	$(call build,bench)
 	@bench/run.py build/bench
 
-bench-quick: ## the same, roughly, in less than a minute
+bench-quick: ## the same, roughly, with small pages alone, in less than a minute
 	@$(call setup,build bench)
 	@$(call setup,peers) || echo "bench: going on with the peers that are here"
 	$(call build,bench)

@@ -1,4 +1,5 @@
 """Who takes turns, how the benchmark program is run, and on which machine."""
+import ctypes
 import datetime
 import glob
 import json
@@ -29,6 +30,9 @@ GIVEN_PEERS = [
     ("dpdk", "librte_eal.so.23", "librte-eal23", False),
     ("boost", None, "libboost-dev", False),
 ]
+HUGE_PAGES = "/sys/kernel/mm/transparent_hugepage/enabled"
+# What gives everybody huge pages, beside the library that Program preloads.
+HUGE_PAGES_ENV = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", "EXCLAVE_MALLOC_HUGE_PAGES": "1"}
 QUICK_GIVEN = ("exclave-pool", "memkind", "mimalloc-arena")
 
 
@@ -38,14 +42,14 @@ class Contender:
     def __init__(self, name, policy, env=None, only=None, malloc=None, peer=False):
         self.name, self.policy, self.env = name, policy, env or {}
         self.only, self.malloc, self.peer = only, malloc, peer
-        self.out_of = set()  # workloads that it could not do
+        self.out_of = set()  # (workload, pages) that it could not do
 
     @property
     def preloaded(self):
         return "LD_PRELOAD" in self.env
 
-    def takes(self, workload):
-        if workload in self.out_of or workload == "l" and self.policy == "null":
+    def takes(self, workload, pages="small"):
+        if (workload, pages) in self.out_of or workload == "l" and self.policy == "null":
             return False
         if self.only is not None:
             return workload in self.only
@@ -60,30 +64,55 @@ class Failure(Exception):
     """A turn that did not work out."""
 
 
+def no_huge_pages():
+    """Why no process here can have huge pages; None if one can."""
+    setting = read_first(HUGE_PAGES)
+    if setting == "unknown":
+        return "the kernel has none"
+    return f"{HUGE_PAGES} is never" if "[never]" in setting else None
+
+
+def allow_huge_pages(allowed):
+    """Or forbid them to every process that this one starts from now on, whatever it asks for."""
+    set_thp_disable = 41
+    done = ctypes.CDLL(None, use_errno=True).prctl(set_thp_disable, *map(ctypes.c_ulong, (not allowed, 0, 0, 0)))
+    if done != 0 and no_huge_pages() is None:
+        raise Failure(f"the kernel does not switch huge pages off: PR_SET_THP_DISABLE: {os.strerror(ctypes.get_errno())}")
+
+
 class Program:
     """The benchmark program."""
 
     def __init__(self, path):
         self.path = path
+        self.advisor = path.parent.resolve() / "libexclave_huge_pages.so"
 
-    def run(self, pattern, min_time, contender=None):
+    def environment(self, contender, pages):
+        env = dict(contender.env) if contender else {}
+        if pages == "huge":
+            env |= HUGE_PAGES_ENV | {"LD_PRELOAD": f"{self.advisor} {env.get('LD_PRELOAD', '')}".strip()}
+        return {**os.environ, **env}
+
+    def run(self, pattern, min_time, contender=None, pages="small"):
         """The results of the benchmarks that match, as Google Benchmark tells them."""
-        env = contender.env if contender else {}
+        allow_huge_pages(pages == "huge")
         done = subprocess.run(
             [str(self.path), f"--benchmark_filter={pattern}", f"--benchmark_min_time={min_time}",
              "--benchmark_format=json"],
-            capture_output=True, text=True, env={**os.environ, **env})
+            capture_output=True, text=True, env=self.environment(contender, pages))
         if done.returncode != 0 or not done.stdout:
             raise Failure(f"{pattern} failed with {done.returncode}: {done.stderr.strip()[-400:]}")
         told = json.loads(done.stdout)
         used = told["context"].get("malloc_from", "")
         if contender and contender.malloc and not same_library(used, contender.malloc):
             raise Failure(f"should run on {contender.malloc}, but malloc comes from {used}")
+        if pages == "small" and any(result.get("huge_bytes") for result in told["benchmarks"]):
+            raise Failure(f"{pattern} held huge pages, though they are switched off")
         return told["benchmarks"]
 
-    def one(self, name, min_time, contender):
+    def one(self, name, min_time, contender, pages="small"):
         """The result of the one benchmark of that name."""
-        found = self.run(f"^{name}/{contender.policy}(/|$)", min_time, contender)
+        found = self.run(f"^{name}/{contender.policy}(/|$)", min_time, contender, pages)
         if len(found) != 1:
             raise Failure(f"{name}/{contender.policy} names {len(found)} benchmarks")
         return found[0]
@@ -177,8 +206,6 @@ def contenders(build_dir, peers=(), given_peers=(), quick=False):
         Contender("exclave", "exclave"),
         Contender("exclave-store", "exclave-store", only=["c3", "c4", "c5"]),
     ]
-    if not quick:
-        everyone.append(Contender("exclave-4k", "exclave", {"EXCLAVE_BENCH_HUGE_PAGES": "0"}, only=["c5", "c6", "l"]))
     ours = build_dir.resolve().parent / "release" / "libexclave_malloc.so"
     if ours.is_file():
         contender = Contender.of_library("exclave-malloc", ours, peer=False)
@@ -278,7 +305,7 @@ def describe_machine(build_dir, versions):
         "memory": read_first("/proc/meminfo", "MemTotal"),
         "kernel": platform.release(),
         "os": os_release.split("=", 1)[-1].strip('"'),
-        "huge_pages": read_first("/sys/kernel/mm/transparent_hugepage/enabled"),
+        "huge_pages": read_first(HUGE_PAGES),
         "compiler": compiler(build_dir),
         "exclave": git.stdout.strip() or "unknown",
         "peers": versions,

@@ -44,8 +44,7 @@ namespace bench {
 // How much each contender is given in one range. pc5 asks for more before the first block.
 inline std::size_t given_bytes = std::size_t{256} << 20;
 
-// A range for one contender, with huge pages where exclave's own regions have them. Never given
-// back.
+// A range for one contender, with huge pages where the process may have them. Never given back.
 inline exclave::Extent given_range(std::size_t bytes) {
   // As mimalloc wants its arenas.
   constexpr std::size_t kAlignment = std::size_t{64} << 20;
@@ -54,10 +53,7 @@ inline exclave::Extent given_range(std::size_t bytes) {
   if (mapped == MAP_FAILED) stop("no memory to give");
   const std::uintptr_t base =
       (reinterpret_cast<std::uintptr_t>(mapped) + kAlignment - 1) & ~(kAlignment - 1);
-  const char* const huge = std::getenv("EXCLAVE_BENCH_HUGE_PAGES");
-  if (huge == nullptr || huge[0] != '0') {
-    (void)madvise(reinterpret_cast<void*>(base), bytes, MADV_HUGEPAGE);
-  }
+  (void)madvise(reinterpret_cast<void*>(base), bytes, MADV_HUGEPAGE);
   return {base, bytes};
 }
 

@@ -45,6 +45,7 @@ OTHERS = {
 }
 ALL = [*PAIRS, *GIVEN, *OTHERS]
 GROUPS = [PAIRS, GIVEN]
+ONCE = ["i", "k", "m", "query", "copy"]  # no allocator beside another one; nor in the books of l
 QUICK = ["a", "b", "c3", "c5", "d", "e", "f", "g0", "pb", "pe", "h", "i", "k", "l", "m", "query", "copy"]
 
 # Some are slow or steady: they stop early, and the rounds left go to the others.
@@ -52,6 +53,8 @@ ROUNDS_AT_MOST = {"c6": 1, "c3u": 4, "c4u": 4, "c5u": 4, "g0": 5, "g3": 5, "g9":
                   "m": 3, "query": 5, "copy": 3, **dict.fromkeys(GIVEN, 5)}
 QUICK_ROUNDS_AT_MOST = {"h": 1, "i": 1, "k": 1, "l": 1, "m": 1, "query": 1, "copy": 1, "pb": 1, "pe": 1}
 
+# Each contender takes its turns with small pages, then with huge ones. They are never compared with each other.
+PAGES = {"small": "small pages", "huge": "huge pages"}
 C6_NEEDS_BYTES = 12 << 30
 SEQUENCES = ["c3", "c4", "c5"]       # whose memory l looks at
 BOOK_BLOCKS = [64, 4096, 16384, 65536]

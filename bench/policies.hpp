@@ -67,14 +67,10 @@ struct MallocPolicy {
   static std::size_t reserved_bytes() { return 0; }
 };
 
-// One allocator for the program, with the default configuration on the process port. With
-// EXCLAVE_BENCH_HUGE_PAGES=0 in the environment the port does not ask for huge pages.
+// One allocator for the program, with the default configuration on the process port.
 inline exclave::Allocator& exclave_allocator() {
   static exclave::Allocator& allocator = *[] {
-    exclave::ProcessPort::Options options;
-    const char* const huge = std::getenv("EXCLAVE_BENCH_HUGE_PAGES");
-    if (huge != nullptr && huge[0] == '0') options.huge_pages = false;
-    const auto port = exclave::ProcessPort::create(options);
+    const auto port = exclave::ProcessPort::create();
     if (!port.ok()) std::abort();
     auto made = exclave::Allocator::create((*port)->table());
     if (!made.ok()) std::abort();

@@ -7,11 +7,16 @@ import statistics
 import sys
 
 import plan
+import results as asked
 import svg
-from results import QUANTILES, Results, nanoseconds, ratio_words, size_words
+from results import QUANTILES, nanoseconds, ratio_words, size_words
 from svg import el
 
 STYLE = pathlib.Path(__file__).resolve().parent / "report.css"
+PAGES = {  # what the head of a part says
+    "small": "Transparent huge pages are switched off for every process here, whatever its allocator asks for.",
+    "huge": "The kernel may give huge pages to all memory of every process here, whether its allocator asks for them or not.",
+}
 AREA_LINES = [("map_far", "map, one place", "l1"), ("map_fixed", "map, fixed", "l2"), ("split", "split", "l3"),
               ("storm_merge", "storm, merge", "l4"), ("visit", "look up", "l5")]
 COPIES_SHORT = ["out, aligned", "out, padded", "out, else", "in, aligned", "in, else"]  # as COPIES
@@ -70,7 +75,7 @@ def ratio_section(results, group):
     means = [results.mean_ratio(peer, group) for peer in peers]
     rows.append(["mean", *((f"{m:.2f}", shade(m)) if m else "–" for m in means), "", ("geometric", "what")])
     where = ", on given memory" if group is plan.GIVEN else ""
-    return el("h2", f"exclave's time divided by the peer's{where}") + card(
+    return el("h2", f"exclave's time divided by the peer's{where}, {results.words}") + card(
         "Below 1, exclave is faster", "Taken within each round, then the median; ± half the distance of the quartiles.",
         table(["", *peers, "fastest peer", ""], rows, {len(rows) - 1: "sum"}), class_="card full")
 
@@ -103,7 +108,8 @@ def pair_cards(results, group):
         ("ours", "exclave: all checks on, books apart" + (", in an attached pool" if group is plan.GIVEN else "")),
         ("variant", "exclave otherwise" + (": grown memory; by device" if group is plan.GIVEN else "")),
         ("peer", "peers, as built"), ("null", "null: the harness, in every figure"))), class_="legend")
-    return el("h2", "The same on given memory" if group is plan.GIVEN else "One allocation and one free") + legend + el("div", *cards, class_="cards")
+    title = "The same on given memory" if group is plan.GIVEN else "One allocation and one free"
+    return el("h2", f"{title}, {results.words}") + legend + el("div", *cards, class_="cards")
 
 
 def tail_cards(results):
@@ -120,7 +126,7 @@ def tail_cards(results):
             note += f" · exclave: {ours[0]['host_calls']} host calls in {ours[0]['calls']:,} pairs"
         cards.append(card(f"h · {call}", note, svg.quantiles(f"h, {call}", rows, [t for _, t in QUANTILES],
                                                              short_time, nanoseconds)))
-    return el("h2", "Tails of single calls, in c4") + el("div", *cards, class_="cards") if cards else ""
+    return el("h2", f"Tails of single calls, in c4, {results.words}") + el("div", *cards, class_="cards") if cards else ""
 
 
 def short_time(value):
@@ -196,14 +202,17 @@ def copy_section(results):
     return el("h2", "Copies across the boundary") + el("div", chart, figures, class_="cards copies")
 
 
-def memory_section(results):
-    cards = []
+def book_card(results):
     books = results.of("l", what="books")
     if books:
         rows = [[size_words(r["block_bytes"]), f"{100 * r['trusted_per_live']:.3f} %", size_words(r["trusted_bytes_per_gib"])]
                 for r in books]
-        cards.append(card("Trusted memory of exclave", "For blocks of one size. Trusted memory taken from the port.",
-                          table(["blocks of", "of live bytes", "for each GiB managed"], rows)))
+        return card("Trusted memory of exclave", "For blocks of one size. Trusted memory taken from the port.",
+                    table(["blocks of", "of live bytes", "for each GiB managed"], rows))
+    return ""
+
+
+def peak_card(results):
     peaks = results.of("l", what="peak")
     if peaks:
         sequences = [s for s in plan.SEQUENCES if any(r["sequence"] == s for r in peaks)]
@@ -214,16 +223,20 @@ def memory_section(results):
                 classes[len(rows)] = "ours"
             rows.append([name, *(f"{found[s]['resident_per_live']:.2f}" if s in found else "–" for s in sequences),
                          " / ".join(f"{r['reserved_per_live']:.2f}" for r in found.values() if "reserved_per_live" in r)])
-        cards.append(card("Peak memory, divided by peak live bytes", "Resident set, each byte of each block written, the books in. "
-                          "Last column: what exclave itself had reserved from the host.",
-                          table(["", *sequences, "reserved"], rows, classes)))
-    return el("h2", "Memory") + el("div", *cards, class_="cards") if cards else ""
+        return card("Peak memory, divided by peak live bytes", "Resident set, each byte of each block written, the books in. "
+                    "Last column: what exclave itself had reserved from the host.",
+                    table(["", *sequences, "reserved"], rows, classes))
+    return ""
+
+
+def memory_section(results, shown):
+    return el("h2", f"Memory, {results.words}") + el("div", shown, class_="cards") if shown else ""
 
 
 def machine_section(results):
     machine = results.machine
     words = {"date": "Date", "exclave": "exclave", "compiler": "Compiler", "cpu": "Processor", "cores": "Cores", "memory": "Memory",
-             "kernel": "Kernel", "os": "System", "huge_pages": "Huge pages"}
+             "kernel": "Kernel", "os": "System", "huge_pages": "Huge pages of the system"}
     facts = [(label, machine[key]) for key, label in words.items() if key in machine]
     facts.append(("Rounds", f"at most {machine['rounds']}, each turn at least {machine['min_time_s']} s of CPU time; "
                   f"{machine['seconds']:.0f} s in all"))
@@ -233,23 +246,53 @@ def machine_section(results):
     return el("h2", "Machine and peers") + el("section", items, class_="card full")
 
 
+def part_of_page(results):
+    """All that was measured with one kind of pages, beside its peers."""
+    inner = [section(results, group) for group in plan.GROUPS for section in (ratio_section, pair_cards)]
+    inner += [tail_cards(results), memory_section(results, peak_card(results))]
+    if not any(inner):
+        return ""
+    return el("h2", f"With {results.words}", class_="part") + el("p", esc(PAGES[results.pages]), class_="when") + "".join(inner)
+
+
+def part_once(results):
+    inner = [region_cards(results), area_section(results), copy_section(results), memory_section(results, book_card(results))]
+    if not any(inner):
+        return ""
+    return el("h2", "exclave alone", class_="part") + el("p", f"Measured once, with {results.words}.", class_="when") + "".join(inner)
+
+
 def page(document):
-    results = Results(document)
-    machine = results.machine
+    sections = asked.sections(document)
+    once, machine = sections[0], document["machine"]
     when = f"{machine['date'][:16].replace('T', ' ')} UTC · {machine['exclave']} · {machine['cpu']}, {machine['cores']} cores"
     head = [el("h1", "exclave beside other allocators"), el("p", esc(when), class_="when")]
-    head += [el("p", esc(verdict) + ".", class_="verdict") for verdict in filter(None, map(results.verdict, plan.GROUPS))]
+    verdicts = [results.verdict(group) for results in sections for group in plan.GROUPS]
+    head += [el("p", sentence(verdict), class_="verdict") for verdict in filter(None, verdicts)]
+    warnings = [note for results in sections for note in results.notes()] + [once.warning()]
     if machine["quick"]:
-        head.append(el("p", "A quick look: few rounds, short turns. Not for decisions.", class_="warning"))
-    if results.warning():
-        head.append(el("p", esc(results.warning()[0].upper() + results.warning()[1:]) + ".", class_="warning"))
-    body = el("main", el("header", *head), *(section(results, group) for group in plan.GROUPS for section in (ratio_section, pair_cards)), tail_cards(results), region_cards(results),
-              area_section(results), copy_section(results), memory_section(results), machine_section(results))
+        warnings.insert(0, "a quick look: few rounds, short turns. Not for decisions")
+    head += [el("p", sentence(warning), class_="warning") for warning in filter(None, warnings)]
+    body = el("main", el("header", *head), *map(part_of_page, sections), part_once(once), machine_section(once))
     return ("<!doctype html>\n" + el("html", el("head", '<meta charset="utf-8">', '<meta name="viewport" content="width=device-width">',
             el("title", "exclave beside other allocators"), el("style", STYLE.read_text())), el("body", body), lang="en") + "\n")
 
 
-if __name__ == "__main__":
+def sentence(words):
+    return esc(words[0].upper() + words[1:]) + "."
+
+
+def main():
     if len(sys.argv) != 2:
         sys.exit(__doc__)
-    print(page(json.loads(pathlib.Path(sys.argv[1]).read_text())), end="")
+    try:
+        text = page(json.loads(pathlib.Path(sys.argv[1]).read_text()))
+    except OSError as error:
+        sys.exit(f"report_html: {sys.argv[1]}: {error.strerror}")
+    except (ValueError, LookupError, TypeError, AttributeError):
+        sys.exit(f"report_html: {sys.argv[1]} is no results.json of this version of bench/run.py")
+    print(text, end="")
+
+
+if __name__ == "__main__":
+    main()

@@ -15,9 +15,17 @@ QUANTILES = [("p50_ns", "p50"), ("p99_ns", "p99"), ("p999_ns", "p99.9"), ("max_n
 CARE = 0.05  # of the processors used by others: measure again
 
 
+def sections(document):
+    """One for each kind of pages that was measured. The first has what was measured once, too."""
+    return [Results(document, pages) for pages in document["machine"]["pages"]]
+
+
 class Results:
-    def __init__(self, document):
-        self.machine, self.runs = document["machine"], document["runs"]
+    """What was measured with one kind of pages: no figure meets one that was measured with another."""
+
+    def __init__(self, document, pages):
+        self.machine, self.pages, self.words = document["machine"], pages, plan.PAGES[pages]
+        self.runs = [r for r in document["runs"] if r["pages"] == pages]
 
     def of(self, workload, **wanted):
         return [r for r in self.runs if r["workload"] == workload and all(r.get(k) == v for k, v in wanted.items())]
@@ -67,9 +75,26 @@ class Results:
         behind = self.behind(group)
         what = "workloads on given memory" if group is plan.GIVEN else "workloads"
         if not behind:
-            return f"exclave is ahead of every peer in all {len(compared)} {what}"
-        return (f"exclave is ahead of every peer in {len(compared) - len(behind)} of {len(compared)} {what}; behind in "
+            return f"with {self.words}, exclave is ahead of every peer in all {len(compared)} {what}"
+        return (f"with {self.words}, exclave is ahead of every peer in {len(compared) - len(behind)} of {len(compared)} {what}; behind in "
                 + ", ".join(f"{w} ({ratio:.2f} of {peer})" for w, ratio, peer in behind))
+
+    def without_huge_pages(self):
+        """The contenders that had few or none, though all may have them: in no workload a tenth of what another one had."""
+        runs = [r for r in self.runs if "huge_bytes" in r and r["allocator"] != "null"]
+        most = {}
+        for r in runs:
+            most[r["workload"]] = max(most.get(r["workload"], 1), r["huge_bytes"])
+        enough = {r["allocator"] for r in runs if r["huge_bytes"] >= most[r["workload"]] / 10}
+        return [name for name in self.machine["contenders"] if name in {r["allocator"] for r in runs} - enough]
+
+    def notes(self):
+        """What to know about the pages, a sentence each."""
+        told = [f"no figures with {plan.PAGES[pages]}: {reason}" for pages, reason in self.machine["pages_missing"].items()]
+        none = self.without_huge_pages() if self.pages == "huge" else []
+        if none:
+            told.append(f"with huge pages, the kernel gave few or none to {', '.join(none)}: read these figures as with small pages")
+        return told
 
     def warning(self):
         """What to doubt, or None."""

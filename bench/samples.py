@@ -15,18 +15,18 @@ def figure(samples):
 
 class Samples:
     def __init__(self):
-        self.pairs = {}    # (workload, contender) -> list of one dict for each round
+        self.pairs = {}    # (workload, contender, pages) -> list of one dict for each round
         self.queries = {}  # (where, regions) -> ns
         self.copies = {}   # (how, bytes, untrusted_align, trusted_align) -> ns
         # Counters of the benchmark program, one dict for each round:
-        self.tails = {}    # contender
+        self.tails = {}    # (contender, pages)
         self.regions = {}  # number of regions
         self.calls = []    # memory calls
         self.areas = {}    # number of areas
         self.books = {}    # bytes of a block
-        self.peaks = {}    # (sequence, contender)
+        self.peaks = {}    # (sequence, contender, pages)
 
-    def add_pairs(self, workload, name, result):
+    def add_pairs(self, workload, name, pages, result):
         each = result["pairs_per_iteration"]
         # Times are for one iteration of one thread; host_calls is for all of them together.
         sample = {
@@ -34,9 +34,10 @@ class Samples:
             "wall": result["real_time"] / each,
             "host_calls": result["host_calls"] / (each * result["iterations"]),
             "threads": result.get("threads", 1),
+            "huge_bytes": result["huge_bytes"],
         }
         sample.update((half, result[half]) for half in ("get_ns", "put_ns") if half in result)
-        self.pairs.setdefault((workload, name), []).append(sample)
+        self.pairs.setdefault((workload, name, pages), []).append(sample)
 
     def add_query(self, result):
         _, where, regions = result["name"].split("/")
@@ -47,9 +48,9 @@ class Samples:
         key = (how, int(size), int(untrusted), int(trusted))
         self.copies.setdefault(key, []).append(result["cpu_time"])
 
-    def ratios(self, workload, name):
-        """Our time divided by the other's, in each round."""
-        ours, theirs = self.pairs.get((workload, plan.ours(workload))), self.pairs.get((workload, name))
+    def ratios(self, workload, name, pages):
+        """Our time divided by the other's with the same pages, in each round."""
+        ours, theirs = (self.pairs.get((workload, who, pages)) for who in (plan.ours(workload), name))
         if not ours or not theirs:
             return None
         return [a["cpu"] / b["cpu"] for a, b in zip(ours, theirs)]
@@ -67,28 +68,30 @@ def pair_runs(samples, everyone):
     names = [c.name for c in everyone]
     peers = [c.name for c in everyone if c.peer]
     def place(item):
-        return plan.ALL.index(item[0][0]), names.index(item[0][1])
-    for (workload, name), rounds in sorted(samples.pairs.items(), key=place):
+        workload, name, pages = item[0]
+        return list(plan.PAGES).index(pages), plan.ALL.index(workload), names.index(name)
+    for (workload, name, pages), rounds in sorted(samples.pairs.items(), key=place):
         median, spread = figure([r["cpu"] for r in rounds])
         run = {
-            "workload": workload, "allocator": name, "ns_per_pair": median, "spread": spread,
+            "workload": workload, "allocator": name, "pages": pages, "ns_per_pair": median, "spread": spread,
             "wall_ns_per_pair": median_of(rounds, "wall"), "host_calls_per_pair": median_of(rounds, "host_calls"),
             "threads": rounds[0]["threads"], "samples": [r["cpu"] for r in rounds], "peer": name in peers,
+            "huge_bytes": int(max(r["huge_bytes"] for r in rounds)),
         }
         for half in ("get_ns", "put_ns"):
             if half in rounds[0]:
                 run[half] = median_of(rounds, half)
-        ratios = samples.ratios(workload, name)
+        ratios = samples.ratios(workload, name, pages)
         if ratios and name not in (plan.ours(workload), "null"):
             run["exclave_ratio"], run["exclave_ratio_spread"] = figure(ratios)
         yield run
 
 
 def tail_runs(samples, everyone):
-    for name in (c.name for c in everyone if c.name in samples.tails):
-        rounds = samples.tails[name]
+    for name, pages in ((c.name, p) for p in plan.PAGES for c in everyone if (c.name, p) in samples.tails):
+        rounds = samples.tails[name, pages]
         for call in ("allocate", "deallocate"):
-            run = {"workload": "h", "allocator": name, "call": call}
+            run = {"workload": "h", "allocator": name, "pages": pages, "call": call}
             run.update((f"{q}_ns", median_of(rounds, f"{call}_{q}")) for q in ("p50", "p99", "p999", "max"))
             yield run | {"calls": int(rounds[0]["calls"]), "host_calls": max(int(r["host_calls"]) for r in rounds)}
 
@@ -124,15 +127,19 @@ def area_runs(samples):
                    "trusted_bytes_per_area": max(r["trusted_bytes"] for r in rounds) / areas}
 
 
-def memory_runs(samples, everyone):
+def book_runs(samples):
     for size, books in sorted(samples.books.items()):
         yield {"workload": "l", "allocator": "exclave", "what": "books", "block_bytes": size,
                **{n: int(books[n]) for n in ("live_bytes", "reserved_bytes", "trusted_bytes", "trusted_used_bytes")},
                "trusted_per_live": books["trusted_bytes"] / books["live_bytes"],
                "trusted_bytes_per_gib": books["trusted_bytes"] / books["reserved_bytes"] * 2**30}
-    for sequence, name in ((s, c.name) for c in everyone for s in plan.SEQUENCES if (s, c.name) in samples.peaks):
-        peak = samples.peaks[sequence, name]
-        run = {"workload": "l", "allocator": name, "what": "peak", "sequence": sequence,
+
+
+def peak_runs(samples, everyone):
+    found = ((s, c.name, p) for p in plan.PAGES for c in everyone for s in plan.SEQUENCES)
+    for sequence, name, pages in filter(samples.peaks.__contains__, found):
+        peak = samples.peaks[sequence, name, pages]
+        run = {"workload": "l", "allocator": name, "pages": pages, "what": "peak", "sequence": sequence,
                **{n: int(peak[n]) for n in ("peak_live_bytes", "peak_resident_bytes", "peak_reserved_bytes")},
                "resident_per_live": peak["peak_resident_bytes"] / peak["peak_live_bytes"]}
         if run["peak_reserved_bytes"]:
@@ -154,7 +161,8 @@ def copy_runs(samples):
         yield run
 
 
-def runs(samples, everyone):
-    """The runs of results.json."""
-    return [*pair_runs(samples, everyone), *tail_runs(samples, everyone), *region_runs(samples), *memory_call_runs(samples),
-            *area_runs(samples), *memory_runs(samples, everyone), *copy_runs(samples)]
+def runs(samples, everyone, pages):
+    """The runs of results.json. What compares no allocators was measured with the first of the pages."""
+    once = [*region_runs(samples), *memory_call_runs(samples), *area_runs(samples), *book_runs(samples), *copy_runs(samples)]
+    return [*pair_runs(samples, everyone), *tail_runs(samples, everyone), *peak_runs(samples, everyone),
+            *({**run, "pages": pages[0]} for run in once)]

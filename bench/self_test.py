@@ -5,6 +5,8 @@ import html.parser
 import io
 import json
 import pathlib
+import re
+import subprocess
 import sys
 import tempfile
 
@@ -28,10 +30,14 @@ def gathered(everyone):
         for c in everyone:
             for w in filter(c.takes, [*plan.PAIRS, *plan.GIVEN]):
                 time = 10 if c.name == plan.ours(w) else 20
-                made.add_pairs(w, c.name, {"cpu_time": time * 4, "real_time": time * 4, "iterations": 5, "pairs_per_iteration": 4,
-                                           "host_calls": 0, **(COUNTERS if w.lstrip("p")[0] == "g" else {})})
+                # With huge pages all take half the time, but boost, to which the kernel gives none.
+                for pages, times, huge in (("small", 4, 0), ("huge", 4 if c.name == "boost" else 2, 2**21)):
+                    made.add_pairs(w, c.name, pages, {
+                        "cpu_time": time * times, "real_time": time * times, "iterations": 5, "pairs_per_iteration": 4, "host_calls": 0,
+                        "huge_bytes": 0 if c.name == "boost" else huge, **(COUNTERS if w.lstrip("p")[0] == "g" else {})})
             calls = {f"{call}_{q}": 10.0 for call in ("allocate", "deallocate") for q in ("p50", "p99", "p999", "max")}
-            made.tails.setdefault(c.name, []).append({"calls": 100, "host_calls": 0, **calls})
+            for pages in plan.PAGES:
+                made.tails.setdefault((c.name, pages), []).append({"calls": 100, "host_calls": 0, **calls})
         for regions in (1, 1000):
             for where in ("anywhere", "nearby"):
                 made.add_query({"name": f"query/{where}/{regions}", "cpu_time": 9.0})
@@ -48,7 +54,8 @@ def gathered(everyone):
     for c in everyone:
         for s in plan.SEQUENCES:
             reserved = 300 if c.policy.startswith("exclave") else 0
-            made.peaks[s, c.name] = {"peak_live_bytes": 100, "peak_resident_bytes": 150, "peak_reserved_bytes": reserved}
+            for pages in plan.PAGES:
+                made.peaks[s, c.name, pages] = {"peak_live_bytes": 100, "peak_resident_bytes": 150, "peak_reserved_bytes": reserved}
     return made
 
 
@@ -97,32 +104,71 @@ def exec_runs():
     return [(r["name"], r["ratio"], r["more_ns_per_call"]) for r in measured.runs()], said.getvalue()
 
 
+def complaints(folder):
+    """What bad input to the scripts is answered with: one line each."""
+    bench = pathlib.Path(__file__).resolve().parent
+    old = pathlib.Path(folder) / "old.json"
+    old.write_text(json.dumps({"machine": {"contenders": []}, "runs": []}))  # of a version that did not tell pages apart
+    for script, *arguments in (["run.py", folder], ["run.py", folder, "--pages", "small,large"], ["run.py", folder, "--rounds", "0"],
+                               ["run.py", folder, "--min-time", "soon"], ["run.py", folder, "--only", "z"], ["run.py", folder, "--pages"],
+                               ["report_html.py", old], ["report_html.py", bench / "run.py"], ["report_html.py", folder]):
+        done = subprocess.run([sys.executable, bench / script, *arguments], capture_output=True, text=True)
+        well = done.returncode != 0 and not done.stdout and re.fullmatch(r"(bench|report_html): .*\n", done.stderr)
+        yield f"{script} {' '.join(map(str, arguments))}", bool(well)
+
+
+def page_notes():
+    """What is told where no process can have huge pages, where one can, and where a contender had none."""
+    document = {"machine": {"contenders": ["null", "exclave", "glibc"], "pages": ["small"], "pages_missing": {"huge": "not available, never"}},
+                "runs": []}
+    yield asked_of(document) == [["no figures with huge pages: not available, never"]]
+    document["machine"] |= {"pages": ["small", "huge"], "pages_missing": {}}
+    document["runs"] = [{"workload": "a", "allocator": name, "pages": "huge", "huge_bytes": held}
+                        for name, held in (("null", 0), ("exclave", 2**21), ("glibc", 0))]
+    document["runs"].append({"workload": "c6", "allocator": "glibc", "pages": "huge", "huge_bytes": 2**21})
+    document["runs"].append({"workload": "c6", "allocator": "exclave", "pages": "huge", "huge_bytes": 2**33})
+    yield asked_of(document)[0] == [] and "gave few or none to glibc:" in asked_of(document)[1][0]
+
+
+def asked_of(document):
+    return [section.notes() for section in results.sections(document)]
+
+
 def main():
     everyone = [driver.Contender("null", "null"), driver.Contender("exclave", "exclave"),
-                driver.Contender("exclave-4k", "exclave", only=["c5"]), driver.Contender("glibc", "malloc", peer=True),
+                driver.Contender("exclave-store", "exclave-store", only=["c5"]), driver.Contender("glibc", "malloc", peer=True),
                 driver.Contender("exclave-pool", "exclave-pool", only=plan.GIVEN),
                 driver.Contender("boost", "boost", only=[w for w in plan.GIVEN if w != "pr"], peer=True)]
     machine = {"date": "2000-01-01T00:00:00", "contenders": [c.name for c in everyone], "cpu": "<cpu>", "cores": 2, "quick": True,
-               "rounds": 2, "min_time_s": 0.1, "seconds": 1.0, "used_by_others": 0.5, "stolen": 0.0, "exclave": "x", "peers": {}}
-    document = json.loads(json.dumps({"machine": machine, "runs": samples.runs(gathered(everyone), everyone)}))
-    asked = results.Results(document)
+               "pages": ["small", "huge"], "pages_missing": {}, "rounds": 2, "min_time_s": 0.1, "seconds": 1.0, "used_by_others": 0.5, "stolen": 0.0, "exclave": "x", "peers": {}}
+    document = json.loads(json.dumps({"machine": machine, "runs": samples.runs(gathered(everyone), everyone, ["small", "huge"])}))
+    asked, huge = results.sections(document)
     with contextlib.redirect_stdout(io.StringIO()) as told:
-        tables.print_all(asked)
+        tables.print_all([asked, huge])
         preloads = real_programs.allocators("ours.so")
+    with tempfile.TemporaryDirectory() as folder:
+        told_off = dict(complaints(folder))
     # A page of a few workloads only, too.
     few = {"machine": machine, "runs": [r for r in document["runs"] if r["workload"] == "query"]}
     checks = {
         "ratio": asked.ratios("glibc")["a"]["exclave_ratio"] == 0.5 and asked.mean_ratio("glibc") == 0.5,
-        "verdict": asked.verdict() == f"exclave is ahead of every peer in all {len(plan.PAIRS)} workloads",
+        "verdict": asked.verdict() == f"with small pages, exclave is ahead of every peer in all {len(plan.PAIRS)} workloads",
         "ratio on given memory": asked.ratios("boost", plan.GIVEN)["pa"]["exclave_ratio"] == 0.5 and "a" not in asked.ratios("boost"),
         "peers apart": asked.peers() == ["glibc"] and asked.peers(plan.GIVEN) == ["boost"],
         "verdict on given memory": asked.verdict(plan.GIVEN).endswith(f"all {len(plan.GIVEN) - 1} workloads on given memory"),
+        "ratio with huge pages": huge.ratios("glibc")["a"]["exclave_ratio"] == 0.5 and huge.pair("a", "glibc")["ns_per_pair"] == 10,
+        "pages are not mixed": huge.ratios("boost", plan.GIVEN)["pa"]["exclave_ratio"] == 0.25 and not huge.of("query"),
+        "pages are named": "gave few or none to boost:" in told.getvalue() and all(
+            f"\n{words}: exclave / peer" in told.getvalue() for words in plan.PAGES.values()),
+        "notes of pages": all(page_notes()),
         "every workload has runs": {r["workload"] for r in document["runs"]} == set(plan.ALL),
         "tables warn": "others used 50 %" in told.getvalue(),
         "real programs have contenders": preloads["glibc"] is None and preloads["exclave"].endswith("/ours.so"),
         "page names all": all(f"<h3>{w}</h3>" in report_html.page(document) for w in [*plan.PAIRS, *plan.GIVEN]),
+        "page has both parts": all(f">With {words}</h2>" in report_html.page(document) for words in plan.PAGES.values()),
         "page escapes": "<cpu>" not in report_html.page(document),
         "exec calls": exec_runs()[0] == [("mmap munmap", 4.0, 150.0)] and "4.00" in exec_runs()[1],
+        **{f"one line for {what}": well for what, well in told_off.items()},
         **{f"golden: {name}": well for name, well in golden_verdicts().items()},
     }
     faults = [name for name, well in checks.items() if not well]

@@ -24,11 +24,11 @@ def print_pairs(results, group):
         found = [results.pair(workload, name) for name in names]
         cells = [f"{r['ns_per_pair']:.1f}{percent(r['spread'])}" if r else "-" for r in found]
         rows.append([workload, *cells, group[workload]])
-    print("\nCPU ns for one allocation and one free, the harness (null) in; ± half the distance of the quartiles")
+    print(f"\n{results.words}: CPU ns for one allocation and one free, the harness (null) in; ± half the distance of the quartiles")
     table(["", *names, ""], rows)
     halves = [w for w in workloads if any("get_ns" in r for r in results.of(w))]
     if halves:
-        print("\nget and put of page runs apart, ns")
+        print(f"\n{results.words}: get and put of page runs apart, ns")
         rows = []
         for workload in halves:
             found = [results.pair(workload, name) for name in names]
@@ -51,12 +51,12 @@ def print_ratios(results, group):
         rows.append([workload, *cells, f"{worst[0]:.2f}"])
     means = [results.mean_ratio(peer, group) for peer in peers]
     rows.append(["mean", *(f"{m:.2f}" if m else "-" for m in means), ""])
-    print(f"\n{plan.ours(rows[0][0])} / peer: below 1, exclave is faster (mean: geometric)")
+    print(f"\n{results.words}: {plan.ours(rows[0][0])} / peer: below 1, exclave is faster (mean: geometric)")
     table(["", *peers, "fastest"], rows)
 
 
 def print_tails(results):
-    print("\nh: single calls in c4, ns of wall time, the clock's reading (null) in")
+    print(f"\n{results.words}: h: single calls in c4, ns of wall time, the clock's reading (null) in")
     rows = [[f"{r['call']}, {r['allocator']}", *(nanoseconds(r[key]) for key, _ in QUANTILES),
              r["host_calls"] if r["allocator"] == "exclave" else ""]
             for call in ("allocate", "deallocate") for r in results.of("h", call=call)]
@@ -89,11 +89,14 @@ def print_areas(results):
     table(["", *(f"{n:,} areas" for n in counts)], rows)
 
 
-def print_memory(results):
+def print_books(results):
     print("\nl: trusted memory of exclave, by the size of the blocks")
     rows = [[size_words(r["block_bytes"]), f"{100 * r['trusted_per_live']:.3f} %", size_words(r["trusted_bytes_per_gib"])]
             for r in results.of("l", what="books")]
     table(["", "of live bytes", "for each GiB"], rows)
+
+
+def print_peaks(results):
     names = list(dict.fromkeys(r["allocator"] for r in results.of("l", what="peak")))
     rows = []
     for name in names:
@@ -101,7 +104,7 @@ def print_memory(results):
         rows.append([name, *(f"{r['resident_per_live']:.2f}" for r in found),
                      *(f"{r['reserved_per_live']:.2f}" if "reserved_per_live" in r else "" for r in found)])
     sequences = list(dict.fromkeys(r["sequence"] for r in results.of("l", what="peak")))
-    print("\nl: peak resident / peak live bytes, each byte written; and what exclave had reserved")
+    print(f"\n{results.words}: l: peak resident / peak live bytes, each byte written; and what exclave had reserved")
     table(["", *sequences, *(f"{s} reserved" for s in sequences)], rows)
 
 
@@ -113,21 +116,32 @@ def print_copies(results):
     table(["bytes", "memcpy ns", *[text for _, text, _ in COPIES]], rows)
 
 
-def print_all(results):
-    for group in plan.GROUPS:
-        if results.workloads(group):
-            print_pairs(results, group)
-            print_ratios(results, group)
-    for workload, show in (("h", print_tails), ("k", print_memory_calls), ("m", print_areas), ("l", print_memory), ("copy", print_copies)):
-        if results.of(workload):
-            show(results)
-    if results.of("query") or results.of("i"):
-        print_regions(results)
+def print_all(sections):
+    for results in sections:
+        for group in plan.GROUPS:
+            if results.workloads(group):
+                print_pairs(results, group)
+                print_ratios(results, group)
+        if results.of("h"):
+            print_tails(results)
+        if results.of("l", what="peak"):
+            print_peaks(results)
+    once = sections[0]
+    if any(map(once.of, plan.ONCE)):
+        print(f"\nMeasured once, with {once.words}:")
+    for workload, show in (("k", print_memory_calls), ("m", print_areas), ("copy", print_copies)):
+        if once.of(workload):
+            show(once)
+    if once.of("l", what="books"):
+        print_books(once)
+    if once.of("query") or once.of("i"):
+        print_regions(once)
     print()
-    calls = max((r["host_calls"] for r in results.of("h", allocator="exclave")), default=0)
+    calls = max((r["host_calls"] for results in sections for r in results.of("h", allocator="exclave")), default=0)
     if calls:
         print(f"bench: exclave made {calls} host calls in the steady state of h; there should be none")
-    for verdict in filter(None, map(results.verdict, plan.GROUPS)):
-        print(f"bench: {verdict}")
-    if results.warning():
-        print(f"bench: {results.warning()}")
+    for results in sections:
+        for verdict in filter(None, map(results.verdict, plan.GROUPS)):
+            print(f"bench: {verdict}")
+    for note in filter(None, [n for results in sections for n in results.notes()] + [once.warning()]):
+        print(f"bench: {note}")
