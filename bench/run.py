@@ -188,6 +188,8 @@ def main():
         sys.exit(f"bench: {program.path} is not built")
     if "huge" in options.pages and not program.advisor.is_file():
         sys.exit(f"bench: {program.advisor} is not built")
+    if "huge" in options.pages and any(sign in str(program.advisor) for sign in " :"):
+        sys.exit(f"bench: {program.advisor}: the loader preloads nothing whose path has a blank or a colon; try --pages small")
     everyone, versions = driver.contenders(options.build_dir, options.peer, options.given_peer, options.quick)
     machine = driver.describe_machine(options.build_dir, versions)
     usage, progress = driver.Usage(), driver.Progress()

@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import unittest.mock
 
 import count
 import driver
@@ -130,6 +131,16 @@ def page_notes():
     yield asked_of(document)[0] == [] and "gave few or none to glibc:" in asked_of(document)[1][0]
 
 
+def system_settings(folder):
+    """Whether huge pages can be had, by what the kernel's setting says; without one, the kernel has none."""
+    setting = pathlib.Path(folder) / "enabled"
+    with unittest.mock.patch.object(driver, "HUGE_PAGES", str(setting)):
+        yield driver.no_huge_pages() == "the kernel has none"
+        for text, told in (("always [madvise] never", None), ("[always] madvise never", None), ("always madvise [never]", f"{setting} is never")):
+            setting.write_text(text + "\n")
+            yield driver.no_huge_pages() == told
+
+
 def asked_of(document):
     return [section.notes() for section in results.sections(document)]
 
@@ -148,6 +159,7 @@ def main():
         preloads = real_programs.allocators("ours.so")
     with tempfile.TemporaryDirectory() as folder:
         told_off = dict(complaints(folder))
+        settings = all(system_settings(folder))
     # A page of a few workloads only, too.
     few = {"machine": machine, "runs": [r for r in document["runs"] if r["workload"] == "query"]}
     checks = {
@@ -161,6 +173,7 @@ def main():
         "pages are named": "gave few or none to boost:" in told.getvalue() and all(
             f"\n{words}: exclave / peer" in told.getvalue() for words in plan.PAGES.values()),
         "notes of pages": all(page_notes()),
+        "huge pages by the system's setting": settings,
         "every workload has runs": {r["workload"] for r in document["runs"]} == set(plan.ALL),
         "tables warn": "others used 50 %" in told.getvalue(),
         "real programs have contenders": preloads["glibc"] is None and preloads["exclave"].endswith("/ours.so"),
