@@ -21,8 +21,8 @@
  * KNOWN_stale_drain: the last claim, where a stale free marked a slot at the moment at which ask gave it back. The mark comes off as
  * kLive, and nobody has the slot. (Where it marked a holder's slot at the moment of his free, that is stale_free KNOWN_blame.)
  *
- * KNOWN_kept_back: an allocation that may reclaim is refused only where no thread keeps a slot cached, but for one in the middle of a
- * call. may_reclaim takes it that a heap that is marked has been reclaimed. But a detach that finds a pin marks the heaps, too, and
+ * PLANT_kept_back: an allocation that may reclaim is refused only where no thread keeps a slot cached, but for one in the middle of a
+ * call. The plant takes it that a heap that is marked has been reclaimed. But a detach that finds a pin marks the heaps, too, and
  * leaves them so.
  *
  * PLANT_served_first looks whether the heap serves before the swap, and not after it. PLANT_looked_first has detach look at the states before it
@@ -60,6 +60,7 @@ byte drained_to;
 bool serves = true;   /* not PoolHeap::stopped_, of the keeper's heap */
 bool marked;          /* its marked_at is not 0 */
 bool first;           /* and is the count of the last mark */
+bool reclaimed;       /* and is not above the count of the last reclaim */
 bool buffered;        /* the store of stopped_ is on its way */
 bool pinned;          /* a pin stands in the table */
 bool door_open = true;
@@ -74,8 +75,13 @@ byte life[SLOTS]; /* counts swaps to kLive */
 bool mistaken;    /* a free too many took a block from its next holder: that cannot be told apart */
 bool revoked;
 bool stale;       /* a stale free marked a slot */
-bool in_call;     /* the keeper; for KNOWN_kept_back */
+bool in_call;     /* the keeper; for PLANT_kept_back */
 
+#ifdef PLANT_kept_back
+#define PLANTED_OR_RECLAIMED true
+#else
+#define PLANTED_OR_RECLAIMED reclaimed
+#endif
 #define lock(which) atomic { !which -> which = true }
 #define unlock(which) which = false
 /* The store buffer is first in, first out, so what gives up the lock comes last. */
@@ -214,6 +220,7 @@ inline free_locked(s, its_life) {
 /* Pool::reclaim, but for the slabs */
 inline reclaim() {
   mark();
+  reclaimed = true;
   take_back(0, CACHED);
   take_back(0, DEFERRED);
   take_back(1, CACHED);
@@ -265,7 +272,7 @@ inline settle() {
   if
   :: marked ->
     flush_hints();
-    atomic { marked = false; serves = true }
+    atomic { marked = false; reclaimed = false; serves = true }
   :: !marked
   fi
 }
@@ -465,7 +472,7 @@ proctype Keeper(bool frees_too) {
   bool ok, asked, drains, looks;
   do
   :: calls < CALLS && got == NONE ->
-#ifdef KNOWN_kept_back
+#ifdef PLANT_kept_back
     in_call = true;
 #endif
     allocate();
@@ -479,13 +486,13 @@ proctype Keeper(bool frees_too) {
       fi
     }
   :: calls < CALLS && got != NONE ->
-#ifdef KNOWN_kept_back
+#ifdef PLANT_kept_back
     in_call = true;
 #endif
     give(got, its_life);
     atomic { calls++; got = NONE; its_life = 0; in_call = false }
   :: calls < CALLS && frees_too ->
-#ifdef KNOWN_kept_back
+#ifdef PLANT_kept_back
     in_call = true;
 #endif
     frees_too = false;
@@ -621,11 +628,15 @@ proctype Allocator() {
     sweep();
     place();
     if
-    :: got == NONE && !marked -> /* may_reclaim */
+#ifdef PLANT_kept_back
+    :: got == NONE && !marked ->
+#else
+    :: got == NONE && !(marked && reclaimed) -> /* may_reclaim */
+#endif
       reclaim();
       place()
-    :: got == NONE && marked ->
-#ifdef KNOWN_kept_back
+    :: got == NONE && marked && PLANTED_OR_RECLAIMED ->
+#ifdef PLANT_kept_back
       assert(in_call || (state[0] != CACHED && state[1] != CACHED))
 #else
       skip
@@ -711,7 +722,7 @@ proctype Detacher(byte times) {
           door_open = true;
           if
           :: mode == DRAIN -> draining = true /* start_drain */
-          :: mode == BUSY && !draining && first && !buffered -> marked = false; serves = true /* unmark */
+          :: mode == BUSY && !draining && first && !buffered -> marked = false; reclaimed = false; serves = true /* unmark */
           :: mode == BUSY && (draining || !first || buffered)
           fi
         }
@@ -790,7 +801,7 @@ init {
     :: skip
     fi;
     if
-#ifdef KNOWN_kept_back
+#ifdef PLANT_kept_back
     :: pinned = true; run Allocator(); run Elsewhere(false); run Detacher(1) /* somebody has pinned the whole pool */
 #elif !defined(KNOWN_stale_drain) && !defined(PLANT_remote_free) /* both are of the last one */
     :: run Pinner(); run Elsewhere(false); run Detacher(1)
@@ -798,7 +809,7 @@ init {
     :: run Handler(); run Elsewhere(true); run Detacher(1)
     :: run Allocator(); run Elsewhere(false); run Detacher(1)
 #endif
-#ifndef KNOWN_kept_back
+#ifndef PLANT_kept_back
     :: run Stale(); run Elsewhere(false); run Detacher(1)
 #endif
     fi;

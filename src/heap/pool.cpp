@@ -74,12 +74,13 @@ std::uintptr_t Pool::take_slot(PoolHeap& heap, SizeClass c) noexcept {
   return 0;
 }
 
-// Since the last time something may have come together: while all heaps are stopped, nothing is
-// cached without the lock. So asking a full pool again and again is cheap.
+// Has something come together since the last time? A heap that was stopped by then has cached
+// nothing since without the lock. So asking a full pool again and again is cheap.
 bool Pool::may_reclaim(const PoolHeap* mine) noexcept {
   if (shared.keeps_some(false)) return true;
   for (const PoolHeap* heap = heaps_; heap != nullptr; heap = heap->next_in_pool) {
-    if ((heap != mine && !heap->is_marked()) || heap->keeps_some(heap == mine)) return true;
+    const bool was_reclaimed = heap->is_marked() && heap->marked_at <= reclaimed_at_;
+    if ((heap != mine && !was_reclaimed) || heap->keeps_some(heap == mine)) return true;
   }
   return false;
 }
@@ -87,6 +88,7 @@ bool Pool::may_reclaim(const PoolHeap* mine) noexcept {
 // The pool is short of memory: what threads keep cached goes back, and slabs that are free, then.
 void Pool::reclaim(PoolHeap* mine) noexcept {
   mark();
+  reclaimed_at_ = marks_;
   each_heap([](PoolHeap& heap) noexcept { heap.reclaim(); });
   bury(shared.take_slabs_out(false));
   for (PoolHeap* heap = heaps_; heap != nullptr; heap = heap->next_in_pool)

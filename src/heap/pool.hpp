@@ -111,7 +111,8 @@ struct Pool {
   // Those that threads keep; also of regions that this pool was before, until they leave.
   PoolHeap* heaps_ EXCLAVE_GUARDED_BY(lock) = nullptr;
   std::uint64_t marks_ EXCLAVE_GUARDED_BY(lock) = 0;
-  BookRef buried_ EXCLAVE_GUARDED_BY(lock) = 0;  // books of slabs that are gone
+  std::uint64_t reclaimed_at_ EXCLAVE_GUARDED_BY(lock) = 0;  // which of them was the last reclaim's
+  BookRef buried_ EXCLAVE_GUARDED_BY(lock) = 0;              // books of slabs that are gone
 };
 
 // The pools of one device tag.

@@ -162,6 +162,20 @@ TEST_F(PoolCachesTest, WhatIdleThreadsKeepServesWhoComesShort) {
   EXPECT_TRUE(allocator_->detach(pool).ok());
 }
 
+// The detach that was refused had stopped the idle thread's heap, and taken nothing back.
+TEST_F(PoolCachesTest, WhatIdleThreadsKeepServesAfterARefusedRevoke) {
+  const Extent pool = range_at(0, 4 * kUnitBytes);
+  const std::size_t capacity = capacity_of(pool);
+  const Placement where = Placement::in_pool(attach(pool));
+  Worker idle;
+  idle.run([&] { use(where); });
+  const PinId pinned = pin(pool);
+  EXPECT_EQ(allocator_->detach(pool, DetachMode::kRevoke).error(), Error::kPinned);
+  EXPECT_EQ(fill(where).size(), capacity);
+  EXPECT_TRUE(allocator_->unpin(pinned).ok());
+  EXPECT_TRUE(allocator_->detach(pool, DetachMode::kRevoke).ok());
+}
+
 TEST_F(PoolCachesTest, WhatAnotherThreadFreedServesItsMaker) {
   const Extent pool = range_at(0, 4 * kUnitBytes);
   const std::size_t capacity = capacity_of(pool);
