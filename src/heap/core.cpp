@@ -257,6 +257,7 @@ void AllocatorCore::trim() noexcept {
     orphans_.flush_slow();
   }
   grown_.join_kept_runs();
+  grown_.end_grace();
   give_idle_back(gate, 0);
 }
 

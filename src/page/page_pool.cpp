@@ -414,6 +414,14 @@ Result<PageRun> PagePool::allocate_block(std::uint64_t pages, unsigned align_ord
   return run;
 }
 
+void PagePool::end_grace() noexcept {
+  LockGuard guard(lock_);
+  for (Book* book = all_; book != nullptr; book = book->everything.next) {
+    book->fresh = false;
+    note_idle(*book);
+  }
+}
+
 Result<PageRun> PagePool::allocate_block_in(Region& region, std::uint64_t pages,
                                             unsigned align_order) noexcept {
   if (pages == 0 || pages >> kUnitPayloadBits != 0) return Error::kOutOfMemory;

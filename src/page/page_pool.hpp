@@ -35,6 +35,9 @@ class PagePool {
   void keep_runs(std::size_t bytes) noexcept EXCLAVE_EXCLUDES(lock_);
   // All of them join the free pages around them now.
   void join_kept_runs() noexcept EXCLAVE_EXCLUDES(lock_);
+  // Regions that nobody has had a page of yet are idle, too, as others are. Whoever grew one and is
+  // about to use it finds it gone, and grows another.
+  void end_grace() noexcept EXCLAVE_EXCLUDES(lock_);
 
   // From now on large slabs are found by slab_at, too. Precondition: no region yet.
   void map_slabs() noexcept EXCLAVE_EXCLUDES(lock_);

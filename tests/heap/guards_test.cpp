@@ -4,6 +4,7 @@
 #include <atomic>
 #include <cstdint>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "heap/core.hpp"
@@ -484,6 +485,23 @@ TEST_F(GuardsTest, WithoutAnyOfItsBooksGrowthGoesBackToTheHost) {
 }
 
 // An orphaned slab has room, and there is no stack to put it on.
+// What was freed while the host was asked serves in its place.
+TEST_F(GuardsTest, ARegionThatNobodyGotToUseGoesWithATrim) {
+  std::vector<std::uintptr_t> blocks{allocate(5120)};
+  bool freed = false;
+  port_.during_call = [&] {
+    if (std::exchange(freed, true)) return;
+    EXPECT_EQ(free(blocks.back()), Error::kNone);
+    blocks.pop_back();
+  };
+  while (!freed) blocks.push_back(allocate(5120));
+  port_.during_call = nullptr;
+  EXPECT_EQ(statistics().regions, 2u);
+  for (const std::uintptr_t block : blocks) EXPECT_EQ(free(block), Error::kNone);
+  allocator_->trim();
+  EXPECT_EQ(statistics().regions, 0u);
+}
+
 TEST_F(GuardsTest, WithoutBooksNoSlabIsAdopted) {
   std::uintptr_t stays = 0;
   std::vector<std::uintptr_t> blocks{allocate(32)};
