@@ -391,6 +391,22 @@ TEST_F(PoolCachesTest, AThreadKeepsEightPoolsAtMost) {
     EXPECT_TRUE(allocator_->detach(range_at(i * kGiBytes, kMiBytes)).ok());
 }
 
+TEST_F(PoolCachesTest, TheNinthPoolLeavesTheOneThatWasUsedLast) {
+  std::vector<std::uintptr_t> blocks;
+  for (std::size_t i = 0; i < 9; ++i) {
+    const Placement where = Placement::in_pool(attach(range_at(i * kGiBytes, kMiBytes)));
+    use(where);
+    blocks.push_back(allocate(kSize, 16, where));
+  }
+  std::size_t kept = 0;
+  for (const std::uintptr_t block : blocks) kept += cached_beside(block) != 0;
+  EXPECT_EQ(kept, 8u);
+  EXPECT_GT(cached_beside(blocks[7]), 0u);
+  EXPECT_GT(cached_beside(blocks[8]), 0u);
+  for (std::size_t i = 0; i < 9; ++i)
+    EXPECT_TRUE(allocator_->detach(range_at(i * kGiBytes, kMiBytes), DetachMode::kRevoke).ok());
+}
+
 TEST_F(PoolCachesTest, WhatAThreadGivesBackServesTheNextOne) {
   const Extent pool = range_at(0, kMiBytes);
   const Placement where = Placement::in_pool(attach(pool));
