@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "heap/core.hpp"
+#include "page/run_class.hpp"
 #include "support/fake_allocator.hpp"
 
 namespace exclave {
@@ -350,6 +351,18 @@ TEST_F(GuardsTest, DeviceTagsLeaveNoBooks) {
   EXPECT_EQ(statistics().trusted_used_bytes, used) << "gone";
   EXPECT_EQ(allocator_->query(pool.base, 1)->id, first);
   EXPECT_TRUE(allocator_->detach(pool).ok());
+}
+
+// ---- Growth in place ----
+
+TEST_F(GuardsTest, ABlockThatGrowsInPlaceGetsARoundLength) {
+  const std::uintptr_t block = allocate(20 * kPageBytes);
+  const Result<untrusted_bytes> longer = allocator_->reallocate(bytes_at(block), 33 * kPageBytes);
+  ASSERT_TRUE(longer.ok());
+  EXPECT_EQ(longer->address(), block);
+  EXPECT_EQ(*allocator_->usable_size(*longer), round_run(33) * kPageBytes);
+  EXPECT_GT(round_run(33), 33u);
+  EXPECT_EQ(free(block), Error::kNone);
 }
 
 // ---- Moves that scrub ----
