@@ -438,6 +438,14 @@ TEST_F(PagePoolTest, ANewRegionIsNotIdleBeforeItWasOfUse) {
   EXPECT_EQ(pool_.take_idle(0), *region);
 }
 
+TEST_F(PagePoolTest, ANewRegionIsIdleOnceItsGraceHasEnded) {
+  const Result<Region*> region = registry_.create({kBase, 64 * kPageBytes}, AttachOptions{}, true);
+  ASSERT_TRUE(region.ok() && pool_.add(**region).ok());
+  pool_.end_grace();
+  EXPECT_TRUE(pool_.validate());
+  EXPECT_EQ(pool_.take_idle(0), *region);
+}
+
 TEST_F(PagePoolTest, AsMuchAsMayStayStaysWhereItCan) {
   const auto sized = [&](std::uintptr_t i, std::size_t pages) -> Region& {
     return add({kBase + 1024 * i * kPageBytes, pages * kPageBytes});
