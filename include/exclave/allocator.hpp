@@ -109,7 +109,7 @@ class EXCLAVE_API Allocator {
 
   // At least size_bytes (1 to one region's worth) at the alignment (a power of two up to 1 GiB).
   // Small sizes take no lock: on memory that the allocator grew, and in each of the last eight
-  // attached pools that the thread used eight times in a row (trusted memory: 4.5 KB for each, and
+  // attached pools that the thread used eight times in a row (trusted memory: 4.3 KB for each, and
   // 16 bytes for each slot that is kept; flush_thread gives it back). It calls the host only to
   // grow.
   // Errors, all without change: kInvalidArgument, kOutOfMemory, kQuota, kHostRefused, kHostLied,
